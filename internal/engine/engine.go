@@ -1,0 +1,53 @@
+// Package engine is the port behind which models run. A runtime is a package
+// below this one; enginetest holds the contract that each of them passes.
+package engine
+
+import (
+	"context"
+
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
+)
+
+// Signature is what a model takes and gives, in the model's own order.
+type Signature struct {
+	Inputs  []tensor.Spec `json:"inputs"`
+	Outputs []tensor.Spec `json:"outputs"`
+}
+
+// Options shape a session.
+type Options struct {
+	// Signature of the model as recorded when it was pushed. With it Open need not
+	// look into the artifact; without it (nil) Open finds out, which may take
+	// twice as long.
+	Signature *Signature
+	// Threads that one run may use; 1 runs on the calling thread, 0 lets the
+	// runtime choose by the model's size and the CPU quota.
+	Threads int
+}
+
+// Format opens artifacts of one kind. It is safe for concurrent use.
+type Format interface {
+	// Name is the runtime's name in manifests, such as "onnx".
+	Name() string
+	// Platform is the name that protocols tell for it, such as "onnxruntime_onnx".
+	Platform() string
+	// Version tells which runtime it is, for people.
+	Version() string
+	// Open makes a session of the artifact at path, which need not stay there
+	// afterwards. A file that is no model, or one that the runtime can't run,
+	// is Invalid; its message tells why, without the path.
+	Open(ctx context.Context, path string, o Options) (Session, error)
+}
+
+// Session is a model that is ready to run. Run is safe for concurrent use.
+type Session interface {
+	// Signature of the model. What a run alone can tell (labels of classes) may
+	// be missing until the first Run.
+	Signature() Signature
+	// Run computes all outputs, in signature order. Inputs stand in signature
+	// order and fit their specs; they are read until Run returns, and outputs
+	// never share memory with them. When ctx ends, Run ends soon with its error.
+	Run(ctx context.Context, inputs []tensor.Tensor) ([]tensor.Tensor, error)
+	// Close frees the session. No Run may be under way or follow.
+	Close() error
+}
