@@ -1,0 +1,101 @@
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Stage is a part of the way from the start of a process to its first answer.
+type Stage string
+
+// The stages. Some overlap, and not every process has all of them.
+const (
+	StageProcess     Stage = "process"      // the operating system starts the program, the runtime starts main
+	StageStore       Stage = "store"        // stores are opened
+	StageListener    Stage = "listener"     // the port is opened
+	StageFetch       Stage = "fetch"        // a model's artifact is brought here
+	StageSession     Stage = "session"      // the engine opens the model
+	StageWarmup      Stage = "warmup"       // the model runs for the first time
+	StageFirstAnswer Stage = "first_answer" // the first request is answered
+)
+
+// ColdStart tells how long each stage took, once in the life of a process: as
+// a histogram, and as spans below one that reaches from the start of the
+// process to its first answer.
+type ColdStart struct {
+	seconds metric.Float64Histogram
+	tracer  trace.Tracer
+	ctx     context.Context // carries the root span, not a deadline
+	root    trace.Span
+	over    atomic.Bool
+
+	mu   sync.Mutex
+	seen map[Stage]bool
+}
+
+func newColdStart(ctx context.Context, meter metric.Meter, tracer trace.Tracer) (*ColdStart, error) {
+	seconds, err := meter.Float64Histogram("pilotlight.cold_start.duration",
+		metric.WithUnit("s"), metric.WithDescription("How long a stage of the start of this process took."),
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60))
+	if err != nil {
+		return nil, fmt.Errorf("make the histogram of cold starts: %w", err)
+	}
+	now := time.Now()
+	start, err := processStart(now)
+	if err != nil { // not on this system: main is the start then
+		start = now
+	}
+	c := &ColdStart{seconds: seconds, tracer: tracer, seen: map[Stage]bool{}}
+	c.ctx, c.root = tracer.Start(context.WithoutCancel(ctx), "cold start",
+		trace.WithNewRoot(), trace.WithTimestamp(start), trace.WithAttributes(semconv.FaaSColdstart(true)))
+	if err == nil {
+		c.Record(StageProcess, start, now)
+	}
+	return c, nil
+}
+
+// Begin starts the clock of a stage; the function it gives stops it. A stage
+// that doesn't end is not told of.
+func (c *ColdStart) Begin(s Stage) (end func()) {
+	begin := time.Now()
+	return func() { c.Record(s, begin, time.Now()) }
+}
+
+// Record tells of a stage, unless it was told of before. The first answer ends the cold start.
+func (c *ColdStart) Record(s Stage, start, end time.Time) {
+	if c.over.Load() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.seen[s] {
+		return
+	}
+	c.seen[s] = true
+	c.seconds.Record(c.ctx, end.Sub(start).Seconds(), metric.WithAttributes(attribute.String("stage", string(s))))
+	_, span := c.tracer.Start(c.ctx, string(s), trace.WithTimestamp(start))
+	span.End(trace.WithTimestamp(end))
+	if s == StageFirstAnswer {
+		c.over.Store(true)
+		c.root.End(trace.WithTimestamp(end))
+	}
+}
+
+// Over reports whether the first answer was given.
+func (c *ColdStart) Over() bool { return c.over.Load() }
+
+// close ends the root span of a process that never answered, so that its stages have a parent.
+func (c *ColdStart) close(context.Context) error {
+	if !c.over.Swap(true) {
+		c.root.End()
+	}
+	return nil
+}
