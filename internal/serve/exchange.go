@@ -1,0 +1,285 @@
+package serve
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+)
+
+// exchange is one request and its answer. It is the response writer and the
+// request body that the handler sees, and can be found through the request's
+// context.
+type exchange struct {
+	http.ResponseWriter
+	server  *Server
+	r       *http.Request   // as the handler has it
+	base    context.Context // the server's, which ends with the connection
+	cancel  context.CancelFunc
+	release func() // of a long one
+	begin   time.Time
+	line    *telemetry.Line
+	span    trace.Span
+	id      [1]string
+
+	status  int   // 0 until the answer begins
+	sent    int64 // bytes of the answer's body
+	long    bool
+	swallow bool // the body is the mux's own and was replaced
+	broken  bool // the answer can't be completed
+
+	body  io.ReadCloser // of the server
+	pacer io.Reader     // body with its limit, from the first read on
+	limit int64
+	got   int64 // bytes of the request's body
+	since time.Time
+	due   time.Duration // after since, when the read deadline is
+	ended bool          // the body is at its end
+}
+
+type exchangeKey struct{}
+
+func exchangeOf(ctx context.Context) *exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	return x
+}
+
+// exchange has a request handled.
+func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{ResponseWriter: w, server: s, begin: time.Now(), limit: int64(s.config.MaxBody), base: r.Context()}
+	s.active.Add(1)
+	ctx := x.base
+	if r.Header["Traceparent"] != nil || r.Header["Baggage"] != nil {
+		ctx = s.tel.Context.Extract(ctx, propagation.HeaderCarrier(r.Header))
+	}
+	if s.tel.Tracing {
+		ctx, x.span = s.startSpan(ctx, r)
+	}
+	ctx, x.line = telemetry.WithLine(ctx)
+	ctx, x.cancel = context.WithTimeout(context.WithValue(ctx, exchangeKey{}, x), s.config.Timeout)
+	x.r = r.WithContext(ctx)
+	if r.Body != nil && r.Body != http.NoBody {
+		x.body, x.r.Body = r.Body, (*requestBody)(x)
+	}
+	x.id[0] = requestID(r)
+	w.Header()["X-Request-Id"] = x.id[:]
+
+	defer func() { x.end(recover()) }()
+	if err := s.cross.Check(r); err != nil {
+		Error(x, x.r, fault.Wrap(fault.Denied, err, "a page of another site may not ask this"))
+		return
+	}
+	s.handler.ServeHTTP(x, x.r)
+}
+
+// requestID gives the caller's own id of the request if it is fit for a log, else a new one.
+func requestID(r *http.Request) string {
+	const most = 128
+	if ids := r.Header["X-Request-Id"]; len(ids) == 1 && ids[0] != "" && len(ids[0]) <= most &&
+		strings.IndexFunc(ids[0], func(c rune) bool { return c <= ' ' || c > '~' }) < 0 {
+		return ids[0]
+	}
+	var b [16]byte
+	binary.NativeEndian.PutUint64(b[:8], rand.Uint64())
+	binary.NativeEndian.PutUint64(b[8:], rand.Uint64())
+	return hex.EncodeToString(b[:])
+}
+
+// end finishes the exchange after its handler, which gave panicked to recover.
+func (x *exchange) end(panicked any) {
+	aborted := panicked == http.ErrAbortHandler //nolint:errorlint // a panic's value, compared as net/http does
+	switch {
+	case aborted:
+		Failed(x.r, http.ErrAbortHandler)
+	case panicked != nil:
+		x.line.Set(slog.String("stack", string(debug.Stack())))
+		Error(x, x.r, fmt.Errorf("panic: %v", panicked))
+	}
+	if x.status == 0 {
+		x.status = http.StatusOK
+	}
+	control := http.NewResponseController(x.ResponseWriter)
+	if x.body != nil && !x.ended { // the server is going to skip the rest, for so long
+		_ = control.SetReadDeadline(time.Now().Add(x.server.config.Stall))
+	}
+	if x.long { // and to send the last of the answer
+		_ = control.SetWriteDeadline(time.Now().Add(x.server.config.Stall))
+	}
+	x.tell()
+	x.cancel()
+	if x.release != nil {
+		x.release()
+	}
+	x.server.active.Add(-1)
+	if aborted || x.broken {
+		panic(http.ErrAbortHandler) // this is how a handler has the connection or stream cut off
+	}
+}
+
+// tell writes the log line, the metrics and the span.
+func (x *exchange) tell() {
+	now := time.Now()
+	took := now.Sub(x.begin)
+	ctx, err := x.r.Context(), x.line.Err()
+	series := x.server.metrics.record(x, took, err)
+	if x.span != nil {
+		x.span.SetName(series.span)
+		x.span.SetAttributes(series.attributes...)
+		if x.status >= http.StatusInternalServerError {
+			x.span.SetStatus(codes.Error, "")
+		}
+		x.span.End()
+	}
+	if x.status < http.StatusBadRequest && !x.server.tel.ColdStart.Over() {
+		x.server.tel.ColdStart.Record(telemetry.StageFirstAnswer, x.begin, now)
+	}
+	level := slog.LevelInfo
+	if x.status >= http.StatusInternalServerError {
+		level = slog.LevelWarn
+	}
+	attrs := append(make([]slog.Attr, 0, 10),
+		slog.String("method", x.r.Method), slog.String("route", series.route), slog.Int("status", x.status),
+		slog.Int64("duration_us", took.Microseconds()), slog.Int64("in", x.got), slog.Int64("out", x.sent),
+		slog.String("protocol", x.r.Proto), slog.String("request_id", x.id[0]))
+	if series.route == "" { // a path that no route took is bounded by nothing
+		attrs = append(attrs, slog.String("path", x.r.URL.Path[:min(len(x.r.URL.Path), 200)]))
+	}
+	if err != nil {
+		kind := fault.KindOf(err)
+		if kind == fault.Internal {
+			level = slog.LevelError
+		}
+		attrs = append(attrs, slog.String("kind", kind.String()))
+	}
+	x.line.Log(ctx, x.server.tel.Log, level, "request", attrs...)
+}
+
+// extend makes a request a long one.
+func (x *exchange) extend(r *http.Request) {
+	if x.long {
+		return
+	}
+	x.long, x.limit = true, int64(x.server.config.MaxUpload)
+	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Time{})
+	// The request's own context can't be given more time. The new one has its
+	// values and another deadline, and ends when the server's does.
+	ctx, cut := context.WithCancelCause(context.WithoutCancel(r.Context()))
+	stop := context.AfterFunc(x.base, func() { cut(context.Cause(x.base)) })
+	ctx, cancel := context.WithTimeout(ctx, x.server.config.UploadTimeout)
+	x.release = func() { stop(); cancel(); cut(nil) }
+	*r = *r.WithContext(ctx)
+}
+
+// Unwrap lets http.ResponseController reach the server's own writer.
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// WriteHeader begins the answer. What the mux answers by itself, a path or a
+// method that it doesn't know, becomes JSON.
+func (x *exchange) WriteHeader(status int) {
+	if x.status != 0 || x.swallow {
+		return
+	}
+	if status >= http.StatusOK || status == http.StatusSwitchingProtocols {
+		x.status = status
+	}
+	if x.r.Pattern == "" && strings.HasPrefix(x.Header().Get("Content-Type"), "text/plain") {
+		switch status {
+		case http.StatusNotFound:
+			x.status = 0
+			answer(x, status, notFound(x.r))
+			x.swallow = true
+			return
+		case http.StatusMethodNotAllowed:
+			x.status = 0
+			answer(x, status, notAllowed(x.r))
+			x.swallow = true
+			return
+		}
+	}
+	x.ResponseWriter.WriteHeader(status)
+}
+
+// bufferedMost is what net/http keeps in its buffers, and sends when the handler is done.
+const bufferedMost = 2 << 10
+
+// Write sends a part of the answer's body. A reader that is too slow for it gets no more.
+func (x *exchange) Write(p []byte) (int, error) {
+	if x.status == 0 {
+		x.WriteHeader(http.StatusOK)
+	}
+	if x.swallow {
+		return len(p), nil
+	}
+	if x.sent+int64(len(p)) > bufferedMost {
+		control := http.NewResponseController(x.ResponseWriter)
+		_ = control.SetWriteDeadline(time.Now().Add(x.server.config.allowance(int64(len(p)))))
+		defer func() { _ = control.SetWriteDeadline(x.writeBy()) }()
+	}
+	n, err := x.ResponseWriter.Write(p)
+	x.sent += int64(n)
+	return n, err
+}
+
+// writeBy is when the answer must be out if nothing else is said.
+func (x *exchange) writeBy() time.Time {
+	if x.long {
+		return time.Time{}
+	}
+	return x.begin.Add(x.server.config.Timeout + x.server.config.Stall)
+}
+
+// Flush sends what is buffered.
+func (x *exchange) Flush() {
+	if x.status == 0 {
+		x.WriteHeader(http.StatusOK)
+	}
+	_ = http.NewResponseController(x.ResponseWriter).Flush()
+}
+
+// requestBody is the body of the exchange's request, which has a largest size and a least pace.
+type requestBody exchange
+
+// slowBody is the cause of a read that was given up.
+type slowBody struct{ error }
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	control := http.NewResponseController(b.ResponseWriter)
+	if b.pacer == nil {
+		if b.r.ContentLength > b.limit { // no need to wait for it
+			return 0, &http.MaxBytesError{Limit: b.limit}
+		}
+		b.pacer, b.since = http.MaxBytesReader(b.ResponseWriter, b.body, b.limit), time.Now()
+	}
+	if due := b.server.config.allowance(b.got); due-b.due > time.Second {
+		b.due = due
+		_ = control.SetReadDeadline(b.since.Add(due))
+	}
+	n, err := b.pacer.Read(p)
+	b.got += int64(n)
+	switch {
+	case errors.Is(err, io.EOF) && !b.ended:
+		b.ended = true
+		_ = control.SetReadDeadline(time.Time{}) // it would hit the server's watch for the caller's going
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fault.Wrap(fault.Deadline, slowBody{err}, "the body came too slowly: at least %s a second is expected", b.server.config.Pace)
+	}
+	return n, err
+}
+
+func (b *requestBody) Close() error { return b.body.Close() }

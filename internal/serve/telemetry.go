@@ -1,0 +1,124 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/httpconv"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+)
+
+// instruments measure requests as OpenTelemetry's conventions for HTTP servers say.
+type instruments struct {
+	seconds metric.Float64Histogram
+	in, out metric.Int64Histogram
+
+	mu     sync.RWMutex
+	series map[seriesKey]*series
+}
+
+// seriesKey has few values: routes are the mux's, methods are known ones, and
+// handlers choose between a handful of statuses.
+type seriesKey struct {
+	pattern, method string
+	status, major   int
+	failed          bool
+	kind            fault.Kind
+}
+
+// series is what all requests of a key have in common, made once.
+type series struct {
+	route, span string
+	attributes  []attribute.KeyValue
+	options     []metric.RecordOption
+}
+
+func newInstruments(tel *telemetry.Telemetry, active func() int64) (*instruments, error) {
+	// The conventions' bounds, and smaller ones: a cached prediction takes less than the least of theirs.
+	seconds, err1 := httpconv.NewServerRequestDuration(tel.Meter, metric.WithExplicitBucketBoundaries(
+		.0005, .001, .0025, .005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10))
+	bytes := metric.WithExplicitBucketBoundaries(256, 1<<10, 4<<10, 16<<10, 64<<10, 256<<10, 1<<20, 4<<20, 16<<20, 64<<20)
+	in, err2 := httpconv.NewServerRequestBodySize(tel.Meter, bytes)
+	out, err3 := httpconv.NewServerResponseBodySize(tel.Meter, bytes)
+	scheme := metric.WithAttributeSet(attribute.NewSet(semconv.URLScheme("http")))
+	_, err4 := httpconv.NewServerActiveRequestsObservable(tel.Meter, metric.WithInt64Callback(
+		func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(active(), scheme)
+			return nil
+		}))
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return nil, fmt.Errorf("make the instruments of the HTTP server: %w", err)
+	}
+	return &instruments{seconds: seconds.Inst(), in: in.Inst(), out: out.Inst(), series: map[seriesKey]*series{}}, nil
+}
+
+// record measures a finished exchange, and gives what it has in common with others.
+func (i *instruments) record(x *exchange, took time.Duration, err error) *series {
+	key := seriesKey{pattern: x.r.Pattern, method: method(x.r), status: x.status, major: x.r.ProtoMajor, failed: err != nil}
+	if err != nil {
+		key.kind = fault.KindOf(err)
+	}
+	i.mu.RLock()
+	s := i.series[key]
+	i.mu.RUnlock()
+	if s == nil {
+		s = newSeries(key)
+		i.mu.Lock()
+		i.series[key] = s
+		i.mu.Unlock()
+	}
+	ctx := x.r.Context()
+	i.seconds.Record(ctx, took.Seconds(), s.options...)
+	i.in.Record(ctx, x.got, s.options...)
+	i.out.Record(ctx, x.sent, s.options...)
+	return s
+}
+
+func newSeries(key seriesKey) *series {
+	// A pattern is "[METHOD ][HOST]/PATH".
+	route := key.pattern[strings.IndexByte(key.pattern, ' ')+1:]
+	s := &series{route: route, span: strings.TrimSpace(key.method + " " + route)}
+	protocol := "1.1"
+	if key.major == 2 {
+		protocol = "2"
+	}
+	s.attributes = []attribute.KeyValue{
+		semconv.HTTPRequestMethodKey.String(key.method), semconv.URLScheme("http"),
+		semconv.HTTPResponseStatusCode(key.status), semconv.NetworkProtocolVersion(protocol),
+	}
+	if route != "" {
+		s.attributes = append(s.attributes, semconv.HTTPRoute(route))
+	}
+	if key.failed {
+		s.attributes = append(s.attributes, semconv.ErrorTypeKey.String(key.kind.String()))
+	}
+	s.options = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(s.attributes...))}
+	return s
+}
+
+// method gives the request's method as a label, of which a caller can't make any number.
+func method(r *http.Request) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodOptions, http.MethodConnect, http.MethodTrace:
+		return r.Method
+	}
+	return "_OTHER"
+}
+
+// startSpan begins the span of a request. Its name is made whole once the route is known.
+func (s *Server) startSpan(ctx context.Context, r *http.Request) (context.Context, trace.Span) {
+	return s.tel.Tracer.Start(ctx, method(r), trace.WithSpanKind(trace.SpanKindServer),
+		trace.WithAttributes(semconv.URLPath(r.URL.Path)))
+}
