@@ -1,0 +1,3 @@
+package onnx
+
+const fileName = "libonnxruntime.so"
