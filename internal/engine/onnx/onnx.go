@@ -21,6 +21,7 @@ package onnx
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -163,7 +164,10 @@ func (f *Format) Version() string {
 }
 
 // Open makes a session of the ONNX file at path. The file may go away afterwards.
-func (f *Format) Open(_ context.Context, path string, o engine.Options) (engine.Session, error) {
+func (f *Format) Open(ctx context.Context, path string, o engine.Options) (engine.Session, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("open model: %w", err)
+	}
 	if err := f.Warm(); err != nil {
 		return nil, err
 	}

@@ -19,7 +19,6 @@ import (
 // output is one output of a session, and who allocates the memory for it.
 type output struct {
 	value
-	index int
 	// own: a run writes straight into the result's memory, of a shape that is
 	// known or guessed before. Otherwise ONNX Runtime allocates and the binding
 	// copies.
@@ -31,8 +30,8 @@ type output struct {
 // before a run has shown that it really is.
 const most = 256 << 20
 
-func newOutput(index int, v value) output {
-	o := output{value: v, index: index}
+func newOutput(v value) output {
+	o := output{value: v}
 	switch {
 	case v.maps:
 		o.labels = newLabels(v.Labels)
@@ -64,11 +63,11 @@ func (o *output) spec() tensor.Spec {
 // library shall allocate. known is the shape that runs have taught, or nil.
 func (o *output) allocate(result *tensor.Tensor, known []int64, inputs []tensor.Tensor, pins *runtime.Pinner) (ort.Value, error) {
 	*result = tensor.Tensor{Name: o.Name, Type: o.Type}
-	if known == nil && !o.own {
-		return nil, nil
-	}
-	if known == nil {
+	switch {
+	case known == nil && o.own:
 		known = o.guess(inputs)
+	case known == nil || slices.Equal(known, others):
+		return nil, nil
 	}
 	n, err := tensor.Elements(known)
 	if err != nil {
@@ -88,8 +87,9 @@ func (o *output) allocate(result *tensor.Tensor, known []int64, inputs []tensor.
 // guess is the output's shape, where sizes that the model leaves open are those
 // of the batch, or 1.
 func (o *output) guess(inputs []tensor.Tensor) []int64 {
+	unlikely := []int64{0} // costs nothing
 	if !o.ranked {
-		return o.unlikely()
+		return unlikely
 	}
 	shape := slices.Clone(o.Shape)
 	for i, d := range shape {
@@ -102,42 +102,58 @@ func (o *output) guess(inputs []tensor.Tensor) []int64 {
 		}
 	}
 	if n, err := tensor.Elements(shape); err != nil || n > most/int64(o.Type.Size()) {
-		return o.unlikely()
+		return unlikely
 	}
 	return shape
 }
 
-// unlikely is a shape without elements that no other output is given.
-func (o *output) unlikely() []int64 { return []int64{0, 7919 + int64(o.index)} }
-
 // read takes the result out of a run's value.
 func (o *output) read(result *tensor.Tensor, v ort.Value) error {
-	var err error
 	switch v := v.(type) {
 	case *ort.CustomDataTensor: // lies over the result's data
 		return nil
-	case *ort.StringTensor:
-		result.Shape = v.GetShape()
-		if len(result.Shape) > 0 {
-			result.Strings, err = v.GetContents()
-			break
-		}
-		var s string
-		s, err = v.GetElement(0)
-		result.Strings = []string{s}
 	case *ort.Sequence:
-		return o.labels.read(result, v)
-	default:
-		result.Shape = v.GetShape()
-		if result.Data = kinds[o.Type].data(v); result.Data == nil {
-			return fault.New(fault.Internal, "output %q is not of the type that the model declares", o.Name)
+		if o.labels == nil {
+			return o.mistyped()
 		}
+		return o.labels.read(result, v)
+	case *ort.StringTensor:
+		if o.Type != tensor.Bytes {
+			return o.mistyped()
+		}
+		var err error
+		result.Shape = v.GetShape()
+		if result.Strings, err = contents(v); err != nil {
+			return fault.Wrap(fault.Internal, err, "output %q cannot be read", o.Name)
+		}
+		return nil
 	}
-	if err != nil {
-		return fault.Wrap(fault.Internal, err, "output %q cannot be read", o.Name)
+	result.Shape = v.GetShape()
+	if data := kinds[o.Type].data; data != nil {
+		result.Data = data(v)
+	}
+	if result.Data == nil {
+		return o.mistyped()
 	}
 	return nil
 }
+
+func (o *output) mistyped() error {
+	return fault.New(fault.Internal, "output %q is not of the type that the model declares", o.Name)
+}
+
+// contents gives the strings of v, which may be a scalar; the binding reads
+// those only one by one.
+func contents(v *ort.StringTensor) ([]string, error) {
+	if len(v.GetShape()) > 0 {
+		return v.GetContents()
+	}
+	s, err := v.GetElement(0)
+	return []string{s}, err
+}
+
+// others stands for a shape that the library shall find and allocate.
+var others = []int64{-1}
 
 // shapes remembers, by the shapes of inputs, the shapes of outputs that are not
 // what the signature lets expect. A nil shape is one that needs no remembering.
@@ -189,41 +205,33 @@ func shapeKey(inputs []tensor.Tensor) string {
 
 // misfit is what ONNX Runtime says of an output that was allocated in another
 // shape than it comes out in.
-var misfit = regexp.MustCompile(`OrtValue shape verification failed\. Current shape:\{([-0-9,]*)\} Requested shape:\{([-0-9,]*)\}`)
+var misfit = regexp.MustCompile(`provided for output '(.*)' of node '.*\{[-0-9,]*\} but the computed output shape for this run is \{([-0-9,]*)\}`)
 
-// relearn adds what a run that failed with err tells about outputs' shapes; ok
+// relearn adds what a run that failed with err tells about an output's shape; ok
 // is false if it failed for another reason.
-func (s *Session) relearn(err error, known [][]int64, results []tensor.Tensor, out []ort.Value) (_ [][]int64, ok bool) {
+func (s *Session) relearn(err error, known [][]int64, out []ort.Value) (_ [][]int64, ok bool) {
+	i, shape := -1, []int64{}
+	if errors.Is(err, ort.ZeroShapeLengthError) {
+		// The binding cannot copy scalars. It goes through the outputs in order, and
+		// leaves this one and those behind it nil.
+		i = slices.Index(out, nil)
+	} else if m := misfit.FindStringSubmatch(err.Error()); m != nil {
+		i = slices.IndexFunc(s.outputs, func(o output) bool { return o.Name == m[1] })
+		shape = parseShape(m[2])
+	}
+	switch {
+	case i < 0:
+		return nil, false
+	case len(shape) > 0 && !half(s.outputs[i].Type):
+		// The model declares another shape than it gives. What declares it is checked
+		// even where the memory is right, but not where there is none yet.
+		shape = others
+	}
 	if known = slices.Clone(known); known == nil {
 		known = make([][]int64, len(out))
 	}
-	if errors.Is(err, ort.ZeroShapeLengthError) {
-		// The binding cannot copy scalars. It goes through the outputs in order, and
-		// leaves this one and all behind it nil.
-		i := slices.Index(out, nil)
-		known[i] = []int64{}
-		return known, true
-	}
-	m := misfit.FindStringSubmatch(err.Error())
-	if m == nil {
-		return nil, false
-	}
-	current, requested := parseShape(m[1]), parseShape(m[2])
-	var suspects []int
-	for i := range results {
-		if out[i] != nil && slices.Equal(results[i].Shape, current) {
-			suspects = append(suspects, i)
-		}
-	}
-	if len(suspects) == 1 {
-		known[suspects[0]] = requested
-		return known, true
-	}
-	// It does not say which output it means, so each gets a shape that tells.
-	for _, i := range suspects {
-		known[i] = s.outputs[i].unlikely()
-	}
-	return known, len(suspects) > 0
+	known[i] = shape
+	return known, true
 }
 
 func parseShape(s string) []int64 {

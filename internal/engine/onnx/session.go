@@ -37,9 +37,9 @@ func open(artifact []byte, g graph, threads int) (*Session, error) {
 		inputs = append(inputs, v.Name)
 		s.inputs = append(s.inputs, v.Spec)
 	}
-	for i, v := range g.outputs {
+	for _, v := range g.outputs {
 		outputs = append(outputs, v.Name)
-		s.outputs = append(s.outputs, newOutput(i, v))
+		s.outputs = append(s.outputs, newOutput(v))
 	}
 	s.ort, err = ort.NewDynamicAdvancedSessionWithONNXData(artifact, inputs, outputs, options)
 	if err != nil {
@@ -127,8 +127,8 @@ func (s *Session) Run(ctx context.Context, inputs []tensor.Tensor) ([]tensor.Ten
 			return nil, fmt.Errorf("run model: %w", ctx.Err())
 		}
 		// Shapes that are known or guessed nearly always fit. If not, each attempt
-		// tells the shape of one output, after one that tells which do not fit.
-		if known, learnt = s.relearn(err, known, results, out); !learnt || attempt > 2*len(out) {
+		// teaches the shape of one output.
+		if known, learnt = s.relearn(err, known, out); !learnt || attempt > len(out) {
 			return nil, runError(err)
 		}
 		destroy(out...)
