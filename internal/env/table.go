@@ -80,3 +80,14 @@ func (t Table) Markdown(w io.Writer) error {
 	_, err := io.WriteString(w, b.String())
 	return err
 }
+
+// Write writes the table in the format of a main's flag -config: "table" or "markdown".
+func (t Table) Write(w io.Writer, format string) error {
+	switch format {
+	case "table":
+		return t.Print(w)
+	case "markdown":
+		return t.Markdown(w)
+	}
+	return fmt.Errorf("-config is %q, expected table or markdown", format)
+}

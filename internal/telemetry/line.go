@@ -16,16 +16,30 @@ type Line struct {
 	attrs   []slog.Attr
 	timings []slog.Attr
 	err     error
-	array   [14]slog.Attr // room for both, so that a line is one allocation
+	array   [14]slog.Attr // room for both, so that few lines need more
 }
 
 type lineKey struct{}
 
+// lineContext is a line and the context that carries it, in one allocation.
+type lineContext struct {
+	context.Context
+	line Line
+}
+
+func (c *lineContext) Value(key any) any {
+	if key == (lineKey{}) {
+		return &c.line
+	}
+	return c.Context.Value(key)
+}
+
 // WithLine gives a context that carries a new line.
 func WithLine(ctx context.Context) (context.Context, *Line) {
-	l := &Line{}
+	c := &lineContext{Context: ctx}
+	l := &c.line
 	l.attrs, l.timings = l.array[:0:8], l.array[8:8]
-	return context.WithValue(ctx, lineKey{}, l), l
+	return c, l
 }
 
 // LineFrom gives the line that ctx carries, or nil.

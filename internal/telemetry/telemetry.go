@@ -16,13 +16,16 @@ package telemetry
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -45,8 +48,8 @@ import (
 // scope names this module as the maker of its instruments and spans.
 const scope = "github.com/pilotlight-ml/pilotlight"
 
-// Config says what is told and to whom. The SDK itself reads the other OTEL_*
-// variables: headers, timeouts, sampler, intervals, resource attributes.
+// Config says what is told and to whom. The SDK itself reads the rest of the
+// OTEL_* variables: headers, timeouts, sampler, intervals, resource attributes.
 type Config struct {
 	Level           slog.Level `env:"LOG_LEVEL" default:"INFO" help:"The least level that is logged: DEBUG, INFO, WARN or ERROR."`
 	Endpoint        string     `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"URL that takes traces and metrics by OTLP over HTTP; empty: they are not sent."`
@@ -68,7 +71,28 @@ func (c *Config) Validate() error {
 	if c.Protocol != "" && c.Protocol != "http/protobuf" {
 		return fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q, expected http/protobuf: OTLP over gRPC is not supported", c.Protocol)
 	}
+	for _, e := range [][2]string{
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", c.Endpoint},
+		{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", c.TracesEndpoint},
+		{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", c.MetricsEndpoint},
+	} {
+		if u, err := url.Parse(e[1]); e[1] != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+			return fmt.Errorf("%s is %q, expected a URL such as http://collector:4318", e[0], e[1])
+		}
+	}
 	return nil
+}
+
+// target gives the URL to send a signal to, or nothing: one of its own, or the
+// common one with the path that OTLP has for the signal.
+func (c *Config) target(own, path string) string {
+	switch {
+	case c.Disabled:
+		return ""
+	case own != "" || c.Endpoint == "":
+		return own
+	}
+	return strings.TrimSuffix(c.Endpoint, "/") + path
 }
 
 // Telemetry is where a process's parts log, count and trace.
@@ -134,8 +158,8 @@ func (t *Telemetry) startMetrics(ctx context.Context, c *Config, res *resource.R
 	}
 	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	options := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(pull)}
-	if !c.Disabled && cmp.Or(c.MetricsEndpoint, c.Endpoint) != "" {
-		push, err := otlpmetrichttp.New(ctx)
+	if target := c.target(c.MetricsEndpoint, "/v1/metrics"); target != "" {
+		push, err := otlpmetrichttp.New(ctx, otlpmetrichttp.WithEndpointURL(target))
 		if err != nil {
 			return fmt.Errorf("prepare sending metrics: %w", err)
 		}
@@ -148,11 +172,12 @@ func (t *Telemetry) startMetrics(ctx context.Context, c *Config, res *resource.R
 }
 
 func (t *Telemetry) startTraces(ctx context.Context, c *Config, res *resource.Resource) error {
-	if c.Disabled || cmp.Or(c.TracesEndpoint, c.Endpoint) == "" {
-		t.Tracer = noop.NewTracerProvider().Tracer(scope)
+	target := c.target(c.TracesEndpoint, "/v1/traces")
+	if target == "" {
+		t.Tracer = untraced{}
 		return nil
 	}
-	push, err := otlptracehttp.New(ctx)
+	push, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(target))
 	if err != nil {
 		return fmt.Errorf("prepare sending traces: %w", err)
 	}
@@ -162,13 +187,21 @@ func (t *Telemetry) startTraces(ctx context.Context, c *Config, res *resource.Re
 	return nil
 }
 
+// untraced makes no spans: what it gives instead is the one that came with the
+// request, which records nothing.
+type untraced struct{ noop.Tracer }
+
+func (untraced) Start(ctx context.Context, _ string, _ ...trace.SpanStartOption) (context.Context, trace.Span) {
+	return ctx, trace.SpanFromContext(ctx)
+}
+
 // resource describes the process to whoever gathers telemetry of many.
 func (c *Config) resource(ctx context.Context, service string) (*resource.Resource, error) {
 	attributes := []resource.Option{
 		resource.WithAttributes(
 			semconv.ServiceName(cmp.Or(c.Service, service)),
 			semconv.ServiceVersion(version()),
-			semconv.ServiceInstanceID(c.Instance),
+			semconv.ServiceInstanceID(cmp.Or(c.Instance, rand.Text())),
 		),
 		resource.WithTelemetrySDK(),
 	}
