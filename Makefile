@@ -1,0 +1,99 @@
+# Every habit is a target; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO      ?= go
+PYTHON  ?= python3
+
+ORT_DIR   := $(CURDIR)/.ort
+TOOLS     := $(CURDIR)/.tools
+VENV      := $(CURDIR)/.venv
+DATA_DIR  ?= $(CURDIR)/.data
+LIB_NAME  := $(if $(filter Darwin,$(shell uname -s)),libonnxruntime.dylib,libonnxruntime.so)
+export ORT_LIB ?= $(ORT_DIR)/$(LIB_NAME)
+
+PKG      ?= ./...
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: build ort ## serve everything on 127.0.0.1:8080, with the flights model in it
+	SEED=examples/flights DATA_DIR="$(DATA_DIR)" exec bin/all
+
+.PHONY: build
+build: ## build bin/pilotlight (the client), bin/predict and bin/all
+	@mkdir -p bin
+	$(GO) build -o bin/ ./cmd/pilotlight ./functions/predict ./functions/all
+
+.PHONY: ort
+ort: ## get the ONNX Runtime library for this machine into .ort
+	@[ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || env -u ORT_LIB internal/engine/onnx/library.sh "$(ORT_DIR)"
+
+.PHONY: test
+test: ort s3 venv ## run all tests (with a real Redis, S3 server and Python client)
+	$(GO) test $(TESTFLAGS) $(PKG)
+
+.PHONY: race
+race: ort s3 venv ## run all tests under the race detector
+	$(GO) test -race $(TESTFLAGS) $(PKG)
+
+.PHONY: fuzz
+fuzz: ort ## run every fuzz target for FUZZTIME (30s)
+	@for pkg in $$(grep -rlE '^func Fuzz' --include='*_test.go' internal | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$pkg/*_test.go | cut -c6-); do \
+	    echo "$$pkg $$f"; $(GO) test ./$$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -parallel 2; \
+	  done; done
+
+.PHONY: bench
+bench: ort s3 ## measure overhead, start, load and memory; results in docs/bench
+	$(GO) run ./test/bench
+
+.PHONY: conformance
+conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
+	$(VENV)/bin/python test/conformance/triton_http.py $(or $(URL),127.0.0.1:8080)
+
+.PHONY: gen
+gen: build ## write what is generated: docs/config.md
+	@bin/all -config=markdown > docs/config.md
+
+.PHONY: fmt
+fmt: $(TOOLS)/golangci-lint ## format the code
+	$(TOOLS)/golangci-lint fmt
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## look for mistakes
+	$(TOOLS)/golangci-lint run
+
+.PHONY: check
+check: gen ## what to run before a commit: clean generated files, format, lint, vet, race tests
+	@git diff --exit-code -- docs/config.md || { echo 'docs/config.md was stale: commit it' >&2; exit 1; }
+	$(GO) mod tidy -diff
+	$(MAKE) lint
+	$(GO) vet $(PKG)
+	$(MAKE) race
+
+.PHONY: hooks
+hooks: ## have git run format, vet and gen before each commit
+	git config core.hooksPath .githooks
+
+.PHONY: s3
+s3: $(TOOLS)/versitygw ## build the S3 server that tests run
+
+.PHONY: venv
+venv: $(VENV)/.done ## make the Python environment that tests run clients in
+
+# Tools are pinned in a modfile of their own, so that they weigh on nobody else.
+$(TOOLS)/versitygw: tool.mod
+	$(GO) build -modfile=tool.mod -o $@ github.com/versity/versitygw/cmd/versitygw
+
+$(TOOLS)/golangci-lint: tool.mod
+	$(GO) build -modfile=tool.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(VENV)/.done: test/conformance/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@

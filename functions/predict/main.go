@@ -1,0 +1,60 @@
+// Command predict is the function that answers inference requests and keeps
+// the registry of models.
+package main
+
+import (
+	"context"
+
+	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
+
+	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/predict"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+)
+
+// config is what this main itself reads.
+type config struct {
+	Blob string `env:"BLOB_URL" default:"mem:" help:"The bucket: s3://bucket/prefix, file:///folder, or mem: for a process that forgets."`
+}
+
+var blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
+
+func main() { function(functions.HTTP).Main() }
+
+// function wires
+//
+//	BLOB_URL -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v2/..., /admin/v1/..., /readyz, /metrics
+//	ORT_LIB  -> onnx.Format -------'
+func function(register serve.Register) *serve.Function {
+	var own config
+	var oc onnx.Config
+	var mc model.Config
+	wire := func(ctx context.Context, p *serve.Process) error {
+		format, err := onnx.New(oc)
+		if err != nil {
+			return err
+		}
+		p.Go(func() {
+			// Beside the rest of the start, so that the first model need not wait for the library.
+			if err := format.Warm(); err != nil {
+				p.Tel.Log.Error("load ONNX Runtime", "error", err)
+			}
+		})
+		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)
+		blob, err := blobs.Open(ctx, own.Blob)
+		if err != nil {
+			return err
+		}
+		p.Defer(blob.Close)
+		opened()
+		_, err = predict.Open(ctx, p, &mc, blob, format)
+		return err
+	}
+	return &serve.Function{Name: "predict", Configs: []any{&own, &oc, &mc}, Wire: wire, Register: register}
+}

@@ -1,0 +1,109 @@
+package internal_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/pilotlight-ml/pilotlight"
+
+// levels says which packages may know which: an import must point to a lower
+// level. Folders below a package are its backends and contracts: they import
+// their parent's level, and never each other.
+var levels = []struct {
+	packages string
+	why      string
+}{
+	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
+	{"tensor", "typed arrays know only the ground"},
+	{"engine oip store", "ports and wire formats know values, not each other"},
+	{"model serve", "what mains compose flows of"},
+	{"predict", "flows"},
+}
+
+// sideways are the imports within a level that are meant.
+var sideways = map[string]string{
+	"engine/enginetest":    "engine",
+	"engine/onnx":          "engine cgroup",
+	"engine/onnx/onnxtest": "engine engine/onnx",
+	"telemetry":            "env",
+}
+
+// owners says who alone may import a module, and why.
+var owners = []struct{ module, owner, why string }{
+	{"github.com/redis/go-redis", "internal/store/redisstore", "a backend hides its client"},
+	{"github.com/aws/", "internal/store/s3store", "a backend hides its client"},
+	{"go.etcd.io/bbolt", "internal/store/diskstore", "a backend hides its client"},
+	{"github.com/yalue/onnxruntime_go", "internal/engine/onnx", "a runtime hides its binding"},
+	{"github.com/GoogleCloudPlatform/functions-framework-go", "functions", "handlers are registered by mains"},
+	{"github.com/spf13/cobra", "cmd", "only the client has commands"},
+}
+
+type listed struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+func TestImportsPointDown(t *testing.T) {
+	level := map[string]int{}
+	for i, l := range levels {
+		for _, p := range strings.Fields(l.packages) {
+			level[p] = i
+		}
+	}
+	for _, p := range list(t) {
+		rel := strings.TrimPrefix(p.ImportPath, module+"/")
+		for _, imported := range p.Imports {
+			for _, o := range owners {
+				if strings.HasPrefix(imported, o.module) && !strings.HasPrefix(rel, o.owner) {
+					t.Errorf("%s imports %s, which only %s may: %s", rel, imported, o.owner, o.why)
+				}
+			}
+			from, inside := strings.CutPrefix(rel, "internal/")
+			to, ours := strings.CutPrefix(imported, module+"/")
+			if !inside || !ours {
+				continue
+			}
+			to = strings.TrimPrefix(to, "internal/")
+			if slices.Contains(strings.Fields(sideways[from]), to) || path.Dir(from) == to {
+				continue
+			}
+			fromTop, toTop := strings.Split(from, "/")[0], strings.Split(to, "/")[0]
+			low, known := level[toTop]
+			high, placed := level[fromTop]
+			switch {
+			case !placed:
+				t.Errorf("internal/%s has no level; give it one in this test", fromTop)
+			case !known:
+				t.Errorf("%s imports %s, which is nothing that packages under internal may know", from, to)
+			case strings.Contains(to, "/") && fromTop != toTop:
+				t.Errorf("%s imports %s: only mains name backends and runtimes", from, to)
+			case low >= high:
+				t.Errorf("%s (level %d: %s) imports %s (level %d: %s): imports point down", from, high, levels[high].why, to, low, levels[low].why)
+			}
+		}
+	}
+}
+
+func list(t *testing.T) []listed {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}

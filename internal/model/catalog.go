@@ -1,0 +1,349 @@
+package model
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
+)
+
+// Catalog tells which versions a model has and which of them its aliases name.
+//
+// Resolve answers from memory. What it knows of a model is checked against the
+// bucket behind the caller's back once it is older than the refresh interval;
+// so a change by another process is seen that much later, and while the bucket
+// is away the last known state goes on answering.
+type Catalog struct {
+	blob    store.Blob
+	refresh time.Duration
+	now     func() time.Time
+
+	flight singleflight.Group
+	known  sync.Map      // name -> *known
+	writes atomic.Uint64 // by this process: a read that one of them overtook is not remembered
+
+	manifestMu sync.RWMutex
+	manifests  map[versionID]*Manifest // one per version for good: they never change
+
+	unknownMu sync.Mutex
+	unknown   map[string]time.Time // names that did not exist, and when that was seen
+}
+
+// known is what was last read of one model; it is replaced, never changed.
+type known struct {
+	at        time.Time
+	newest    int
+	aliases   map[string]int
+	aliasesAt string // version of the object that they were read from
+	checking  atomic.Bool
+}
+
+type versionID struct {
+	name    string
+	version int
+}
+
+// unknownMost bounds how many unknown names are remembered: beyond it strangers
+// pay a look into the bucket again, and memory stays flat.
+const unknownMost = 4096
+
+// NewCatalog makes a catalog on a bucket. refresh is how long what it read may
+// go unchecked.
+func NewCatalog(blob store.Blob, refresh time.Duration) *Catalog {
+	return &Catalog{blob: blob, refresh: refresh, now: time.Now, manifests: map[versionID]*Manifest{}, unknown: map[string]time.Time{}}
+}
+
+func versionPrefix(name string) string { return "models/" + name + "/versions/" }
+
+func versionKey(name string, version int) string {
+	return fmt.Sprintf("%s%010d", versionPrefix(name), version)
+}
+
+// Publish writes a manifest as the model's next version, which it fills in
+// together with the time. Two racing publishers get two versions.
+func (c *Catalog) Publish(ctx context.Context, m Manifest) (*Manifest, error) {
+	if err := CheckName(m.Name); err != nil {
+		return nil, err
+	}
+	versions, err := c.versions(ctx, m.Name)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(versions); n > 0 {
+		m.Version = versions[n-1]
+	}
+	m.CreatedAt = c.now().UTC()
+	for {
+		m.Version++
+		b, err := json.Marshal(m)
+		if err != nil {
+			return nil, fmt.Errorf("encode manifest of %q: %w", m.Name, err)
+		}
+		_, err = c.blob.Put(ctx, versionKey(m.Name, m.Version), bytes.NewReader(b), int64(len(b)), store.IfAbsent())
+		if fault.Is(err, fault.Conflict) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("write manifest of %q: %w", m.Name, err)
+		}
+		c.forget(m.Name)
+		return &m, nil
+	}
+}
+
+// Models lists the names of all models, sorted.
+func (c *Catalog) Models(ctx context.Context) ([]string, error) {
+	var names []string
+	for o, err := range c.blob.List(ctx, "models/", "") {
+		if err != nil {
+			return nil, fmt.Errorf("list models: %w", err)
+		}
+		name, rest, _ := strings.Cut(strings.TrimPrefix(o.Key, "models/"), "/")
+		if strings.HasPrefix(rest, "versions/") && (len(names) == 0 || names[len(names)-1] != name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names) // keys sort by "name/", which differs from names around '-' and '.'
+	return slices.Compact(names), nil
+}
+
+// Versions lists a model's versions, oldest first.
+func (c *Catalog) Versions(ctx context.Context, name string) ([]int, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	versions, err := c.versions(ctx, name)
+	if err == nil && len(versions) == 0 {
+		err = notFound(name)
+	}
+	return versions, err
+}
+
+func notFound(name string) error {
+	return fault.New(fault.NotFound, "model %q does not exist", tensor.Clip(name))
+}
+
+func (c *Catalog) exists(ctx context.Context, name string) error {
+	_, err := c.Versions(ctx, name)
+	return err
+}
+
+func (c *Catalog) versions(ctx context.Context, name string) ([]int, error) {
+	var versions []int
+	for o, err := range c.blob.List(ctx, versionPrefix(name), "") {
+		if err != nil {
+			return nil, fmt.Errorf("list versions of %q: %w", name, err)
+		}
+		if n, err := strconv.Atoi(strings.TrimPrefix(o.Key, versionPrefix(name))); err == nil {
+			versions = append(versions, n)
+		}
+	}
+	return versions, nil
+}
+
+// Manifest reads one version. Calls for the same version give the same pointer.
+func (c *Catalog) Manifest(ctx context.Context, name string, version int) (*Manifest, error) {
+	if m := c.manifest(name, version); m != nil {
+		return m, nil
+	}
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	v, err, _ := c.flight.Do(versionKey(name, version), func() (any, error) {
+		// The read serves all who wait, so it must not end with the first of them.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		return c.readManifest(ctx, name, version)
+	})
+	if err != nil {
+		return nil, err
+	}
+	id := versionID{name, version}
+	c.manifestMu.Lock()
+	defer c.manifestMu.Unlock()
+	if m := c.manifests[id]; m != nil {
+		return m, nil
+	}
+	c.manifests[id] = v.(*Manifest)
+	return v.(*Manifest), nil
+}
+
+// manifest gives a version that was read before, or nil.
+func (c *Catalog) manifest(name string, version int) *Manifest {
+	c.manifestMu.RLock()
+	defer c.manifestMu.RUnlock()
+	return c.manifests[versionID{name, version}]
+}
+
+// readTimeout bounds a read from the bucket that several callers share.
+const readTimeout = 30 * time.Second
+
+func (c *Catalog) readManifest(ctx context.Context, name string, version int) (*Manifest, error) {
+	r, _, err := c.blob.Get(ctx, versionKey(name, version), 0, -1)
+	if fault.Is(err, fault.NotFound) {
+		return nil, fault.New(fault.NotFound, "model %q has no version %d", name, version)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read manifest %s:%d: %w", name, version, err)
+	}
+	b, err := io.ReadAll(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, fmt.Errorf("read manifest %s:%d: %w", name, version, err)
+	}
+	m := &Manifest{}
+	if err := json.Unmarshal(b, m); err != nil || m.Name != name || m.Version != version || !m.Digest.valid() || m.Size <= 0 {
+		return nil, fault.Wrap(fault.Internal, err, "the manifest of model %q, version %d is damaged in the bucket", name, version)
+	}
+	return m, nil
+}
+
+// Resolve finds the version that a ref means.
+func (c *Catalog) Resolve(ctx context.Context, ref Ref) (*Manifest, error) {
+	number, numbered := ref.number()
+	if numbered {
+		if m := c.manifest(ref.Name, number); m != nil {
+			return m, nil
+		}
+	}
+	k, err := c.look(ctx, ref.Name)
+	if err != nil {
+		return nil, err
+	}
+	if numbered {
+		return c.Manifest(ctx, ref.Name, number)
+	}
+	alias := ref.Version
+	if alias == "" {
+		alias = Champion
+	}
+	version, ok := k.aliases[alias]
+	switch {
+	case ok:
+	case ref.Version == "":
+		version = k.newest
+	default:
+		return nil, fault.New(fault.NotFound, "model %q has no version or alias %q", ref.Name, tensor.Clip(ref.Version))
+	}
+	return c.Manifest(ctx, ref.Name, version)
+}
+
+// look gives what is known of a model, reading it first where nothing is.
+func (c *Catalog) look(ctx context.Context, name string) (*known, error) {
+	if v, ok := c.known.Load(name); ok {
+		k := v.(*known)
+		if c.now().Sub(k.at) > c.refresh && k.checking.CompareAndSwap(false, true) {
+			go c.recheck(name, k)
+		}
+		return k, nil
+	}
+	if CheckName(name) != nil || c.isUnknown(name) {
+		return nil, notFound(name)
+	}
+	v, err, _ := c.flight.Do(name, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		return c.read(ctx, name, nil)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*known), nil
+}
+
+// recheck brings what is known of a model up to date. One runs per model at a
+// time; it ends within readTimeout. A bucket that is away changes nothing.
+func (c *Catalog) recheck(name string, old *known) {
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+	defer cancel()
+	if _, err := c.read(ctx, name, old); err != nil {
+		// Try again after another interval, not at every request.
+		again := &known{at: c.now(), newest: old.newest, aliases: old.aliases, aliasesAt: old.aliasesAt}
+		c.known.CompareAndSwap(name, old, again)
+	}
+}
+
+// read reads a model's state and remembers it. With old it asks for the aliases
+// only when they changed, and leaves alone what was forgotten meanwhile.
+func (c *Catalog) read(ctx context.Context, name string, old *known) (*known, error) {
+	writes := c.writes.Load()
+	k := &known{at: c.now()}
+	found := ""
+	prefix := "models/" + name + "/"
+	for o, err := range c.blob.List(ctx, prefix, "") {
+		if err != nil {
+			return nil, fmt.Errorf("look up model %q: %w", name, err)
+		}
+		if o.Key == aliasKey(name) {
+			found = o.Version
+		} else if n, err := strconv.Atoi(strings.TrimPrefix(o.Key, versionPrefix(name))); err == nil {
+			k.newest = n
+		}
+	}
+	if k.newest == 0 {
+		c.rememberUnknown(name, writes)
+		if old != nil {
+			c.known.CompareAndDelete(name, old)
+		}
+		return nil, notFound(name)
+	}
+	if old != nil && old.aliasesAt == found {
+		k.aliases, k.aliasesAt = old.aliases, old.aliasesAt
+	} else if found != "" {
+		a, at, err := c.readAliases(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		k.aliases, k.aliasesAt = a.Current, at
+	}
+	switch {
+	case old != nil:
+		c.known.CompareAndSwap(name, old, k)
+	case c.writes.Load() == writes:
+		c.known.Store(name, k)
+	}
+	return k, nil
+}
+
+// forget drops what is known of a model, so that the next caller reads what
+// this process has just written.
+func (c *Catalog) forget(name string) {
+	c.writes.Add(1)
+	c.known.Delete(name)
+	c.flight.Forget(name)
+	c.unknownMu.Lock()
+	delete(c.unknown, name)
+	c.unknownMu.Unlock()
+}
+
+func (c *Catalog) isUnknown(name string) bool {
+	c.unknownMu.Lock()
+	defer c.unknownMu.Unlock()
+	at, ok := c.unknown[name]
+	return ok && c.now().Sub(at) <= c.refresh
+}
+
+func (c *Catalog) rememberUnknown(name string, writes uint64) {
+	c.unknownMu.Lock()
+	defer c.unknownMu.Unlock()
+	if c.writes.Load() != writes {
+		return
+	}
+	if len(c.unknown) >= unknownMost {
+		clear(c.unknown)
+	}
+	c.unknown[name] = c.now()
+}

@@ -1,0 +1,214 @@
+package model
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/engine"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+)
+
+// Registry is a bucket of models as one process sees it: the catalog, the
+// artifacts, and the sessions that are warm here.
+type Registry struct {
+	*Catalog
+	Warm *Warm
+
+	artifacts *Artifacts
+	formats   []engine.Format
+	pinned    []Ref
+	pins      map[Ref]*Manifest // what follow pinned last; it alone touches it
+	log       *slog.Logger
+	stop      context.CancelFunc
+	loops     sync.WaitGroup
+}
+
+// Open makes a registry on a bucket. Nothing is read from the bucket yet. The
+// first format is the one that a push means when it names none.
+func Open(c *Config, blob store.Blob, formats []engine.Format, tel *telemetry.Telemetry) (*Registry, error) {
+	instruments, err := newInstruments(tel)
+	if err != nil {
+		return nil, err
+	}
+	artifacts, err := openArtifacts(blob, c.cacheDir(), int64(c.CacheSize), c.Fetch, instruments)
+	if err != nil {
+		return nil, err
+	}
+	r := &Registry{
+		Catalog: NewCatalog(blob, c.Refresh), Warm: newWarm(c, artifacts, formats, tel.Log, instruments),
+		artifacts: artifacts, formats: formats, pins: map[Ref]*Manifest{}, log: tel.Log, stop: func() {},
+	}
+	for _, p := range c.Pinned {
+		ref, err := ParseRef(p)
+		if err != nil {
+			return nil, err
+		}
+		r.pinned = append(r.pinned, ref)
+	}
+	return r, nil
+}
+
+// Close ends what Start began and closes the warm sessions.
+func (r *Registry) Close() error {
+	r.stop()
+	r.loops.Wait()
+	return r.Warm.Close()
+}
+
+// Platform is the protocol's name for the runtime of a version.
+func (r *Registry) Platform(m *Manifest) string {
+	for _, f := range r.formats {
+		if f.Name() == m.Runtime {
+			return f.Platform()
+		}
+	}
+	return m.Runtime
+}
+
+// Push describes a new version.
+type Push struct {
+	Name     string
+	Runtime  string // "": the registry's first
+	Settings Settings
+	By       string
+}
+
+// Push takes in a new version: it streams the file to disk, opens it, runs its
+// sample, stores it, and publishes the manifest. A file that can't run is
+// Invalid and leaves nothing behind. The first version of a model also becomes
+// its champion, so that the model answers.
+func (r *Registry) Push(ctx context.Context, p Push, file io.Reader) (*Manifest, error) {
+	if err := CheckName(p.Name); err != nil {
+		return nil, err
+	}
+	if err := p.Settings.validate(); err != nil {
+		return nil, err
+	}
+	format, err := r.format(p.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	u, err := r.artifacts.Receive(file)
+	if err != nil {
+		return nil, err
+	}
+	defer u.Close()
+	if u.Size == 0 {
+		return nil, fault.New(fault.Invalid, "the model file is empty")
+	}
+	m := Manifest{Name: p.Name, Runtime: format.Name(), Digest: u.Digest, Size: u.Size, Settings: p.Settings, CreatedBy: p.By}
+	if m.Signature, err = try(ctx, format, u.Path(), &m); err != nil {
+		return nil, err
+	}
+	if err := r.artifacts.keep(ctx, u); err != nil {
+		return nil, err
+	}
+	published, err := r.Publish(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	if published.Version == 1 {
+		none := 0
+		_, err := r.Move(ctx, m.Name, Champion, Change{To: 1, Expect: &none, By: p.By, Why: "first version"})
+		if err != nil && !fault.Is(err, fault.Conflict) { // somebody named a champion already
+			return nil, err
+		}
+	}
+	return published, nil
+}
+
+func (r *Registry) format(name string) (engine.Format, error) {
+	if name == "" {
+		return r.formats[0], nil
+	}
+	var known []string
+	for _, f := range r.formats {
+		if f.Name() == name {
+			return f, nil
+		}
+		known = append(known, f.Name())
+	}
+	return nil, fault.New(fault.Invalid, "runtime %q is not one of %q", name, known)
+}
+
+// try opens a new file and runs its sample, and gives its signature.
+func try(ctx context.Context, format engine.Format, path string, m *Manifest) (engine.Signature, error) {
+	session, err := format.Open(ctx, path, engine.Options{Threads: m.Threads})
+	if err != nil {
+		return engine.Signature{}, err
+	}
+	defer session.Close()
+	tried := *m
+	tried.Signature = session.Signature()
+	if err := warmUp(ctx, session, &tried); err != nil {
+		if fault.Is(err, fault.Invalid) && len(m.Warmup.Sample) == 0 {
+			return engine.Signature{}, fault.Wrap(fault.Invalid, err, "the model does not run on zeros (%s); give a sample request that it can answer as warmup.sample", fault.Message(err))
+		}
+		return engine.Signature{}, fmt.Errorf("run the sample: %w", err)
+	}
+	return session.Signature(), nil // a run may have taught it labels
+}
+
+// Start begins to load the pinned models, and then keeps to what their refs mean
+// until Close. The function it gives tells what is still awaited.
+func (r *Registry) Start(ctx context.Context) (ready func() error) {
+	if len(r.pinned) == 0 {
+		return func() error { return nil }
+	}
+	ctx, r.stop = context.WithCancel(ctx)
+	var awaited atomic.Pointer[error]
+	first := fault.New(fault.Unavailable, "pinned models are being loaded: %s", r.pinned)
+	awaited.Store(&first)
+	r.loops.Go(func() {
+		for {
+			err := r.follow(ctx)
+			switch {
+			case err == nil:
+				awaited.Store(&err)
+			case *awaited.Load() != nil: // once ready, what is loaded goes on answering
+				awaited.Store(&err)
+			}
+			if err != nil && ctx.Err() == nil {
+				r.log.Warn("pinned models", "error", err)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(r.refresh):
+			}
+		}
+	})
+	return func() error { return *awaited.Load() }
+}
+
+// follow loads what the pinned refs mean now, and lets go of what they meant
+// before once the new is there. It returns the first error after trying all.
+func (r *Registry) follow(ctx context.Context) error {
+	var first error
+	for _, ref := range r.pinned {
+		m, err := r.Resolve(ctx, ref)
+		if err == nil {
+			err = r.Warm.Pin(ctx, m)
+		}
+		if err != nil {
+			if first == nil {
+				first = fmt.Errorf("load pinned model %s: %w", ref, err)
+			}
+			continue
+		}
+		old := r.pins[ref]
+		r.pins[ref] = m
+		if old != nil && !slices.ContainsFunc(r.pinned, func(p Ref) bool { return r.pins[p] != nil && keyOf(r.pins[p]) == keyOf(old) }) {
+			r.Warm.Unpin(old)
+		}
+	}
+	return first
+}

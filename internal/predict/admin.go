@@ -1,0 +1,218 @@
+package predict
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
+)
+
+func (h *Handler) registerAdmin(route func(string, func(http.ResponseWriter, *http.Request) error)) {
+	const models = "/admin/v1/models"
+	route("GET "+models, h.listModels)
+	route("GET "+models+"/{model}", h.showModel)
+	route("POST "+models+"/{model}/versions", h.push)
+	route("GET "+models+"/{model}/versions/{version}", h.showVersion)
+	route("PUT "+models+"/{model}/aliases/{alias}", h.moveAlias)
+	route("DELETE "+models+"/{model}/aliases/{alias}", h.moveAlias)
+	route("POST "+models+"/{model}/aliases/{alias}/rollback", h.rollback)
+}
+
+// ModelSummary is one line of the list of models.
+type ModelSummary struct {
+	Name     string         `json:"name"`
+	Versions int            `json:"versions"`
+	Newest   int            `json:"newest"`
+	Aliases  map[string]int `json:"aliases"`
+}
+
+// ModelList is the answer to GET /admin/v1/models.
+type ModelList struct {
+	Models []ModelSummary `json:"models"`
+}
+
+// ModelDetail is the answer to GET /admin/v1/models/{model}.
+type ModelDetail struct {
+	Name     string            `json:"name"`
+	Versions []*model.Manifest `json:"versions"` // oldest first
+	model.Aliases
+}
+
+// AliasChange is the body of PUT and DELETE .../aliases/{alias} and of POST .../rollback.
+type AliasChange struct {
+	Version int    `json:"version"`
+	Expect  *int   `json:"expect,omitempty"` // the version that the alias must name now; 0: none
+	By      string `json:"by,omitempty"`
+	Why     string `json:"why,omitempty"`
+}
+
+// PushSettings is the part "settings" of a push.
+type PushSettings struct {
+	model.Settings
+	Runtime string `json:"runtime,omitempty"`
+	Alias   string `json:"alias,omitempty"` // to point at the new version
+	By      string `json:"by,omitempty"`
+}
+
+func (h *Handler) listModels(w http.ResponseWriter, r *http.Request) error {
+	registry := h.flow.registry
+	names, err := registry.Models(r.Context())
+	if err != nil {
+		return err
+	}
+	list := ModelList{Models: make([]ModelSummary, len(names))}
+	group, ctx := errgroup.WithContext(r.Context())
+	group.SetLimit(lookups)
+	for i, name := range names {
+		group.Go(func() error {
+			versions, err := registry.Versions(ctx, name)
+			if err != nil {
+				return err
+			}
+			aliases, err := registry.Aliases(ctx, name)
+			if err != nil {
+				return err
+			}
+			list.Models[i] = ModelSummary{name, len(versions), versions[len(versions)-1], aliases.Current}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, list)
+}
+
+func (h *Handler) showModel(w http.ResponseWriter, r *http.Request) error {
+	registry, name := h.flow.registry, r.PathValue("model")
+	versions, err := registry.Versions(r.Context(), name)
+	if err != nil {
+		return err
+	}
+	aliases, err := registry.Aliases(r.Context(), name)
+	if err != nil {
+		return err
+	}
+	detail := ModelDetail{Name: name, Versions: make([]*model.Manifest, len(versions)), Aliases: *aliases}
+	group, ctx := errgroup.WithContext(r.Context())
+	group.SetLimit(lookups)
+	for i, v := range versions {
+		group.Go(func() (err error) {
+			detail.Versions[i], err = registry.Manifest(ctx, name, v)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, detail)
+}
+
+func (h *Handler) showVersion(w http.ResponseWriter, r *http.Request) error {
+	m, err := h.flow.registry.Resolve(r.Context(), refOf(r))
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, m)
+}
+
+// push takes a new version: a multipart form with an optional part "settings"
+// (JSON) before the part "model" (the file), or the file alone as the body.
+func (h *Handler) push(w http.ResponseWriter, r *http.Request) error {
+	serve.Long(w, r)
+	settings, file, err := pushParts(r)
+	if err != nil {
+		return err
+	}
+	if settings.Alias != "" {
+		if err := model.CheckAlias(settings.Alias); err != nil {
+			return err
+		}
+	}
+	registry := h.flow.registry
+	m, err := registry.Push(r.Context(), model.Push{
+		Name: r.PathValue("model"), Runtime: settings.Runtime, Settings: settings.Settings, By: settings.By,
+	}, file)
+	if err != nil {
+		return bodyError(err)
+	}
+	if settings.Alias != "" {
+		if _, err := registry.Move(r.Context(), m.Name, settings.Alias, model.Change{To: m.Version, By: settings.By, Why: "pushed"}); err != nil {
+			return err
+		}
+	}
+	w.Header().Set("Location", "/admin/v1/models/"+m.Name+"/versions/"+strconv.Itoa(m.Version))
+	return answer(w, http.StatusCreated, m)
+}
+
+// settingsMost bounds the settings of a push; a sample request is the bulk of them.
+const settingsMost = 8 << 20
+
+func pushParts(r *http.Request) (*PushSettings, io.Reader, error) {
+	settings := &PushSettings{}
+	kind, params, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if kind != "multipart/form-data" {
+		return settings, r.Body, nil
+	}
+	form := multipart.NewReader(r.Body, params["boundary"])
+	for {
+		part, err := form.NextPart()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, nil, fault.New(fault.Invalid, `the form has no part "model" that holds the model's file`)
+		case err != nil:
+			return nil, nil, bodyError(err)
+		case part.FormName() == "settings":
+			b, err := io.ReadAll(http.MaxBytesReader(nil, part, settingsMost))
+			if err != nil {
+				return nil, nil, bodyError(err)
+			}
+			if err := decodeStrict(b, settings); err != nil {
+				return nil, nil, fault.Wrap(fault.Invalid, err, `the part "settings" is not the JSON expected there: %s`, err)
+			}
+		case part.FormName() == "model":
+			return settings, part, nil
+		default:
+			return nil, nil, fault.New(fault.Invalid, `the form's part %q is not one of "settings" and "model"`, part.FormName())
+		}
+	}
+}
+
+func (h *Handler) moveAlias(w http.ResponseWriter, r *http.Request) error {
+	var ask AliasChange
+	if err := readJSON(r, &ask, decodeStrict); err != nil {
+		return err
+	}
+	switch remove := r.Method == http.MethodDelete; {
+	case remove:
+		ask.Version = 0
+	case ask.Version < 1:
+		return fault.New(fault.Invalid, "version is %d, expected the number of a version", ask.Version)
+	}
+	move, err := h.flow.registry.Move(r.Context(), r.PathValue("model"), r.PathValue("alias"),
+		model.Change{To: ask.Version, Expect: ask.Expect, By: ask.By, Why: ask.Why})
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, move)
+}
+
+func (h *Handler) rollback(w http.ResponseWriter, r *http.Request) error {
+	var ask AliasChange
+	if err := readJSON(r, &ask, decodeStrict); err != nil {
+		return err
+	}
+	move, err := h.flow.registry.Rollback(r.Context(), r.PathValue("model"), r.PathValue("alias"), ask.By, ask.Why)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, move)
+}

@@ -1,0 +1,273 @@
+package predict
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zlib"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
+)
+
+// exchange is the memory of one inference request, reused by later ones.
+type exchange struct {
+	in      oip.Request
+	request Request
+	names   []string
+	out     oip.Response
+	buf     []byte
+	header  int
+	large   bool // the request was, and so is the memory that it took
+}
+
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+
+// keepMost is the largest buffer that is kept for reuse: an odd giant must not
+// stay in memory for ever.
+const keepMost = 4 << 20
+
+// free gives the memory back. Nothing of the request may be used afterwards.
+func (e *exchange) free() {
+	if cap(e.buf) > keepMost || e.large {
+		return
+	}
+	e.request = Request{}
+	e.out = oip.Response{Binary: e.out.Binary[:0]}
+	exchanges.Put(e)
+}
+
+func (e *exchange) decode(m *model.Manifest, body []byte, header int) error {
+	e.large = len(body) > keepMost
+	if header == 0 {
+		return e.decodeRaw(m, body)
+	}
+	if err := e.in.Decode(body, header); err != nil {
+		return err
+	}
+	e.names = e.names[:0]
+	for _, o := range e.in.Outputs {
+		if o.Parameters["classification"] != nil {
+			return fault.New(fault.Invalid, "output %q: the parameter classification is not supported", tensor.Clip(o.Name))
+		}
+		e.names = append(e.names, o.Name)
+	}
+	e.request = Request{Inputs: e.in.Inputs, Outputs: e.names}
+	return nil
+}
+
+// decodeRaw takes a body that is one tensor and nothing else.
+func (e *exchange) decodeRaw(m *model.Manifest, body []byte) error {
+	if len(m.Signature.Inputs) != 1 {
+		return fault.New(fault.Invalid, "a raw request (%s: 0) needs a model with one input; model %q has %d", oip.HeaderLength, m.Name, len(m.Signature.Inputs))
+	}
+	t, err := oip.RawInput(m.Signature.Inputs[0], body)
+	if err != nil {
+		return err
+	}
+	e.in.ID, e.in.Parameters, e.in.Outputs = "", nil, e.in.Outputs[:0]
+	e.in.Inputs = append(e.in.Inputs[:0], t)
+	e.in.BinaryOutput = true
+	e.request = Request{Inputs: e.in.Inputs}
+	return nil
+}
+
+// encode writes the answer into the exchange's buffer.
+func (e *exchange) encode(a *Answer, version string) error {
+	e.out.ModelName, e.out.ModelVersion, e.out.ID = a.Manifest.Name, version, e.in.ID
+	e.out.Outputs = a.Outputs
+	e.out.Binary = e.out.Binary[:0]
+	for i := range a.Outputs {
+		binary := e.in.BinaryOutput
+		if len(e.in.Outputs) > 0 {
+			binary = e.in.Outputs[i].Binary
+		}
+		e.out.Binary = append(e.out.Binary, binary)
+	}
+	var err error
+	e.buf, e.header, err = e.out.Append(e.buf[:0])
+	return err
+}
+
+// compressLeast is the smallest answer worth compressing: what fits one packet
+// gets no faster.
+const compressLeast = 1400
+
+func (e *exchange) write(w http.ResponseWriter, r *http.Request) error {
+	head := w.Header()
+	if e.header >= 0 {
+		head["Content-Type"] = octetStreamValue
+		head.Set(oip.HeaderLength, strconv.Itoa(e.header))
+	} else {
+		head["Content-Type"] = jsonValue
+	}
+	if len(e.buf) >= compressLeast {
+		head["Vary"] = varyValue
+		if coding := acceptedCoding(r.Header.Get("Accept-Encoding")); coding != "" {
+			return writeCompressed(w, coding, e.buf)
+		}
+	}
+	head.Set("Content-Length", strconv.Itoa(len(e.buf)))
+	_, err := w.Write(e.buf)
+	return writeError(r, err)
+}
+
+// Header values that never change are shared, not made anew for each answer.
+var (
+	jsonValue        = []string{"application/json"}
+	octetStreamValue = []string{"application/octet-stream"}
+	varyValue        = []string{"Accept-Encoding"}
+)
+
+// writeError notes a failed write for the log: the status has gone out already.
+func writeError(r *http.Request, err error) error {
+	if err != nil {
+		serve.Failed(r, err)
+	}
+	return nil
+}
+
+// acceptedCoding chooses between the codings that a caller accepts.
+func acceptedCoding(accept string) string {
+	best := ""
+	for item := range strings.SplitSeq(accept, ",") {
+		name, params, _ := strings.Cut(strings.TrimSpace(item), ";")
+		if q := strings.ReplaceAll(params, " ", ""); q == "q=0" || strings.HasPrefix(q, "q=0.0") && strings.Trim(q[len("q=0."):], "0") == "" {
+			continue
+		}
+		switch name = strings.ToLower(strings.TrimSpace(name)); name {
+		case "gzip":
+			return name
+		case "deflate":
+			best = name
+		}
+	}
+	return best
+}
+
+var (
+	gzipWriters = sync.Pool{New: func() any {
+		w, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // the level is a valid one
+		return w
+	}}
+	zlibWriters = sync.Pool{New: func() any {
+		w, _ := zlib.NewWriterLevel(io.Discard, zlib.BestSpeed)
+		return w
+	}}
+)
+
+func writeCompressed(w http.ResponseWriter, coding string, body []byte) error {
+	type writer interface {
+		io.WriteCloser
+		Reset(io.Writer)
+	}
+	pool := &gzipWriters
+	if coding == "deflate" { // which in HTTP means the zlib format (RFC 9110, 8.4.1.2)
+		pool = &zlibWriters
+	}
+	z := pool.Get().(writer)
+	defer pool.Put(z)
+	var out bytes.Buffer
+	z.Reset(&out)
+	if _, err := z.Write(body); err != nil {
+		return err
+	}
+	if err := z.Close(); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Encoding", coding)
+	w.Header().Set("Content-Length", strconv.Itoa(out.Len()))
+	_, err := w.Write(out.Bytes())
+	return err
+}
+
+// trustMost is how much memory a body gets on its word; beyond it, as its bytes come.
+const trustMost = 1 << 20
+
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// readBody reads a request's whole body, decompressed, into memory where the byte
+// at header lies as tensors want it. done gives the memory back; nothing that was
+// decoded from the body may be used afterwards.
+func readBody(r *http.Request, header int) (body []byte, done func(), err error) {
+	in := io.Reader(r.Body)
+	limit := serve.BodyLimit(r)
+	switch coding := strings.ToLower(r.Header.Get("Content-Encoding")); coding {
+	case "", "identity":
+	case "gzip":
+		z, err := gzip.NewReader(r.Body)
+		if err != nil {
+			return nil, nil, compressedError(coding, err)
+		}
+		defer z.Close()
+		in = &decompressed{r: z, coding: coding, left: limit, limit: limit}
+	case "deflate":
+		z, err := zlib.NewReader(r.Body)
+		if err != nil {
+			return nil, nil, compressedError(coding, err)
+		}
+		defer z.Close()
+		in = &decompressed{r: z, coding: coding, left: limit, limit: limit}
+	default:
+		return nil, nil, fault.New(fault.Invalid, "Content-Encoding %q is not one of gzip, deflate, identity", tensor.Clip(coding))
+	}
+	buf := bodies.Get().(*bytes.Buffer)
+	buf.Reset()
+	pad := -max(header, 0) & 7
+	buf.Write(zeroes[:pad])
+	if n := min(r.ContentLength, trustMost); n > 0 {
+		buf.Grow(int(n) + bytes.MinRead) // with room to see the end without growing again
+	}
+	done = func() {
+		if buf.Cap() <= keepMost {
+			bodies.Put(buf)
+		}
+	}
+	if _, err := buf.ReadFrom(in); err != nil {
+		done()
+		return nil, nil, bodyError(err)
+	}
+	return buf.Bytes()[pad:], done, nil
+}
+
+var zeroes [8]byte
+
+// decompressed bounds what a compressed body may grow to.
+type decompressed struct {
+	r           io.Reader
+	coding      string
+	left, limit int64
+}
+
+func (d *decompressed) Read(p []byte) (int, error) {
+	if d.left < 0 {
+		return 0, &http.MaxBytesError{Limit: d.limit}
+	}
+	if int64(len(p)) > d.left+1 {
+		p = p[:d.left+1]
+	}
+	n, err := d.r.Read(p)
+	d.left -= int64(n)
+	if d.left < 0 {
+		return n, &http.MaxBytesError{Limit: d.limit}
+	}
+	if err != nil && err != io.EOF {
+		err = compressedError(d.coding, err)
+	}
+	return n, err
+}
+
+func compressedError(coding string, err error) error {
+	if fault.KindOf(err) != fault.Internal {
+		return err // the body itself failed: too large, too slow
+	}
+	return fault.Wrap(fault.Invalid, err, "the body is not valid %s, as its Content-Encoding says", coding)
+}

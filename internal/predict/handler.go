@@ -1,0 +1,304 @@
+package predict
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
+)
+
+// serverName and extensions are what the server tells of itself.
+const serverName = "pilotlight"
+
+var extensions = []string{"binary_tensor_data", "model_repository", "model_configuration", "statistics"}
+
+// Handler is the flow's HTTP edge.
+type Handler struct {
+	flow    *Flow
+	version string
+	ready   func() error
+}
+
+// NewHandler makes the edge of a flow. version is the server's own; ready says
+// what the server still waits for, or nil.
+func NewHandler(flow *Flow, version string, ready func() error) *Handler {
+	return &Handler{flow: flow, version: version, ready: ready}
+}
+
+// Register adds the flow's routes to a mux: the protocol under /v2 and the
+// registry under /admin/v1.
+func (h *Handler) Register(mux *http.ServeMux) {
+	route := func(pattern string, handle func(http.ResponseWriter, *http.Request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := handle(w, r); err != nil {
+				serve.Error(w, r, err)
+			}
+		})
+	}
+	route("GET /v2", h.server)
+	route("GET /v2/{$}", h.server)
+	route("GET /v2/health/live", h.live)
+	route("GET /v2/health/ready", h.serverReady)
+	route("GET /v2/models/stats", h.allStats)
+	for _, m := range []string{"/v2/models/{model}", "/v2/models/{model}/versions/{version}"} {
+		route("GET "+m, h.metadata)
+		route("GET "+m+"/ready", h.modelReady)
+		route("GET "+m+"/config", h.config)
+		route("GET "+m+"/stats", h.modelStats)
+		route("POST "+m+"/infer", h.infer)
+	}
+	route("POST /v2/repository/index", h.index)
+	route("POST /v2/repository/models/{model}/load", h.load)
+	route("POST /v2/repository/models/{model}/unload", h.unload)
+	h.registerAdmin(route)
+}
+
+func refOf(r *http.Request) model.Ref {
+	return model.Ref{Name: r.PathValue("model"), Version: r.PathValue("version")}
+}
+
+func answer(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+func (h *Handler) server(w http.ResponseWriter, _ *http.Request) error {
+	return answer(w, http.StatusOK, oip.ServerMetadata{Name: serverName, Version: h.version, Extensions: extensions})
+}
+
+func (h *Handler) live(w http.ResponseWriter, _ *http.Request) error {
+	return answer(w, http.StatusOK, oip.Live{Live: true})
+}
+
+func (h *Handler) serverReady(w http.ResponseWriter, _ *http.Request) error {
+	status := http.StatusOK
+	if h.ready() != nil {
+		status = http.StatusServiceUnavailable
+	}
+	return answer(w, status, oip.Ready{Ready: status == http.StatusOK})
+}
+
+func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) error {
+	m, err := h.flow.Pick(r.Context(), refOf(r))
+	if err != nil {
+		return err
+	}
+	versions, err := h.flow.registry.Versions(r.Context(), m.Name)
+	if err != nil {
+		return err
+	}
+	names := make([]string, len(versions))
+	for i, v := range versions {
+		names[i] = strconv.Itoa(v)
+	}
+	return answer(w, http.StatusOK, oip.ModelMetadata{
+		Name: m.Name, Versions: names, Platform: h.flow.registry.Platform(m),
+		Inputs: oip.Describe(m.Signature.Inputs), Outputs: oip.Describe(m.Signature.Outputs),
+	})
+}
+
+// modelReady tells whether a request would be answered. A model that is not warm
+// is ready: its first request loads it. One that was unloaded by hand, or that
+// failed to load just now, is not.
+func (h *Handler) modelReady(w http.ResponseWriter, r *http.Request) error {
+	m, err := h.flow.Pick(r.Context(), refOf(r))
+	if err != nil {
+		return err
+	}
+	state, _ := h.flow.registry.Warm.State(m)
+	ready := state != model.Failed && !h.flow.of(m).unloaded.Load()
+	status := http.StatusOK
+	if !ready {
+		status = http.StatusServiceUnavailable
+	}
+	return answer(w, status, oip.ModelReady{Name: m.Name, Ready: ready})
+}
+
+func (h *Handler) config(w http.ResponseWriter, r *http.Request) error {
+	m, err := h.flow.Pick(r.Context(), refOf(r))
+	if err != nil {
+		return err
+	}
+	c := oip.ModelConfig{Name: m.Name, Platform: h.flow.registry.Platform(m), Backend: m.Runtime}
+	c.Configure(int64(m.Batching.MaxRows), m.Signature.Inputs, m.Signature.Outputs)
+	return answer(w, http.StatusOK, c)
+}
+
+func (h *Handler) modelStats(w http.ResponseWriter, r *http.Request) error {
+	m, err := h.flow.Pick(r.Context(), refOf(r))
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, oip.Statistics{Models: []oip.ModelStatistics{h.flow.statistics(m)}})
+}
+
+func (h *Handler) allStats(w http.ResponseWriter, _ *http.Request) error {
+	return answer(w, http.StatusOK, oip.Statistics{Models: h.flow.allStatistics()})
+}
+
+func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {
+	begin := time.Now()
+	line := telemetry.LineFrom(r.Context())
+	ref := refOf(r)
+	line.SetModel(ref.Name, ref.Version)
+
+	header := -1
+	if text := r.Header.Get(oip.HeaderLength); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 {
+			return fault.New(fault.Invalid, "header %s is %q, expected the length of the JSON part in bytes", oip.HeaderLength, tensor.Clip(text))
+		}
+		header = n
+	}
+	body, done, err := readBody(r, header)
+	if err != nil {
+		return err
+	}
+	defer done()
+	m, err := h.flow.Pick(r.Context(), ref)
+	if err != nil {
+		return err
+	}
+	version := h.flow.of(m).version
+	line.SetModel(m.Name, version)
+
+	e := exchanges.Get().(*exchange)
+	defer e.free()
+	if err := e.decode(m, body, header); err != nil {
+		return err
+	}
+	line.SetID(e.in.ID)
+	decoded := time.Now()
+	a, err := h.flow.InferWith(r.Context(), m, &e.request)
+	if err != nil {
+		return err
+	}
+	inferred := time.Now()
+	if err := e.encode(a, version); err != nil {
+		return err
+	}
+	encoded := time.Now()
+	h.flow.of(m).stats.recordEdge(rows(m, e.in.Inputs), decoded.Sub(begin), encoded.Sub(inferred))
+	line.Timing("decode", decoded.Sub(begin))
+	line.Timing("infer", inferred.Sub(decoded))
+	line.Timing("encode", encoded.Sub(inferred))
+	return e.write(w, r)
+}
+
+func (h *Handler) index(w http.ResponseWriter, r *http.Request) error {
+	var ask oip.IndexRequest
+	if err := readJSON(r, &ask, json.Unmarshal); err != nil {
+		return err
+	}
+	entries, err := h.flow.index(r.Context())
+	if err != nil {
+		return err
+	}
+	if ask.Ready {
+		ready := entries[:0]
+		for _, e := range entries {
+			if e.State == oip.StateReady {
+				ready = append(ready, e)
+			}
+		}
+		entries = ready
+	}
+	return answer(w, http.StatusOK, entries)
+}
+
+func (h *Handler) load(w http.ResponseWriter, r *http.Request) error {
+	var ask struct {
+		Parameters map[string]json.RawMessage `json:"parameters"`
+	}
+	if err := readJSON(r, &ask, json.Unmarshal); err != nil {
+		return err
+	}
+	for name := range ask.Parameters {
+		return fault.New(fault.Invalid, "parameter %q can't be given to a load: models and their settings come from the registry (POST /admin/v1/models/{model}/versions)", name)
+	}
+	m, err := h.flow.registry.Resolve(r.Context(), refOf(r))
+	if err != nil {
+		return err
+	}
+	lease, err := h.flow.registry.Warm.Acquire(r.Context(), m)
+	if err != nil {
+		return err
+	}
+	lease.Release()
+	h.flow.of(m).unloaded.Store(false)
+	return answer(w, http.StatusOK, struct{}{})
+}
+
+func (h *Handler) unload(w http.ResponseWriter, r *http.Request) error {
+	var ask struct {
+		Parameters map[string]json.RawMessage `json:"parameters"`
+	}
+	if err := readJSON(r, &ask, json.Unmarshal); err != nil {
+		return err
+	}
+	m, err := h.flow.Pick(r.Context(), refOf(r))
+	if err != nil {
+		return err
+	}
+	h.flow.of(m).unloaded.Store(true)
+	if _, err := h.flow.registry.Warm.Unload(r.Context(), m); err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, struct{}{})
+}
+
+// readJSON reads a small JSON body by json.Unmarshal or decodeStrict; an empty one
+// changes nothing.
+func readJSON(r *http.Request, v any, decode func([]byte, any) error) error {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return bodyError(err)
+	}
+	if len(strings.TrimSpace(string(b))) == 0 {
+		return nil
+	}
+	if err := decode(b, v); err != nil {
+		return fault.Wrap(fault.Invalid, err, "the body is not the JSON expected here: %s", err)
+	}
+	return nil
+}
+
+// decodeStrict reads one JSON value and refuses fields that it does not know: a
+// misspelt setting must not be taken for an absent one.
+func decodeStrict(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON value")
+	}
+	return nil
+}
+
+// bodyError says what went wrong with a body that could not be read to its end.
+func bodyError(err error) error {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) || fault.KindOf(err) != fault.Internal {
+		return err
+	}
+	return fault.Wrap(fault.Invalid, err, "the body could not be read to its end")
+}

@@ -1,0 +1,106 @@
+package predict
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/oip"
+)
+
+// lookups is how many models are looked up in the bucket at once for a list.
+const lookups = 16
+
+// index lists every model with the version that answers for it and how that
+// stands here, and the other versions that are warm.
+func (f *Flow) index(ctx context.Context) ([]oip.IndexEntry, error) {
+	names, err := f.registry.Models(ctx)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]oip.IndexEntry, len(names))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(lookups)
+	for i, name := range names {
+		group.Go(func() error {
+			m, err := f.Pick(ctx, model.Ref{Name: name})
+			if err != nil {
+				entries[i] = oip.IndexEntry{Name: name, State: oip.StateUnavailable, Reason: fault.Message(err)}
+				return ctx.Err()
+			}
+			entries[i] = f.entry(m)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for _, l := range f.registry.Warm.Loaded() {
+		version := strconv.Itoa(l.Version)
+		listed := slices.ContainsFunc(entries, func(e oip.IndexEntry) bool { return e.Name == l.Model && e.Version == version })
+		if !listed {
+			entries = append(entries, oip.IndexEntry{Name: l.Model, Version: version, State: oip.StateReady})
+		}
+	}
+	slices.SortStableFunc(entries, func(a, b oip.IndexEntry) int { return strings.Compare(a.Name, b.Name) })
+	return entries, nil
+}
+
+func (f *Flow) entry(m *model.Manifest) oip.IndexEntry {
+	e := oip.IndexEntry{Name: m.Name, Version: strconv.Itoa(m.Version), State: oip.StateUnavailable}
+	switch state, err := f.registry.Warm.State(m); {
+	case state == model.Ready:
+		e.State = oip.StateReady
+	case state == model.Loading:
+		e.State = oip.StateLoading
+	case state == model.Failed:
+		e.Reason = fault.Message(err)
+	case f.of(m).unloaded.Load():
+		e.Reason = "unloaded"
+	default:
+		e.Reason = "not loaded yet: the first request loads it"
+	}
+	return e
+}
+
+func (f *Flow) statistics(m *model.Manifest) oip.ModelStatistics {
+	served := f.of(m)
+	s := &served.stats
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := oip.ModelStatistics{
+		Name: m.Name, Version: served.version, InferenceCount: s.rows, ExecutionCount: s.runs,
+		Inference: oip.InferenceStatistics{
+			Success: s.success.stat(), Fail: s.fail.stat(), Queue: s.queue.stat(),
+			ComputeInput: s.input.stat(), ComputeInfer: s.infer.stat(), ComputeOutput: s.output.stat(),
+		},
+		Response: map[string]struct{}{}, Batches: []oip.BatchStatistics{}, Memory: []oip.MemoryUsage{},
+	}
+	if !s.last.IsZero() {
+		out.LastInference = s.last.UnixMilli()
+	}
+	for size, b := range s.batches {
+		out.Batches = append(out.Batches, oip.BatchStatistics{
+			Size: uint64(size), ComputeInput: b.input.stat(), ComputeInfer: b.infer.stat(), ComputeOutput: b.output.stat(),
+		})
+	}
+	slices.SortFunc(out.Batches, func(a, b oip.BatchStatistics) int { return cmp.Compare(a.Size, b.Size) })
+	return out
+}
+
+func (f *Flow) allStatistics() []oip.ModelStatistics {
+	all := []oip.ModelStatistics{}
+	for k := range f.served.Range {
+		all = append(all, f.statistics(k.(*model.Manifest)))
+	}
+	slices.SortFunc(all, func(a, b oip.ModelStatistics) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Version, b.Version))
+	})
+	return all
+}

@@ -1,0 +1,95 @@
+package predict
+
+import (
+	"sync"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/oip"
+)
+
+// timings are how one request spent its time. Decode and encode belong to the
+// protocol's edge and are added by it.
+type timings struct {
+	rows  int64
+	queue time.Duration // waiting for a session: nothing when it is warm
+	run   time.Duration
+}
+
+// stats are what the statistics extension tells of one version, since this
+// process began to serve it.
+type stats struct {
+	mu         sync.Mutex
+	last       time.Time
+	rows, runs uint64
+	success    sum
+	fail       sum
+	queue      sum
+	input      sum
+	infer      sum
+	output     sum
+	batches    map[int64]*batch
+}
+
+// batch is the sum of all runs of one size.
+type batch struct{ input, infer, output sum }
+
+// sum is a count and the time of all that it counts.
+type sum struct {
+	n uint64
+	d time.Duration
+}
+
+func (s *sum) add(d time.Duration) {
+	s.n++
+	s.d += d
+}
+
+func (s *sum) stat() oip.Duration {
+	return oip.Duration{Count: s.n, Nanoseconds: uint64(s.d)}
+}
+
+// batchesMost bounds how many batch sizes are told apart.
+const batchesMost = 64
+
+func (s *stats) record(begin time.Time, t *timings, err error) {
+	total := time.Since(begin)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.fail.add(total)
+		return
+	}
+	s.last = begin
+	s.rows += uint64(t.rows)
+	s.runs++
+	s.success.add(total)
+	s.queue.add(t.queue)
+	s.infer.add(t.run)
+	if b := s.batch(t.rows); b != nil {
+		b.infer.add(t.run)
+	}
+}
+
+// recordEdge adds what decoding and encoding one answered request took.
+func (s *stats) recordEdge(rows int64, decode, encode time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.input.add(decode)
+	s.output.add(encode)
+	if b := s.batch(rows); b != nil {
+		b.input.add(decode)
+		b.output.add(encode)
+	}
+}
+
+func (s *stats) batch(rows int64) *batch {
+	if s.batches == nil {
+		s.batches = map[int64]*batch{}
+	}
+	b := s.batches[rows]
+	if b == nil && len(s.batches) < batchesMost {
+		b = &batch{}
+		s.batches[rows] = b
+	}
+	return b
+}

@@ -1,0 +1,50 @@
+package predict
+
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+)
+
+// instruments are what the package measures, by model and version.
+type instruments struct {
+	duration metric.Float64Histogram
+	rows     metric.Int64Counter
+	failures metric.Int64Counter
+}
+
+func newInstruments(tel *telemetry.Telemetry) (*instruments, error) {
+	var t instruments
+	var errs [3]error
+	t.duration, errs[0] = tel.Meter.Float64Histogram("pilotlight.inference.duration", metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5),
+		metric.WithDescription("How long a model ran for one request."))
+	t.rows, errs[1] = tel.Meter.Int64Counter("pilotlight.inference.rows",
+		metric.WithDescription("Rows that models answered."))
+	t.failures, errs[2] = tel.Meter.Int64Counter("pilotlight.inference.failures",
+		metric.WithDescription("Requests that a version could not answer, by kind of error."))
+	return &t, errors.Join(errs[:]...)
+}
+
+// labelsOf are a version's labels: made once, as its numbers are recorded with
+// every request.
+func labelsOf(m *model.Manifest) metric.MeasurementOption {
+	return metric.WithAttributeSet(attribute.NewSet(
+		attribute.String("model", m.Name), attribute.String("version", strconv.Itoa(m.Version))))
+}
+
+func (t *instruments) inference(ctx context.Context, labels metric.MeasurementOption, spent *timings, err error) {
+	if err != nil {
+		t.failures.Add(ctx, 1, labels, metric.WithAttributes(attribute.String("kind", fault.KindOf(err).String())))
+		return
+	}
+	t.duration.Record(ctx, spent.run.Seconds(), labels)
+	t.rows.Add(ctx, spent.rows, labels)
+}

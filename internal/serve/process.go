@@ -1,0 +1,132 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/pilotlight-ml/pilotlight/internal/env"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+)
+
+// Function is what a main runs.
+type Function struct {
+	Name string
+	// Configs are pointers to the structs that the environment fills, besides
+	// those of telemetry and of the server.
+	Configs []any
+	// Wire opens what the function is made of and mounts it on the process.
+	Wire func(ctx context.Context, p *Process) error
+	// Register hands the finished handler to a host of functions; may be nil.
+	Register Register
+}
+
+// Register takes a handler by name, as the functions framework does.
+type Register func(name string, handler func(http.ResponseWriter, *http.Request))
+
+// Process is a function on its way up: Wire uses the methods, before the
+// server listens.
+type Process struct {
+	Tel *telemetry.Telemetry
+	Mux *http.ServeMux
+
+	server *Server
+	opened []func(*Server)
+	ready  []func() error
+	closes []func() error
+	work   sync.WaitGroup
+}
+
+// Ready adds a condition for readiness; its errors are for strangers.
+func (p *Process) Ready(f func() error) { p.ready = append(p.ready, f) }
+
+// Defer has f called at the end, in reverse order.
+func (p *Process) Defer(f func() error) { p.closes = append(p.closes, f) }
+
+// Listening has f called once the server listens.
+func (p *Process) Listening(f func(*Server)) { p.opened = append(p.opened, f) }
+
+// Go has f done beside the start; the process does not end before it.
+func (p *Process) Go(f func()) { p.work.Go(f) }
+
+// Server gives the server, once it listens.
+func (p *Process) Server() *Server { return p.server }
+
+// Main runs the function until the process is told to end. With -config it
+// prints the configuration instead.
+func (f *Function) Main() {
+	if err := f.main(context.Background()); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", f.Name, err)
+		os.Exit(1)
+	}
+}
+
+func (f *Function) main(ctx context.Context) (err error) {
+	config := flag.String("config", "", "print the configuration as a `table` or as markdown, and end")
+	flag.Parse()
+	if *config != "" {
+		table, err := env.Load(env.Environ(), f.configs(&telemetry.Config{}, &Config{})...)
+		if err != nil {
+			return err
+		}
+		return table.Write(os.Stdout, *config)
+	}
+	p, err := f.Start(ctx, env.Environ())
+	if err != nil {
+		return err
+	}
+	return p.Run(ctx)
+}
+
+func (f *Function) configs(tel *telemetry.Config, server *Config) []any {
+	return append([]any{tel, server}, f.Configs...)
+}
+
+// Start brings the function up from its environment to where it listens. Run
+// must follow.
+func (f *Function) Start(ctx context.Context, environ map[string]string) (_ *Process, err error) {
+	var tc telemetry.Config
+	var sc Config
+	if _, err := env.Load(environ, f.configs(&tc, &sc)...); err != nil {
+		return nil, err
+	}
+	tel, err := telemetry.Start(ctx, &tc, f.Name)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{Tel: tel, Mux: http.NewServeMux()}
+	p.Defer(func() error { return tel.Shutdown(context.WithoutCancel(ctx)) })
+	if err := f.Wire(ctx, p); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	if p.server, err = Open(ctx, &sc, tel, p.Mux, p.ready...); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	for _, f := range p.opened {
+		f(p.server)
+	}
+	if f.Register != nil {
+		f.Register(f.Name, p.server.ServeHTTP)
+	}
+	return p, nil
+}
+
+// Run serves until ctx ends or the process is told to end, then closes what was
+// opened, in reverse.
+func (p *Process) Run(ctx context.Context) error {
+	return errors.Join(p.server.Run(ctx), p.close())
+}
+
+func (p *Process) close() error {
+	p.work.Wait()
+	var errs []error
+	for _, c := range slices.Backward(p.closes) {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
+}
