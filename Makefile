@@ -58,7 +58,10 @@ conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
 
 .PHONY: gen
 gen: build ## write what is generated: docs/config.md
-	@bin/all -config=markdown > docs/config.md
+	@{ echo '# Configuration'; echo; \
+	  echo 'Written by `make gen`; what is in force in a process shows `bin/all -config`. Beside these the SDKs read their own'; \
+	  echo 'variables: `AWS_*` for S3, `OTEL_*` for traces and metrics.'; echo; \
+	  env -i bin/all -config=markdown; } > docs/config.md
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## format the code

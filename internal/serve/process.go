@@ -67,14 +67,20 @@ func (f *Function) Main() {
 }
 
 func (f *Function) main(ctx context.Context) (err error) {
-	config := flag.String("config", "", "print the configuration as a `table` or as markdown, and end")
+	config := ""
+	flag.BoolFunc("config", "print the configuration that is in force and end; -config=markdown: as docs/config.md", func(s string) error {
+		if config = s; s == "true" {
+			config = "table"
+		}
+		return nil
+	})
 	flag.Parse()
-	if *config != "" {
+	if config != "" {
 		table, err := env.Load(env.Environ(), f.configs(&telemetry.Config{}, &Config{})...)
 		if err != nil {
 			return err
 		}
-		return table.Write(os.Stdout, *config)
+		return table.Write(os.Stdout, config)
 	}
 	p, err := f.Start(ctx, env.Environ())
 	if err != nil {
