@@ -29,7 +29,8 @@ import (
 type exchange struct {
 	http.ResponseWriter
 	server  *Server
-	r       *http.Request   // as the handler has it
+	r       *http.Request // as the handler has it
+	context exchangeContext
 	base    context.Context // the server's, which ends with the connection
 	cancel  context.CancelFunc
 	release func() // of a long one
@@ -55,6 +56,19 @@ type exchange struct {
 
 type exchangeKey struct{}
 
+// exchangeContext leads from a request's context to its exchange, of which it is a part.
+type exchangeContext struct {
+	context.Context
+	x *exchange
+}
+
+func (c *exchangeContext) Value(key any) any {
+	if key == (exchangeKey{}) {
+		return c.x
+	}
+	return c.Context.Value(key)
+}
+
 func exchangeOf(ctx context.Context) *exchange {
 	x, _ := ctx.Value(exchangeKey{}).(*exchange)
 	return x
@@ -72,7 +86,8 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
 		ctx, x.span = s.startSpan(ctx, r)
 	}
 	ctx, x.line = telemetry.WithLine(ctx)
-	ctx, x.cancel = context.WithTimeout(context.WithValue(ctx, exchangeKey{}, x), s.config.Timeout)
+	x.context = exchangeContext{ctx, x}
+	ctx, x.cancel = context.WithTimeout(&x.context, s.config.Timeout)
 	x.r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
 		x.body, x.r.Body = r.Body, (*requestBody)(x)
@@ -189,30 +204,29 @@ func (x *exchange) extend(r *http.Request) {
 // Unwrap lets http.ResponseController reach the server's own writer.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// WriteHeader begins the answer. What the mux answers by itself, a path or a
+// WriteHeader begins the answer. What the mux answers by itself, to a path or a
 // method that it doesn't know, becomes JSON.
 func (x *exchange) WriteHeader(status int) {
-	if x.status != 0 || x.swallow {
-		return
-	}
-	if status >= http.StatusOK || status == http.StatusSwitchingProtocols {
-		x.status = status
-	}
 	if x.r.Pattern == "" && strings.HasPrefix(x.Header().Get("Content-Type"), "text/plain") {
 		switch status {
 		case http.StatusNotFound:
-			x.status = 0
-			answer(x, status, notFound(x.r))
-			x.swallow = true
+			x.replace(status, notFound(x.r))
 			return
 		case http.StatusMethodNotAllowed:
-			x.status = 0
-			answer(x, status, notAllowed(x.r))
-			x.swallow = true
+			x.replace(status, notAllowed(x.r))
 			return
 		}
 	}
+	if x.status == 0 && (status >= http.StatusOK || status == http.StatusSwitchingProtocols) {
+		x.status = status
+	}
 	x.ResponseWriter.WriteHeader(status)
+}
+
+// replace answers in place of the handler.
+func (x *exchange) replace(status int, body errorBody) {
+	answer(x, status, body)
+	x.swallow = true
 }
 
 // bufferedMost is what net/http keeps in its buffers, and sends when the handler is done.
@@ -259,25 +273,22 @@ type requestBody exchange
 type slowBody struct{ error }
 
 func (b *requestBody) Read(p []byte) (int, error) {
-	control := http.NewResponseController(b.ResponseWriter)
 	if b.pacer == nil {
 		if b.r.ContentLength > b.limit { // no need to wait for it
 			return 0, &http.MaxBytesError{Limit: b.limit}
 		}
 		b.pacer, b.since = http.MaxBytesReader(b.ResponseWriter, b.body, b.limit), time.Now()
 	}
-	if due := b.server.config.allowance(b.got); due-b.due > time.Second {
+	c := &b.server.config
+	if due := c.allowance(b.got); !b.ended && due-b.due >= c.Stall/4 { // now and then, not at each read
 		b.due = due
-		_ = control.SetReadDeadline(b.since.Add(due))
+		_ = http.NewResponseController(b.ResponseWriter).SetReadDeadline(b.since.Add(due))
 	}
 	n, err := b.pacer.Read(p)
 	b.got += int64(n)
-	switch {
-	case errors.Is(err, io.EOF) && !b.ended:
-		b.ended = true
-		_ = control.SetReadDeadline(time.Time{}) // it would hit the server's watch for the caller's going
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = fault.Wrap(fault.Deadline, slowBody{err}, "the body came too slowly: at least %s a second is expected", b.server.config.Pace)
+	b.ended = b.ended || errors.Is(err, io.EOF) // and with that, the server takes the deadline back
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fault.Wrap(fault.Deadline, slowBody{err}, "the body came too slowly: at least %s a second is expected", c.Pace)
 	}
 	return n, err
 }

@@ -66,7 +66,7 @@ func Open(ctx context.Context, c *Config, tel *telemetry.Telemetry, handler http
 		Handler: s, Protocols: protocols,
 		ReadHeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxHeaderBytes: int(c.MaxHeader),
 		WriteTimeout: c.Timeout + c.Stall, // what an exchange doesn't set otherwise
-		HTTP2:        &http.HTTP2Config{SendPingTimeout: c.IdleTimeout, WriteByteTimeout: c.Stall},
+		HTTP2:        &http.HTTP2Config{WriteByteTimeout: c.Stall},
 		ErrorLog:     slog.NewLogLogger(tel.Log.Handler(), slog.LevelWarn),
 	}
 	end := tel.ColdStart.Begin(telemetry.StageListener)
@@ -215,8 +215,8 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 
 // canceled finds out why: only a caller that went away gets the status of one.
 func canceled(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
-		return fault.New(fault.Unavailable, "the work was called off on the way (%v)", err)
+	if ctx.Err() == nil { // the caller is there, so this is about another context, which the answer must not show
+		return fault.Wrap(fault.Unavailable, errors.New(err.Error()), "the work was called off on the way")
 	}
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause

@@ -41,7 +41,8 @@ type seriesKey struct {
 type series struct {
 	route, span string
 	attributes  []attribute.KeyValue
-	options     []metric.RecordOption
+	outcome     []metric.RecordOption // all attributes
+	sizes       []metric.RecordOption // those that sizes depend on
 }
 
 func newInstruments(tel *telemetry.Telemetry, active func() int64) (*instruments, error) {
@@ -79,9 +80,9 @@ func (i *instruments) record(x *exchange, took time.Duration, err error) *series
 		i.mu.Unlock()
 	}
 	ctx := x.r.Context()
-	i.seconds.Record(ctx, took.Seconds(), s.options...)
-	i.in.Record(ctx, x.got, s.options...)
-	i.out.Record(ctx, x.sent, s.options...)
+	i.seconds.Record(ctx, took.Seconds(), s.outcome...)
+	i.in.Record(ctx, x.got, s.sizes...)
+	i.out.Record(ctx, x.sent, s.sizes...)
 	return s
 }
 
@@ -93,18 +94,21 @@ func newSeries(key seriesKey) *series {
 	if key.major == 2 {
 		protocol = "2"
 	}
-	s.attributes = []attribute.KeyValue{
-		semconv.HTTPRequestMethodKey.String(key.method), semconv.URLScheme("http"),
-		semconv.HTTPResponseStatusCode(key.status), semconv.NetworkProtocolVersion(protocol),
-	}
+	s.attributes = []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(key.method), semconv.URLScheme("http")}
 	if route != "" {
 		s.attributes = append(s.attributes, semconv.HTTPRoute(route))
 	}
+	s.sizes = recordOptions(s.attributes)
+	s.attributes = append(s.attributes, semconv.HTTPResponseStatusCode(key.status), semconv.NetworkProtocolVersion(protocol))
 	if key.failed {
 		s.attributes = append(s.attributes, semconv.ErrorTypeKey.String(key.kind.String()))
 	}
-	s.options = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(s.attributes...))}
+	s.outcome = recordOptions(s.attributes)
 	return s
+}
+
+func recordOptions(attributes []attribute.KeyValue) []metric.RecordOption {
+	return []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attributes...))}
 }
 
 // method gives the request's method as a label, of which a caller can't make any number.
