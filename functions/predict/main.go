@@ -43,7 +43,7 @@ func function(register serve.Register) *serve.Function {
 		p.Go(func() {
 			// Beside the rest of the start, so that the first model need not wait for the library.
 			if err := format.Warm(); err != nil {
-				p.Tel.Log.Error("load ONNX Runtime", "error", err)
+				p.Tel.Log.ErrorContext(ctx, "load ONNX Runtime", "error", err)
 			}
 		})
 		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)

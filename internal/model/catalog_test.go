@@ -223,6 +223,7 @@ func TestResolve(t *testing.T) {
 		{"m:3", 0, `model "m" has no version 3`},
 		{"m:0", 0, `model "m" has no version or alias "0"`},
 		{"m:-1", 0, `no version or alias "-1"`},
+		{"m:01", 0, `no version or alias "01"`},
 		{"m:+1", 0, `no version or alias "+1"`},
 		{"m:other", 0, `no version or alias "other"`},
 		{"unknown", 0, `model "unknown" does not exist`},

@@ -146,10 +146,11 @@ func (r Ref) String() string {
 	return r.Name + ":" + r.Version
 }
 
-// number gives the version number, where the ref holds one.
+// number gives the version number, where the ref holds one. There is one way to
+// write it: 07 is not 7, so that nobody can make up refs without end.
 func (r Ref) number() (int, bool) {
 	n, err := strconv.Atoi(r.Version)
-	return n, err == nil && n > 0 && r.Version[0] != '+'
+	return n, err == nil && n > 0 && strconv.Itoa(n) == r.Version
 }
 
 // CheckName refuses names that a path, a key or a label could not carry.

@@ -104,6 +104,11 @@ func (r *Registry) Push(ctx context.Context, p Push, file io.Reader) (*Manifest,
 	if u.Size == 0 {
 		return nil, fault.New(fault.Invalid, "the model file is empty")
 	}
+	release, err := r.Warm.hold(ctx, p.Name, u.Size)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	m := Manifest{Name: p.Name, Runtime: format.Name(), Digest: u.Digest, Size: u.Size, Settings: p.Settings, CreatedBy: p.By}
 	if m.Signature, err = try(ctx, format, u.Path(), &m); err != nil {
 		return nil, err
@@ -177,7 +182,7 @@ func (r *Registry) Start(ctx context.Context) (ready func() error) {
 				awaited.Store(&err)
 			}
 			if err != nil && ctx.Err() == nil {
-				r.log.Warn("pinned models", "error", err)
+				r.log.WarnContext(ctx, "pinned models", "error", err)
 			}
 			select {
 			case <-ctx.Done():

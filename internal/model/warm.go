@@ -388,16 +388,12 @@ func (w *Warm) open(ctx context.Context, s *slot, m *Manifest) (_ engine.Session
 	if format == nil {
 		return nil, fault.New(fault.Unavailable, "model %q, version %d needs the runtime %q, which this server does not have", m.Name, m.Version, m.Runtime)
 	}
-	if err := w.reserve(ctx, s); err != nil {
+	if err := w.reserve(ctx, fmt.Sprintf("model %q, version %d", m.Name, m.Version), s.cost); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			w.mu.Lock()
-			w.used -= s.cost
-			w.tel.memoryBytes(w.used, len(w.slots))
-			w.wake()
-			w.mu.Unlock()
+			w.giveBack(s.cost)
 		}
 	}()
 
@@ -437,20 +433,37 @@ func warmUp(ctx context.Context, session engine.Session, m *Manifest) error {
 	return nil
 }
 
-// reserve takes the slot's cost out of the budget, closing idle sessions, the
-// longest unused first. While all are in use it waits for one to become idle.
-func (w *Warm) reserve(ctx context.Context, s *slot) error {
-	if s.cost > w.budget {
-		return fault.New(fault.Unavailable, "model %q, version %d takes about %s of memory, more than the %s that models may take here (MODEL_MEMORY)",
-			s.model, s.version, humanize.IBytes(uint64(s.cost)), humanize.IBytes(uint64(w.budget)))
+// hold reserves the memory of a session that is not for callers: a new file on trial.
+func (w *Warm) hold(ctx context.Context, name string, size int64) (release func(), err error) {
+	n := cost(size)
+	if err := w.reserve(ctx, fmt.Sprintf("model %q", name), n); err != nil {
+		return nil, err
+	}
+	return func() { w.giveBack(n) }, nil
+}
+
+func (w *Warm) giveBack(n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.used -= n
+	w.tel.memoryBytes(w.used, len(w.slots))
+	w.wake()
+}
+
+// reserve takes n bytes out of the budget, closing idle sessions, the longest
+// unused first. While all are in use it waits for one to become idle.
+func (w *Warm) reserve(ctx context.Context, what string, n int64) error {
+	if n > w.budget {
+		return fault.New(fault.Unavailable, "%s takes about %s of memory, more than the %s that models may take here (MODEL_MEMORY)",
+			what, humanize.IBytes(uint64(n)), humanize.IBytes(uint64(w.budget)))
 	}
 	patience := time.NewTimer(min(reserveTimeout, w.timeout))
 	defer patience.Stop()
 	for {
 		w.mu.Lock()
-		w.evict(w.budget - s.cost)
-		if w.used+s.cost <= w.budget {
-			w.used += s.cost
+		w.evict(w.budget - n)
+		if w.used+n <= w.budget {
+			w.used += n
 			w.tel.memoryBytes(w.used, len(w.slots))
 			w.mu.Unlock()
 			return nil
@@ -463,8 +476,8 @@ func (w *Warm) reserve(ctx context.Context, s *slot) error {
 		select {
 		case <-freed:
 		case <-patience.C:
-			return fault.New(fault.Overloaded, "model %q, version %d takes about %s of memory, and the %s that models may take here (MODEL_MEMORY) are in use: %s; try again",
-				s.model, s.version, humanize.IBytes(uint64(s.cost)), humanize.IBytes(uint64(w.budget)), humanize.IBytes(uint64(used)))
+			return fault.New(fault.Overloaded, "%s takes about %s of memory, and of the %s that models may take here (MODEL_MEMORY) %s are in use; try again",
+				what, humanize.IBytes(uint64(n)), humanize.IBytes(uint64(w.budget)), humanize.IBytes(uint64(used)))
 		case <-ctx.Done():
 			return ctx.Err()
 		}

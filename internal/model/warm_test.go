@@ -259,8 +259,13 @@ func TestMemoryBudget(t *testing.T) {
 	}
 
 	// What can never fit is refused with the numbers.
-	big := pushText(t, r, "big", "ok "+strings.Repeat("x", 3<<20))
-	_, err := r.Warm.Acquire(t.Context(), big)
+	text := "ok " + strings.Repeat("x", 3<<20)
+	_, err := r.Push(t.Context(), Push{Name: "big"}, strings.NewReader(text))
+	if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), `model "big" takes about 7.0 MiB of memory, more than the 3.0 MiB`) {
+		t.Errorf("push: got %v, want the refusal of 7.0 MiB in 3.0 MiB", err)
+	}
+	big := pushText(t, openTestRegistry(t, blob, testConfig(t)), "big", text) // where there is room
+	_, err = r.Warm.Acquire(t.Context(), big)
 	if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), `model "big", version 1 takes about 7.0 MiB of memory, more than the 3.0 MiB`) {
 		t.Errorf("got %v, want the refusal of 7.0 MiB in 3.0 MiB", err)
 	}

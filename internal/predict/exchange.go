@@ -2,6 +2,7 @@ package predict
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -139,11 +140,11 @@ func writeError(r *http.Request, err error) error {
 func acceptedCoding(accept string) string {
 	best := ""
 	for item := range strings.SplitSeq(accept, ",") {
-		name, params, _ := strings.Cut(strings.TrimSpace(item), ";")
-		if q := strings.ReplaceAll(params, " ", ""); q == "q=0" || strings.HasPrefix(q, "q=0.0") && strings.Trim(q[len("q=0."):], "0") == "" {
+		name, params, _ := strings.Cut(strings.ToLower(item), ";")
+		if q := strings.ReplaceAll(params, " ", ""); strings.HasPrefix(q, "q=0") && strings.Trim(q, "q=0.") == "" {
 			continue
 		}
-		switch name = strings.ToLower(strings.TrimSpace(name)); name {
+		switch name = strings.TrimSpace(name); name {
 		case "gzip":
 			return name
 		case "deflate":
@@ -259,7 +260,7 @@ func (d *decompressed) Read(p []byte) (int, error) {
 	if d.left < 0 {
 		return n, &http.MaxBytesError{Limit: d.limit}
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = compressedError(d.coding, err)
 	}
 	return n, err

@@ -50,6 +50,7 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	route("GET /v2/{$}", h.server)
 	route("GET /v2/health/live", h.live)
 	route("GET /v2/health/ready", h.serverReady)
+	route("GET /v2/models", h.models)
 	route("GET /v2/models/stats", h.allStats)
 	for _, m := range []string{"/v2/models/{model}", "/v2/models/{model}/versions/{version}"} {
 		route("GET "+m, h.metadata)
@@ -93,6 +94,14 @@ func (h *Handler) serverReady(w http.ResponseWriter, _ *http.Request) error {
 		status = http.StatusServiceUnavailable
 	}
 	return answer(w, status, oip.Ready{Ready: status == http.StatusOK})
+}
+
+func (h *Handler) models(w http.ResponseWriter, r *http.Request) error {
+	names, err := h.flow.registry.Models(r.Context())
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, oip.ModelList{Models: append([]string{}, names...)})
 }
 
 func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) error {
