@@ -40,7 +40,7 @@ type strict struct {
 	N int `env:"N" default:"1"`
 }
 
-var errStrict = errors.New("N must be 1")
+var errStrict = errors.New("the only N is 1")
 
 func (s *strict) Validate() error {
 	if s.N != 1 {
@@ -100,7 +100,7 @@ func TestLoadTellsAllThatIsWrong(t *testing.T) {
 		`CACHE_ON is "ja": expected true or false`,
 		`PORT is "70000": expected a whole number in the range of uint16`,
 		`CACHE_SHARE is "half": expected a number`,
-		`N must be 1`,
+		`the only N is 1`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -257,7 +257,7 @@ func TestSecretStaysHidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log strings.Builder
-	slog.New(slog.NewTextHandler(&log, nil)).Info("m", "key", s) //nolint:sloglint // a log of the test's own
+	slog.New(slog.NewTextHandler(&log, nil)).Info("m", "key", s)
 	for _, got := range []string{
 		fmt.Sprint(s), fmt.Sprintf("%v %+v %#v %q %x", s, struct{ S env.Secret }{s}, s, s, s), string(text), log.String(),
 	} {

@@ -35,7 +35,7 @@ func BenchmarkOverhead(b *testing.B) {
 		http.Handler
 	}{{"bare", mux}, {"ours", server}} {
 		b.Run(handler.name, func(b *testing.B) {
-			r := httptest.NewRequest(http.MethodGet, "/hello/you", nil)
+			r := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "/hello/you", nil)
 			w := &discard{header: http.Header{}}
 			b.ReportAllocs()
 			for b.Loop() {

@@ -116,7 +116,9 @@ func (s *Server) Run(ctx context.Context) error {
 			err = errors.Join(err, s.http.Close())
 		}
 	}
-	<-served
+	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
+		err = errors.Join(err, end)
+	}
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"runtime"
@@ -67,6 +68,7 @@ func (o *output) line(t *testing.T, parts ...string) string {
 // running is a server that runs until the test ends or stop is called.
 type running struct {
 	url, addr string
+	server    *serve.Server
 	log       *output
 	tel       *telemetry.Telemetry
 	stop      func() error // ends Run, gives what it returned
@@ -92,6 +94,7 @@ func run(t *testing.T, environ map[string]string, handler http.Handler, ready ..
 	if err != nil {
 		t.Fatal(err)
 	}
+	x.server = s
 	x.addr = s.Addr().String()
 	x.url = "http://" + x.addr
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -356,7 +359,8 @@ func TestSlowBodyThatNobodyReads(t *testing.T) {
 
 func TestReadDeadlineEndsWithTheBody(t *testing.T) {
 	s := run(t, map[string]string{"STALL_TIMEOUT": "100ms", "MIN_PACE": "4MiB"}, routes(map[string]http.HandlerFunc{"/think": func(w http.ResponseWriter, r *http.Request) {
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		time.Sleep(50 * time.Millisecond) // so that all of the body comes at once
+		if _, err := io.ReadFull(r.Body, make([]byte, 2<<20)); fault.Is(err, fault.Deadline) {
 			serve.Error(w, r, err)
 			return
 		}
@@ -817,23 +821,25 @@ func TestDrainTakesOnlySoLong(t *testing.T) {
 func TestReadinessWhileDraining(t *testing.T) {
 	started, release := make(chan struct{}), make(chan struct{})
 	s := run(t, nil, routes(map[string]http.HandlerFunc{"GET /slow": func(http.ResponseWriter, *http.Request) { close(started); <-release }}))
-	// A request on a connection that is in use already is still answered: the
-	// first keeps the connection from being idle.
 	conn := dial(t, s.addr)
 	fmt.Fprint(conn, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
 	<-started
 	stopped := make(chan error)
 	go func() { stopped <- s.stop() }()
 	s.log.line(t, `"msg":"draining"`)
+	w := httptest.NewRecorder() // the port is closed by now
+	s.server.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/readyz", nil))
+	if got, want := fmt.Sprint(w.Code, w.Body), `503 {"ready":false,"reasons":["the server is shutting down"]}`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 	close(release)
-	in := bufio.NewReader(conn)
-	w, err := http.ReadResponse(in, nil)
+	slow, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Body.Close()
-	if w.StatusCode != 200 || !w.Close {
-		t.Errorf("got %d and close %t, want 200 and a connection that ends", w.StatusCode, w.Close)
+	defer slow.Body.Close()
+	if slow.StatusCode != 200 || !slow.Close {
+		t.Errorf("got %d and close %t, want 200 and a connection that ends", slow.StatusCode, slow.Close)
 	}
 	if err := <-stopped; err != nil {
 		t.Error(err)

@@ -47,12 +47,12 @@ func TestLogWaitsAWhile(t *testing.T) {
 		var out lockedOutput
 		log, _ := newLog(&out)
 		log.InfoContext(t.Context(), "one")
-		time.Sleep(flushAfter - 1)
+		time.Sleep(flushAfter - time.Millisecond)
 		log.InfoContext(t.Context(), "two")
 		if got := out.String(); got != "" {
 			t.Errorf("got %q at once, want it to wait", got)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		if got, want := messages(t, out.String()), "one two"; got != want || out.writes != 1 {
 			t.Errorf("got %q in %d writes, want %q in one", got, out.writes, want)

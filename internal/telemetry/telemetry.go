@@ -26,6 +26,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -230,9 +231,14 @@ func (t *Telemetry) Metrics() http.Handler {
 	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(t.Log.Handler(), slog.LevelWarn)})
 }
 
-// Shutdown sends what is still to be sent, as long as ctx allows, and writes
-// what is left of the log, which from then on is written at once.
+// shutdownMost is how long the end of a process may wait for a collector.
+const shutdownMost = 5 * time.Second
+
+// Shutdown sends what is still to be sent, as long as ctx allows and 5 s at
+// most, and writes what is left of the log, which from then on is written at once.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, shutdownMost)
+	defer cancel()
 	var errs []error
 	for i := len(t.stops) - 1; i >= 0; i-- {
 		errs = append(errs, t.stops[i](ctx))
