@@ -11,7 +11,7 @@ import (
 // openError tells why the library refuses a model.
 func openError(err error) error {
 	text := err.Error()
-	if strings.Contains(text, "xternal data") {
+	if strings.Contains(text, "External data") || strings.Contains(text, " TensorProto (") {
 		return fault.Wrap(fault.Invalid, err, "the model keeps weights in other files; save it as one file with all its weights inside")
 	}
 	if m := futureOpset.FindStringSubmatch(text); m != nil {
@@ -68,6 +68,7 @@ func sentence(text string) string {
 	text = running.ReplaceAllString(text, `$1 "$2": `)
 	text = inNode.ReplaceAllString(text, `$2 "$1": `)
 	text = strings.ReplaceAll(text, ` "": `, `: `) // nodes without a name
+	text = strings.ReplaceAll(text, "std::bad_alloc", "it needs more memory than there is")
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '

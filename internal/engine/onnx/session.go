@@ -20,6 +20,7 @@ type Session struct {
 	outputs []output
 	learnt  shapes
 	idle    chan *ort.RunOptions // each cancellable run needs its own; these wait for one
+	size    int                  // of the artifact
 }
 
 var _ engine.Session = (*Session)(nil)
@@ -31,7 +32,8 @@ func open(artifact []byte, g graph, threads int) (*Session, error) {
 	}
 	defer options.Destroy() //nolint:errcheck // never fails
 
-	s := &Session{idle: make(chan *ort.RunOptions, 16)}
+	s := &Session{idle: make(chan *ort.RunOptions, 16), size: len(artifact)}
+	defer release(len(artifact))
 	var inputs, outputs []string
 	for _, v := range g.inputs {
 		inputs = append(inputs, v.Name)
@@ -59,6 +61,11 @@ func sessionOptions(threads int) (*ort.SessionOptions, error) {
 		o.SetExecutionMode(ort.ExecutionModeSequential),
 		o.SetGraphOptimizationLevel(ort.GraphOptimizationLevelEnableAll),
 		o.SetLogSeverityLevel(ort.LoggingLevelFatal),
+		// An arena keeps for each session what its largest run took, and a pattern
+		// what was allocated for each shape of inputs, for ever. Runs are no slower
+		// without, and there may be thousands of sessions.
+		o.SetCpuMemArena(false),
+		o.SetMemPattern(false),
 		// Threads that wait by spinning burn the CPU quota that others need.
 		o.AddSessionConfigEntry("session.intra_op.allow_spinning", "0"),
 		// Weights in other files are looked for where no file can be.
@@ -186,5 +193,6 @@ func (s *Session) Close() error {
 	for o := range s.idle {
 		o.Destroy() //nolint:errcheck // never fails
 	}
+	release(s.size)
 	return err
 }

@@ -1,3 +1,0 @@
-package onnx
-
-const fileName = "libonnxruntime.so"
