@@ -77,7 +77,7 @@ type KV interface {
 type Object struct {
 	Key      string
 	Size     int64
-	Version  string // opaque; changes whenever the content is replaced
+	Version  string // opaque; differs whenever the content does
 	Modified time.Time
 }
 
