@@ -213,7 +213,7 @@ func mapFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "the model's file cannot be read")
 	}
-	defer file.Close() //nolint:errcheck // only read
+	defer file.Close()
 	info, err := file.Stat()
 	switch {
 	case err != nil:
