@@ -37,6 +37,9 @@ esac
 lib=$out/$file
 stamp=$lib.sum # the line of library.sum that lib matched when it was put there
 
+# Whoever sets ORT_LIB for all that make starts means the file to be made here.
+[ "${ORT_LIB:-}" != "$lib" ] || unset ORT_LIB
+
 if [ -z "${ORT_LIB:-}" ] && [ -e "$lib" ] && [ -e "$stamp" ] && [ ! "$lib" -nt "$stamp" ] &&
 	grep -q " $platform " "$stamp" && grep -qxF "$(cat "$stamp")" "$here/library.sum"; then
 	exit 0
@@ -108,7 +111,7 @@ if [ -n "${ORT_LIB:-}" ] && [ "$platform" = "$own" ]; then
 		echo "library.sh: ORT_LIB names $ORT_LIB, which cannot be read; correct it, or unset it to have the library downloaded" >&2
 		exit 1
 	fi
-	[ "$ORT_LIB" -ef "$lib" ] || place "$ORT_LIB"
+	place "$ORT_LIB"
 	exit 0
 fi
 if found=$(system); then
