@@ -169,7 +169,7 @@ func (x *exchange) tell() {
 		level = slog.LevelWarn
 	}
 	attrs := append(make([]slog.Attr, 0, 10),
-		slog.String("method", x.r.Method), slog.String("route", series.route), slog.Int("status", x.status),
+		slog.String("method", x.r.Method[:min(len(x.r.Method), 20)]), slog.String("route", series.route), slog.Int("status", x.status),
 		slog.Int64("duration_us", took.Microseconds()), slog.Int64("in", x.got), slog.Int64("out", x.sent),
 		slog.String("protocol", x.r.Proto), slog.String("request_id", x.id[0]))
 	if series.route == "" { // a path that no route took is bounded by nothing
@@ -193,7 +193,7 @@ func (x *exchange) extend(r *http.Request) {
 	x.long, x.limit = true, int64(x.server.config.MaxUpload)
 	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Time{})
 	// The request's own context can't be given more time. The new one has its
-	// values and another deadline, and ends when the server's does.
+	// values and another deadline, and ends when the connection does.
 	ctx, cut := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	stop := context.AfterFunc(x.base, func() { cut(context.Cause(x.base)) })
 	ctx, cancel := context.WithTimeout(ctx, x.server.config.UploadTimeout)
@@ -233,21 +233,28 @@ func (x *exchange) replace(status int, body errorBody) {
 const bufferedMost = 2 << 10
 
 // Write sends a part of the answer's body. A reader that is too slow for it gets no more.
-func (x *exchange) Write(p []byte) (int, error) {
+func (x *exchange) Write(p []byte) (n int, err error) {
 	if x.status == 0 {
 		x.WriteHeader(http.StatusOK)
 	}
 	if x.swallow {
 		return len(p), nil
 	}
-	if x.sent+int64(len(p)) > bufferedMost {
-		control := http.NewResponseController(x.ResponseWriter)
-		_ = control.SetWriteDeadline(time.Now().Add(x.server.config.allowance(int64(len(p)))))
-		defer func() { _ = control.SetWriteDeadline(x.writeBy()) }()
+	if x.sent+int64(len(p)) <= bufferedMost {
+		n, err = x.ResponseWriter.Write(p)
+	} else {
+		x.paced(int64(len(p)), func() { n, err = x.ResponseWriter.Write(p) })
 	}
-	n, err := x.ResponseWriter.Write(p)
 	x.sent += int64(n)
 	return n, err
+}
+
+// paced sends n bytes or so in the time that they may take.
+func (x *exchange) paced(n int64, send func()) {
+	control := http.NewResponseController(x.ResponseWriter)
+	_ = control.SetWriteDeadline(time.Now().Add(x.server.config.allowance(n)))
+	send()
+	_ = control.SetWriteDeadline(x.writeBy())
 }
 
 // writeBy is when the answer must be out if nothing else is said.
@@ -263,7 +270,7 @@ func (x *exchange) Flush() {
 	if x.status == 0 {
 		x.WriteHeader(http.StatusOK)
 	}
-	_ = http.NewResponseController(x.ResponseWriter).Flush()
+	x.paced(0, func() { _ = http.NewResponseController(x.ResponseWriter).Flush() })
 }
 
 // requestBody is the body of the exchange's request, which has a largest size and a least pace.

@@ -3,6 +3,7 @@ package serve_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -381,27 +382,40 @@ func TestReadDeadlineEndsWithTheBody(t *testing.T) {
 
 func TestSlowReaderIsCutOff(t *testing.T) {
 	failed := make(chan error, 1)
-	s := run(t, map[string]string{"STALL_TIMEOUT": "300ms", "MIN_PACE": "1GiB"}, routes(map[string]http.HandlerFunc{"GET /much": func(w http.ResponseWriter, _ *http.Request) {
-		_, err := w.Write(make([]byte, 64<<20))
-		failed <- err
-	}}))
-	both(t, func(t *testing.T, c *http.Client, _ string) {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/much", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w, err := c.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer w.Body.Close()
-		select {
-		case err := <-failed:
-			if err == nil {
-				t.Error("64 MiB were taken by a caller that reads nothing")
+	s := run(t, map[string]string{"STALL_TIMEOUT": "300ms", "MIN_PACE": "1GiB"}, routes(map[string]http.HandlerFunc{
+		"GET /much": func(w http.ResponseWriter, _ *http.Request) {
+			_, err := w.Write(make([]byte, 64<<20))
+			failed <- err
+		},
+		"GET /drops": func(w http.ResponseWriter, r *http.Request) {
+			serve.Long(w, r)
+			var err error
+			for err == nil && r.Context().Err() == nil {
+				_, err = w.Write(make([]byte, 1<<10))
+				w.(http.Flusher).Flush()
 			}
-		case <-time.After(10 * time.Second):
-			t.Fatal("the handler still waits")
+			failed <- cmp.Or(err, r.Context().Err())
+		},
+	}))
+	both(t, func(t *testing.T, c *http.Client, _ string) {
+		for _, path := range []string{"/much", "/drops"} {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w, err := c.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Body.Close()
+			select {
+			case err := <-failed:
+				if err == nil {
+					t.Errorf("%s: all of it was taken by a caller that reads nothing", path)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: the handler still waits", path)
+			}
 		}
 	})
 }

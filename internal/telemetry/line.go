@@ -16,7 +16,7 @@ type Line struct {
 	attrs   []slog.Attr
 	timings []slog.Attr
 	err     error
-	array   [14]slog.Attr // room for both, so that few lines need more
+	array   [10]slog.Attr // room for both, so that few lines need more
 }
 
 type lineKey struct{}
@@ -38,7 +38,7 @@ func (c *lineContext) Value(key any) any {
 func WithLine(ctx context.Context) (context.Context, *Line) {
 	c := &lineContext{Context: ctx}
 	l := &c.line
-	l.attrs, l.timings = l.array[:0:8], l.array[8:8]
+	l.attrs, l.timings = l.array[:0:6], l.array[6:6]
 	return c, l
 }
 
@@ -119,13 +119,14 @@ func (l *Line) Log(ctx context.Context, log *slog.Logger, level slog.Level, msg 
 	// Straight to the handler: a logger would look up the line of code, which
 	// is always this one.
 	r := slog.NewRecord(time.Now(), level, msg, 0)
-	r.AddAttrs(attrs...)
-	r.AddAttrs(l.attrs...)
+	var room [20]slog.Attr
+	all := append(append(room[:0], attrs...), l.attrs...)
 	if len(l.timings) > 0 {
-		r.AddAttrs(slog.Attr{Key: "us", Value: slog.GroupValue(l.timings...)})
+		all = append(all, slog.Attr{Key: "us", Value: slog.GroupValue(l.timings...)})
 	}
 	if l.err != nil {
-		r.AddAttrs(slog.String("error", l.err.Error()))
+		all = append(all, slog.String("error", l.err.Error()))
 	}
+	r.AddAttrs(all...)               // at once, as each call of it may allocate
 	_ = log.Handler().Handle(ctx, r) // a log that can't be written has no one to tell
 }
