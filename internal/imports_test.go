@@ -32,6 +32,7 @@ var sideways = map[string]string{
 	"engine/enginetest":    "engine",
 	"engine/onnx":          "engine cgroup",
 	"engine/onnx/onnxtest": "engine engine/onnx",
+	"predict/predicttest":  "predict engine/onnx/onnxtest store/memstore",
 	"telemetry":            "env",
 }
 
