@@ -33,10 +33,10 @@ type Format interface {
 	Platform() string
 	// Version tells which runtime it is, for people.
 	Version() string
-	// Open makes a session of the artifact at path, which need not stay there
-	// afterwards. A file that is no model, or one that the runtime can't run,
-	// is Invalid; its message tells why, without the path.
-	Open(ctx context.Context, path string, o Options) (Session, error)
+	// Open makes a session of an artifact's bytes, which it neither changes nor
+	// needs afterwards. Bytes that are no model, or one that the runtime can't
+	// run, are Invalid; the message tells why.
+	Open(ctx context.Context, artifact []byte, o Options) (Session, error)
 }
 
 // Session is a model that is ready to run. Run is safe for concurrent use.

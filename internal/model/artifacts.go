@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +17,6 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -24,24 +24,37 @@ import (
 
 // Artifacts moves model files between the bucket and a disk cache.
 //
-// The cache holds at most a budget of bytes and drops what was used longest
-// ago, never a file that is being read. A file appears in it whole, by rename,
-// after its digest was checked while it streamed in; so processes may share the
-// folder. A file that this process did not write itself is checked before its
-// first use.
+// A file that is fetched goes into memory first, checked against its digest as
+// it streams in, and to disk behind the caller's back: who waits for a model
+// does not wait for the disk, and a disk that is full or broken costs later
+// fetches and no answer. The cache holds at most a budget of bytes and drops
+// what was used longest ago, never a file that is being read. A file appears in
+// it whole, by rename, so processes may share the folder. One that this process
+// did not write itself is checked before its first use.
 type Artifacts struct {
 	blob   store.Blob
 	dir    string
 	budget int64
 	parts  int // ranged reads under way at once for one file
-
-	flight singleflight.Group
 	tel    *instruments
+	log    *slog.Logger
 
-	mu    sync.Mutex
-	files map[Digest]*file
-	order *list.List // of *file; the front was used last
-	used  int64
+	writes sync.WaitGroup // to disk
+
+	mu      sync.Mutex
+	fetched map[Digest]*fetched
+	files   map[Digest]*file
+	order   *list.List // of *file; the front was used last
+	used    int64
+}
+
+// fetched is a file in memory: on its way in, in use, or on its way to disk.
+type fetched struct {
+	ready chan struct{} // closed when data or err is set
+	data  []byte
+	err   error
+	users int
+	kept  bool // it was sent on its way to disk
 }
 
 // file is one entry of the disk cache.
@@ -54,13 +67,15 @@ type file struct {
 }
 
 const (
-	partSize     = 8 << 20   // of one ranged read: large enough that a round trip does not count
-	strayAge     = time.Hour // a temporary file untouched for so long was left by a crash
-	fetchTimeout = 15 * time.Minute
+	partSize = 8 << 20   // of one ranged read: large enough that a round trip does not count
+	strayAge = time.Hour // a temporary file untouched for so long was left by a crash
 )
 
-func openArtifacts(blob store.Blob, dir string, budget int64, parts int, tel *instruments) (*Artifacts, error) {
-	a := &Artifacts{blob: blob, dir: dir, budget: budget, parts: parts, tel: tel, files: map[Digest]*file{}, order: list.New()}
+func openArtifacts(blob store.Blob, dir string, budget int64, parts int, log *slog.Logger, tel *instruments) (*Artifacts, error) {
+	a := &Artifacts{
+		blob: blob, dir: dir, budget: budget, parts: parts, log: log, tel: tel,
+		fetched: map[Digest]*fetched{}, files: map[Digest]*file{}, order: list.New(),
+	}
 	if err := os.MkdirAll(a.tmp(), 0o755); err != nil {
 		return nil, fault.Wrap(fault.Unavailable, err, "the model cache folder %s can't be made", dir)
 	}
@@ -98,7 +113,7 @@ func (a *Artifacts) sweep() {
 	entries, _ := os.ReadDir(a.tmp())
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > strayAge {
-			_ = os.RemoveAll(filepath.Join(a.tmp(), e.Name())) // the next start tries again
+			_ = os.Remove(filepath.Join(a.tmp(), e.Name())) // the next start tries again
 		}
 	}
 }
@@ -122,12 +137,9 @@ func (a *Artifacts) drop(f *file) {
 	_ = os.Remove(a.path(f.digest)) // another process may have removed it
 }
 
-// room makes place for size bytes by dropping files that nobody reads; the
-// caller holds mu.
-func (a *Artifacts) room(size int64) error {
-	if size > a.budget {
-		return fault.New(fault.Unavailable, "an artifact of %s does not fit the model cache of %s (MODEL_CACHE_SIZE)", humanize.IBytes(uint64(size)), humanize.IBytes(uint64(a.budget)))
-	}
+// room makes place for size bytes by dropping files that nobody reads, and tells
+// whether there is enough; the caller holds mu.
+func (a *Artifacts) room(size int64) bool {
 	for e := a.order.Back(); e != nil && a.used+size > a.budget; {
 		f, before := e.Value.(*file), e.Prev()
 		if f.users == 0 {
@@ -135,36 +147,35 @@ func (a *Artifacts) room(size int64) error {
 		}
 		e = before
 	}
-	if a.used+size > a.budget {
-		return fault.New(fault.Unavailable, "the model cache of %s (MODEL_CACHE_SIZE) is full of files in use: %s; an artifact of %s must wait", humanize.IBytes(uint64(a.budget)), humanize.IBytes(uint64(a.used)), humanize.IBytes(uint64(size)))
-	}
-	return nil
+	return a.used+size <= a.budget
 }
 
-// Has reports whether the file is in the disk cache.
-func (a *Artifacts) Has(d Digest) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.files[d] != nil
-}
-
-// Open makes sure that the artifact lies in the disk cache, whole and with the
-// right digest, and gives its path. It stays there until release is called.
-// However many ask for one digest, it is fetched once.
-func (a *Artifacts) Open(ctx context.Context, d Digest, size int64) (path string, release func(), err error) {
-	for range 3 { // a file may be dropped between its arrival and our claim on it
-		if f := a.claim(d); f != nil {
-			if err := a.verify(f, size); err == nil {
-				return a.path(d), func() { a.release(f) }, nil
-			}
-			a.discard(f)
+// Open gives the bytes of an artifact, checked against its digest; they stay
+// until release is called, and nobody may change them. However many ask for one
+// digest, it is fetched once.
+func (a *Artifacts) Open(ctx context.Context, d Digest, size int64) (data []byte, release func(), err error) {
+	if f := a.claim(d); f != nil {
+		if data, err := a.read(f, size); err == nil {
+			return data, func() { unmap(data); a.leaveFile(f) }, nil
 		}
-		_, err, _ = a.flight.Do(string(d), func() (any, error) { return nil, a.fetch(ctx, d, size) })
-		if err != nil {
-			return "", nil, err
-		}
+		a.discard(f)
 	}
-	return "", nil, fault.New(fault.Overloaded, "the model cache (MODEL_CACHE_SIZE) is too small for the models in use: %s was dropped as soon as it had arrived", d)
+	m, first := a.join(d)
+	if first {
+		m.data, m.err = a.fetch(ctx, d, size)
+		close(m.ready)
+	}
+	select {
+	case <-m.ready:
+	case <-ctx.Done():
+		a.leave(d, m)
+		return nil, nil, ctx.Err()
+	}
+	if m.err != nil {
+		a.leave(d, m)
+		return nil, nil, m.err
+	}
+	return m.data, func() { a.leave(d, m) }, nil
 }
 
 func (a *Artifacts) claim(d Digest) *file {
@@ -178,7 +189,7 @@ func (a *Artifacts) claim(d Digest) *file {
 	return f
 }
 
-func (a *Artifacts) release(f *file) {
+func (a *Artifacts) leaveFile(f *file) {
 	a.mu.Lock()
 	f.users--
 	a.mu.Unlock()
@@ -194,27 +205,22 @@ func (a *Artifacts) discard(f *file) {
 	}
 }
 
-// verify checks a claimed file that this process did not write, once.
-func (a *Artifacts) verify(f *file, size int64) error {
+// read maps a claimed file into memory, and checks one that this process did not
+// write, once.
+func (a *Artifacts) read(f *file, size int64) ([]byte, error) {
+	data, err := mapFile(a.path(f.digest))
+	if err != nil {
+		return nil, err // gone, where another process shares the folder
+	}
 	a.mu.Lock()
-	done := f.verified
+	verified := f.verified
 	a.mu.Unlock()
-	if done {
-		_, err := os.Stat(a.path(f.digest)) // gone, where another process shares the folder
-		return err
+	if verified {
+		return data, nil
 	}
-	in, err := os.Open(a.path(f.digest))
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, in)
-	if err != nil {
-		return err
-	}
-	if n != size || newDigest(h.Sum(nil)) != f.digest {
-		return errors.New("content does not match its digest")
+	if sum := sha256.Sum256(data); int64(len(data)) != size || newDigest(sum[:]) != f.digest {
+		unmap(data)
+		return nil, errors.New("content does not match its digest")
 	}
 	// The time tells the next start how lately the file was used.
 	now := time.Now()
@@ -222,40 +228,68 @@ func (a *Artifacts) verify(f *file, size int64) error {
 	a.mu.Lock()
 	f.verified = true
 	a.mu.Unlock()
-	return nil
+	return data, nil
 }
 
-// fetch brings one artifact from the bucket: ranged reads in parallel, hashed in
-// order as they arrive, placed by rename when everything was right.
-func (a *Artifacts) fetch(ctx context.Context, d Digest, size int64) error {
-	if a.Has(d) {
-		return nil
-	}
-	// Others wait for this fetch too, so it does not end with its first caller.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
-	defer cancel()
+// join counts the caller in with those who want a file that is not on disk, and
+// tells whether it is the first, who fetches it.
+func (a *Artifacts) join(d Digest) (m *fetched, first bool) {
 	a.mu.Lock()
-	err := a.room(size)
-	a.mu.Unlock()
-	if err != nil {
-		return err
+	defer a.mu.Unlock()
+	m = a.fetched[d]
+	if m == nil {
+		m, first = &fetched{ready: make(chan struct{})}, true
+		a.fetched[d] = m
 	}
-	out, err := os.CreateTemp(a.tmp(), "fetch-*")
-	if err != nil {
-		return diskError(err)
-	}
-	defer os.Remove(out.Name()) // no-op once renamed
-	defer out.Close()
+	m.users++
+	return m, first
+}
 
+// leave counts a user out. The last one sends the file on its way to disk, and
+// when that is done its memory is free.
+func (a *Artifacts) leave(d Digest, m *fetched) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m.users--
+	if m.users > 0 {
+		return
+	}
+	if m.data != nil && !m.kept {
+		m.kept = true
+		m.users++
+		a.writes.Go(func() {
+			if err := a.write(d, m.data); err != nil {
+				a.log.Warn("model cache", "digest", string(d), "error", err)
+			}
+			a.leave(d, m)
+		})
+		return
+	}
+	delete(a.fetched, d)
+	if m.data != nil {
+		unmap(m.data)
+	}
+}
+
+// fetch brings one artifact from the bucket into memory: ranged reads in
+// parallel, each to where it belongs, hashed in order as they arrive.
+func (a *Artifacts) fetch(ctx context.Context, d Digest, size int64) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	data, err := anonymous(size)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, err, "there is no memory for an artifact of %s", humanize.IBytes(uint64(size)))
+	}
 	h := sha256.New()
 	group := make(chan *part, a.parts-1) // with the one being hashed: a.parts under way
 	go func() {
 		defer close(group)
-		for off := int64(0); off < size; off += partSize {
-			p := &part{off: off, n: min(partSize, size-off), done: make(chan struct{})}
+		for rest, off := data, int64(0); len(rest) > 0; {
+			p := &part{off: off, buf: rest[:min(partSize, len(rest))], done: make(chan struct{})}
+			rest, off = rest[len(p.buf):], off+int64(len(p.buf))
 			select {
 			case group <- p:
-				go p.read(ctx, a.blob, d.key(), out)
+				go p.read(ctx, a.blob, d.key())
 			case <-ctx.Done():
 				return
 			}
@@ -270,22 +304,66 @@ func (a *Artifacts) fetch(ctx context.Context, d Digest, size int64) error {
 			cancel() // and drain: whoever was started is waited for
 			continue
 		}
-		h.Write(*p.buf)
-		buffers.Put(p.buf)
+		h.Write(p.buf)
 	}
 	if err == nil {
 		err = ctx.Err()
 	}
-	switch {
+	switch got := newDigest(h.Sum(nil)); {
 	case fault.Is(err, fault.NotFound):
-		return fault.Wrap(fault.Internal, err, "artifact %s is missing in the bucket", d)
+		err = fault.Wrap(fault.Internal, err, "artifact %s is missing in the bucket", d)
 	case err != nil:
-		return fmt.Errorf("fetch artifact %s: %w", d, err)
+		err = fmt.Errorf("fetch artifact %s: %w", d, err)
+	case got != d:
+		err = fault.New(fault.Internal, "artifact %s was refused: its content in the bucket has the digest %s", d, got)
+	default:
+		return data, nil
 	}
-	if got := newDigest(h.Sum(nil)); got != d {
-		return fault.New(fault.Internal, "artifact %s was refused: its content in the bucket has the digest %s", d, got)
+	unmap(data)
+	return nil, err
+}
+
+// part is one ranged read of a fetch.
+type part struct {
+	off  int64
+	buf  []byte
+	done chan struct{}
+	err  error
+}
+
+func (p *part) read(ctx context.Context, blob store.Blob, key string) {
+	defer close(p.done)
+	r, _, err := blob.Get(ctx, key, p.off, int64(len(p.buf)))
+	if err != nil {
+		p.err = err
+		return
 	}
-	return a.place(out, d, size)
+	defer r.Close()
+	if n, err := io.ReadFull(r, p.buf); errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		p.err = fault.New(fault.Internal, "the artifact is truncated in the bucket: it ends at byte %d", p.off+int64(n))
+	} else if err != nil {
+		p.err = fault.Wrap(fault.Unavailable, err, "the artifact could not be read from the bucket")
+	}
+}
+
+// write puts a fetched file into the cache, if it has room.
+func (a *Artifacts) write(d Digest, data []byte) error {
+	a.mu.Lock()
+	ok := a.room(int64(len(data)))
+	a.mu.Unlock()
+	if !ok {
+		return fault.New(fault.Unavailable, "an artifact of %s does not fit the model cache of %s (MODEL_CACHE_SIZE) beside the files in use", humanize.IBytes(uint64(len(data))), humanize.IBytes(uint64(a.budget)))
+	}
+	out, err := os.CreateTemp(a.tmp(), "fetch-*")
+	if err != nil {
+		return diskError(err)
+	}
+	defer os.Remove(out.Name()) // no-op once renamed
+	defer out.Close()
+	if _, err := out.Write(data); err != nil {
+		return diskError(err)
+	}
+	return a.place(out, d, int64(len(data)))
 }
 
 // place moves a complete temporary file into the cache.
@@ -298,11 +376,8 @@ func (a *Artifacts) place(f *os.File, d Digest, size int64) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.files[d] != nil {
+	if a.files[d] != nil || !a.room(size) {
 		return nil
-	}
-	if err := a.room(size); err != nil {
-		return err
 	}
 	if err := os.Rename(f.Name(), a.path(d)); err != nil {
 		return diskError(err)
@@ -311,38 +386,8 @@ func (a *Artifacts) place(f *os.File, d Digest, size int64) error {
 	return nil
 }
 
-// part is one ranged read of a fetch.
-type part struct {
-	off, n int64
-	buf    *[]byte
-	done   chan struct{}
-	err    error
-}
-
-// buffers are reused between parts: a fetch needs few, but each is large.
-var buffers = sync.Pool{New: func() any { b := make([]byte, partSize); return &b }}
-
-func (p *part) read(ctx context.Context, blob store.Blob, key string, out *os.File) {
-	defer close(p.done)
-	p.buf = buffers.Get().(*[]byte)
-	*p.buf = (*p.buf)[:p.n]
-	r, _, err := blob.Get(ctx, key, p.off, p.n)
-	if err != nil {
-		p.err = err
-		return
-	}
-	defer r.Close()
-	if n, err := io.ReadFull(r, *p.buf); errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		p.err = fault.New(fault.Internal, "the artifact is truncated in the bucket: it ends at byte %d", p.off+int64(n))
-		return
-	} else if err != nil {
-		p.err = fault.Wrap(fault.Unavailable, err, "the artifact could not be read from the bucket")
-		return
-	}
-	if _, err := out.WriteAt(*p.buf, p.off); err != nil {
-		p.err = diskError(err)
-	}
-}
+// close waits for files on their way to disk.
+func (a *Artifacts) close() { a.writes.Wait() }
 
 func diskError(err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
@@ -356,21 +401,16 @@ type Upload struct {
 	Digest Digest
 	Size   int64
 	file   *os.File
-	dir    string
 }
 
 // Receive streams a new artifact to disk and takes its digest. Close removes
-// what was not kept. The file lies alone in a folder of its own, so that it
-// can't refer to anybody else's.
+// what was not kept.
 func (a *Artifacts) Receive(r io.Reader) (*Upload, error) {
-	dir, err := os.MkdirTemp(a.tmp(), "upload-*")
+	file, err := os.CreateTemp(a.tmp(), "upload-*")
 	if err != nil {
 		return nil, diskError(err)
 	}
-	u := &Upload{dir: dir}
-	if u.file, err = os.Create(filepath.Join(dir, "artifact")); err != nil {
-		return nil, errors.Join(diskError(err), os.RemoveAll(dir))
-	}
+	u := &Upload{file: file}
 	h := sha256.New()
 	in := &bodyReader{r: r}
 	if u.Size, err = io.Copy(io.MultiWriter(u.file, h), in); err != nil {
@@ -397,13 +437,14 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Path is where the upload lies.
-func (u *Upload) Path() string { return u.file.Name() }
+// read maps the upload into memory.
+func (u *Upload) read() ([]byte, error) { return mapFile(u.file.Name()) }
 
 // Close removes the temporary file.
 func (u *Upload) Close() error {
-	_ = u.file.Close() // closed already where it was kept
-	return os.RemoveAll(u.dir)
+	_ = u.file.Close()           // closed already where it was kept
+	_ = os.Remove(u.file.Name()) // and moved
+	return nil
 }
 
 // keep stores the upload in the bucket under its digest and, when that is done,

@@ -38,7 +38,7 @@ func Open(c *Config, blob store.Blob, formats []engine.Format, tel *telemetry.Te
 	if err != nil {
 		return nil, err
 	}
-	artifacts, err := openArtifacts(blob, c.cacheDir(), int64(c.CacheSize), c.Fetch, instruments)
+	artifacts, err := openArtifacts(blob, c.cacheDir(), int64(c.CacheSize), c.Fetch, tel.Log, instruments)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,13 @@ func (r *Registry) Push(ctx context.Context, p Push, file io.Reader) (*Manifest,
 	}
 	defer release()
 	m := Manifest{Name: p.Name, Runtime: format.Name(), Digest: u.Digest, Size: u.Size, Settings: p.Settings, CreatedBy: p.By}
-	if m.Signature, err = try(ctx, format, u.Path(), &m); err != nil {
+	artifact, err := u.read()
+	if err != nil {
+		return nil, diskError(err)
+	}
+	m.Signature, err = try(ctx, format, artifact, &m)
+	unmap(artifact)
+	if err != nil {
 		return nil, err
 	}
 	if err := r.artifacts.keep(ctx, u); err != nil {
@@ -145,8 +151,8 @@ func (r *Registry) format(name string) (engine.Format, error) {
 }
 
 // try opens a new file and runs its sample, and gives its signature.
-func try(ctx context.Context, format engine.Format, path string, m *Manifest) (engine.Signature, error) {
-	session, err := format.Open(ctx, path, engine.Options{Threads: m.Threads})
+func try(ctx context.Context, format engine.Format, artifact []byte, m *Manifest) (engine.Signature, error) {
+	session, err := format.Open(ctx, artifact, engine.Options{Threads: m.Threads})
 	if err != nil {
 		return engine.Signature{}, err
 	}

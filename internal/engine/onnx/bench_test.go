@@ -88,9 +88,9 @@ func BenchmarkOpen(b *testing.B) {
 		{"192MB", onnxtest.Dense(12, 2048)},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
-			f, path := onnxtest.Format(b), tt.model.Write(b)
+			f, artifact := onnxtest.Format(b), tt.model.Bytes()
 			for b.Loop() {
-				s, err := f.Open(b.Context(), path, engine.Options{})
+				s, err := f.Open(b.Context(), artifact, engine.Options{})
 				if err != nil {
 					b.Fatal(err)
 				}

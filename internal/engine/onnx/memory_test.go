@@ -43,12 +43,11 @@ func TestMemoryStaysFlat(t *testing.T) {
 		t.Skip("takes seconds")
 	}
 	f := onnxtest.Format(t)
-	write := func(m onnxtest.Model) string { return m.Write(t) }
-	openRun := func(path string, in ...tensor.Tensor) func() {
+	openRun := func(artifact []byte, in ...tensor.Tensor) func() {
 		return func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 			defer cancel()
-			s, err := f.Open(t.Context(), path, engine.Options{})
+			s, err := f.Open(t.Context(), artifact, engine.Options{})
 			if err != nil {
 				return
 			}
@@ -73,16 +72,16 @@ func TestMemoryStaysFlat(t *testing.T) {
 	for i := range classes {
 		classes[i] = int64(i)
 	}
-	slow := write(onnxtest.Slow())
+	slow := onnxtest.Slow().Bytes()
 	steps := map[string]func(){
-		"dense":      openRun(write(onnxtest.Dense(1, 512)), square),
-		"classifier": openRun(write(onnxtest.Classifier(classes)), tensor.Of("X", []int64{1, 20_000}, floats[:20_000])),
-		"strings":    openRun(write(text), long),
-		"halves":     openRun(write(onnxtest.Cast(tensor.FP32, tensor.FP16, -1, -1)), square),
-		"data":       openRun(write(onnxtest.NonZero()), x),
-		"bad model":  openRun(write(opset99)),
-		"elsewhere":  openRun(write(elsewhere), x),
-		"bad inputs": openRun(write(gather), x, tensor.Of("I", []int64{1}, []int64{1 << 20})),
+		"dense":      openRun(onnxtest.Dense(1, 512).Bytes(), square),
+		"classifier": openRun(onnxtest.Classifier(classes).Bytes(), tensor.Of("X", []int64{1, 20_000}, floats[:20_000])),
+		"strings":    openRun(text.Bytes(), long),
+		"halves":     openRun(onnxtest.Cast(tensor.FP32, tensor.FP16, -1, -1).Bytes(), square),
+		"data":       openRun(onnxtest.NonZero().Bytes(), x),
+		"bad model":  openRun(opset99.Bytes()),
+		"elsewhere":  openRun(elsewhere.Bytes(), x),
+		"bad inputs": openRun(gather.Bytes(), x, tensor.Of("I", []int64{1}, []int64{1 << 20})),
 		"time out":   openRun(slow, tensor.Of("X", []int64{256, 256}, floats[:256*256]), tensor.Of("TIMES", []int64{}, []int64{1e9})),
 	}
 	for name, step := range steps {

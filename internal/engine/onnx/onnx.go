@@ -26,13 +26,11 @@ package onnx
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
-	"syscall"
 
 	ort "github.com/yalue/onnxruntime_go"
 
@@ -168,20 +166,17 @@ func (f *Format) Version() string {
 	return "ONNX Runtime " + ort.GetVersion()
 }
 
-// Open makes a session of the ONNX file at path. The file may go away afterwards.
-func (f *Format) Open(ctx context.Context, path string, o engine.Options) (engine.Session, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("open model: %w", err)
-	}
+// Open makes a session of an ONNX file's bytes.
+func (f *Format) Open(_ context.Context, artifact []byte, o engine.Options) (engine.Session, error) {
 	if err := f.Warm(); err != nil {
 		return nil, err
 	}
-	artifact, err := mapFile(path)
-	if err != nil {
-		return nil, err
+	switch n := len(artifact); {
+	case n == 0:
+		return nil, fault.New(fault.Invalid, "the model's file is empty")
+	case n > math.MaxInt32:
+		return nil, fault.New(fault.Invalid, "the model's file has %d bytes, an ONNX file ends at 2 GiB", n)
 	}
-	defer syscall.Munmap(artifact) //nolint:errcheck // nothing is left to be done about it
-
 	g, err := read(artifact)
 	if err != nil {
 		return nil, err
@@ -206,26 +201,3 @@ func (f *Format) Open(ctx context.Context, path string, o engine.Options) (engin
 // several threads save is lost again in waking them; one thread per run also
 // lets concurrent runs share the CPUs best.
 const large = 16 << 20
-
-// mapFile maps an artifact into memory, which spares a copy of it.
-func mapFile(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, err, "the model's file cannot be read")
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	switch {
-	case err != nil:
-		return nil, fault.Wrap(fault.Internal, err, "the model's file cannot be read")
-	case info.Size() == 0:
-		return nil, fault.New(fault.Invalid, "the model's file is empty")
-	case info.Size() > math.MaxInt32:
-		return nil, fault.New(fault.Invalid, "the model's file has %d bytes, an ONNX file ends at 2 GiB", info.Size())
-	}
-	b, err := syscall.Mmap(int(file.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_PRIVATE)
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, err, "the model's file cannot be read")
-	}
-	return b, nil
-}

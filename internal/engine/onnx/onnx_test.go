@@ -19,7 +19,7 @@ import (
 // models are the contract's: Simple with any number of rows, and Slow for some seconds.
 func models(t testing.TB) enginetest.Models {
 	return enginetest.Models{
-		Path: onnxtest.Simple(-1).Write(t),
+		Model: onnxtest.Simple(-1).Bytes(),
 		Inputs: func(rows, seed int) []tensor.Tensor {
 			a, b := make([]int32, rows*16), make([]int32, rows*16)
 			for i := range a {
@@ -36,7 +36,7 @@ func models(t testing.TB) enginetest.Models {
 			}
 			return []tensor.Tensor{tensor.Of("OUTPUT0", in[0].Shape, sum), tensor.Of("OUTPUT1", in[0].Shape, difference)}
 		},
-		Slow: onnxtest.Slow().Write(t),
+		Slow: onnxtest.Slow().Bytes(),
 		SlowInputs: []tensor.Tensor{
 			tensor.Of("X", []int64{256, 256}, make([]float32, 256*256)), tensor.Of("TIMES", []int64{}, []int64{1e6}),
 		},
@@ -49,7 +49,7 @@ func BenchmarkContract(b *testing.B) { enginetest.Benchmark(b, onnxtest.Format(b
 
 func open(t testing.TB, m onnxtest.Model, o engine.Options) engine.Session {
 	t.Helper()
-	s, err := onnxtest.Format(t).Open(t.Context(), m.Write(t), o)
+	s, err := onnxtest.Format(t).Open(t.Context(), m.Bytes(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestOutputsOfOtherShapesThanDeclared(t *testing.T) {
 			"passed on":  onnxtest.Apply("Identity", in, []onnxtest.Value{declared}),
 			"scalar":     onnxtest.Apply("ReduceSum", in, []onnxtest.Value{declared}, onnxtest.Attribute{Name: "keepdims", Value: int64(0)}),
 		} {
-			s, err := onnxtest.Format(t).Open(t.Context(), m.Write(t), engine.Options{})
+			s, err := onnxtest.Format(t).Open(t.Context(), m.Bytes(), engine.Options{})
 			if err != nil {
 				t.Logf("%s: %v", name, err) // where ONNX Runtime does find out
 				continue
@@ -323,9 +323,9 @@ func classified(t *testing.T, s engine.Session, labels []string, order []int, be
 }
 
 func TestRecordedSignature(t *testing.T) {
-	path := onnxtest.Classifier([]int64{1, 2}).Write(t)
+	artifact := onnxtest.Classifier([]int64{1, 2}).Bytes()
 	f := onnxtest.Format(t)
-	s, err := f.Open(t.Context(), path, engine.Options{})
+	s, err := f.Open(t.Context(), artifact, engine.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +336,7 @@ func TestRecordedSignature(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	s, err = f.Open(t.Context(), path, engine.Options{Signature: &sig})
+	s, err = f.Open(t.Context(), artifact, engine.Options{Signature: &sig})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -348,7 +348,7 @@ func TestRecordedSignature(t *testing.T) {
 	}
 
 	sig.Outputs[1].Labels = []string{"1", "3"}
-	s, err = f.Open(t.Context(), path, engine.Options{Signature: &sig})
+	s, err = f.Open(t.Context(), artifact, engine.Options{Signature: &sig})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +360,7 @@ func TestRecordedSignature(t *testing.T) {
 	}
 
 	sig.Outputs[0].Type = tensor.FP64
-	s, err = f.Open(t.Context(), path, engine.Options{Signature: &sig})
+	s, err = f.Open(t.Context(), artifact, engine.Options{Signature: &sig})
 	if want := "the recorded signature has other outputs than the model"; err == nil || fault.Message(err) != want {
 		t.Errorf("got %v and %v, want %s", s, err, want)
 	}

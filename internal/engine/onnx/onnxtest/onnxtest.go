@@ -165,23 +165,6 @@ func (m Model) WriteTo(w io.Writer) (int64, error) {
 	return io.Copy(w, io.MultiReader(parts...))
 }
 
-// Write puts the model into a file that lives as long as the test.
-func (m Model) Write(t testing.TB) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "model.onnx")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.WriteTo(f); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 func (g Graph) encode() []byte {
 	var b []byte
 	for _, n := range g.Nodes {
