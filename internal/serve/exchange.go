@@ -133,8 +133,8 @@ func (x *exchange) end(panicked any) {
 	if x.body != nil && !x.ended { // the server is going to skip the rest, for so long
 		_ = control.SetReadDeadline(time.Now().Add(x.server.config.Stall))
 	}
-	if x.long { // and to send the last of the answer
-		_ = control.SetWriteDeadline(time.Now().Add(x.server.config.Stall))
+	if x.long { // and to send the last of the answer, once it has done that
+		_ = control.SetWriteDeadline(time.Now().Add(2 * x.server.config.Stall))
 	}
 	x.tell()
 	x.cancel()
