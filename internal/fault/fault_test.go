@@ -20,8 +20,10 @@ func TestFaults(t *testing.T) {
 	}{
 		{"plain", cause, Internal, 500, "internal error", "dial tcp 10.0.0.1:6379: refused"},
 		{"invalid", New(Invalid, "input %q is missing", "x"), Invalid, 400, `input "x" is missing`, `input "x" is missing`},
-		{"wrapped", fmt.Errorf("read view: %w", Wrap(Unavailable, cause, "the store is away")), Unavailable, 503,
-			"the store is away", "read view: the store is away: dial tcp 10.0.0.1:6379: refused"},
+		{
+			"wrapped", fmt.Errorf("read view: %w", Wrap(Unavailable, cause, "the store is away")), Unavailable, 503,
+			"the store is away", "read view: the store is away: dial tcp 10.0.0.1:6379: refused",
+		},
 		{"outermost counts", Wrap(Conflict, New(NotFound, "inner"), "outer"), Conflict, 409, "outer", "outer: inner"},
 		{"not found", New(NotFound, "no"), NotFound, 404, "no", "no"},
 		{"denied", New(Denied, "no"), Denied, 403, "no", "no"},

@@ -19,28 +19,57 @@ func TestAppend(t *testing.T) {
 		tail     string // the binary part
 	}{
 		{"least", Response{ModelName: "m"}, `{"model_name":"m","outputs":[]}`, ""},
-		{"all members", Response{ModelName: "m", ModelVersion: "2", ID: "i<d>&\"\\\n\x01é\u2028", Parameters: Parameters{"b": true, "a": "x", "c": int64(-1), "d": uint64(math.MaxUint64), "e": 0.25}},
-			`{"model_name":"m","model_version":"2","id":"i<d>&\"\\\n\u0001é` + "\u2028" + `","parameters":{"a":"x","b":true,"c":-1,"d":18446744073709551615,"e":0.25},"outputs":[]}`, ""},
+		{
+			"all members",
+			Response{ModelName: "m", ModelVersion: "2", ID: "i<d>&\"\\\n\x01é\u2028", Parameters: Parameters{"b": true, "a": "x", "c": int64(-1), "d": uint64(math.MaxUint64), "e": 0.25}},
+			`{"model_name":"m","model_version":"2","id":"i<d>&\"\\\n\u0001é` + "\u2028" + `","parameters":{"a":"x","b":true,"c":-1,"d":18446744073709551615,"e":0.25},"outputs":[]}`, "",
+		},
 		{"name that is not UTF-8", Response{ModelName: "m\xff"}, `{"model_name":"m` + "\uFFFD" + `","outputs":[]}`, ""},
-		{"floats", Response{Outputs: []tensor.Tensor{tensor.Of("f", []int64{2, 6}, []float32{0, float32(math.Copysign(0, -1)), 1, -16777216, 0.1, 2e-4, 9.9e-5, 3.4028235e38, 1e-45, float32(inf), float32(-inf), float32(math.NaN())})}},
-			`{"model_name":"","outputs":[{"name":"f","datatype":"FP32","shape":[2,6],"data":[0,-0,1,-16777216,0.1,0.0002,9.9e-05,3.4028235e+38,1e-45,null,null,null]}]}`, ""},
-		{"doubles", Response{Outputs: []tensor.Tensor{tensor.Of("d", []int64{6}, []float64{1. / 3, 1e15, 1e16, 1e-4, -5e-324, math.MaxFloat64})}},
-			`{"model_name":"","outputs":[{"name":"d","datatype":"FP64","shape":[6],"data":[0.3333333333333333,1000000000000000,1e+16,0.0001,-5e-324,1.7976931348623157e+308]}]}`, ""},
-		{"integers", Response{Outputs: []tensor.Tensor{
-			tensor.Of("a", []int64{2}, []int8{-128, 127}), tensor.Of("b", []int64{1}, []uint64{math.MaxUint64}), tensor.Of("c", []int64{1}, []int64{math.MinInt64})}},
-			`{"model_name":"","outputs":[{"name":"a","datatype":"INT8","shape":[2],"data":[-128,127]},{"name":"b","datatype":"UINT64","shape":[1],"data":[18446744073709551615]},{"name":"c","datatype":"INT64","shape":[1],"data":[-9223372036854775808]}]}`, ""},
-		{"bools", Response{Outputs: []tensor.Tensor{tensor.Of("b", []int64{2}, []bool{true, false})}},
-			`{"model_name":"","outputs":[{"name":"b","datatype":"BOOL","shape":[2],"data":[true,false]}]}`, ""},
-		{"strings", Response{Outputs: []tensor.Tensor{tensor.OfStrings("s", []int64{3}, []string{"", "<é>", "\t\r\"\\\x7f\x1f"})}},
-			`{"model_name":"","outputs":[{"name":"s","datatype":"BYTES","shape":[3],"data":["","<é>","\t\r\"\\` + "\x7f" + `\u001f"]}]}`, ""},
-		{"scalar and nothing", Response{Outputs: []tensor.Tensor{tensor.Of("x", nil, []uint8{1}), tensor.Of("y", []int64{2, 0}, []uint8{})}},
-			`{"model_name":"","outputs":[{"name":"x","datatype":"UINT8","shape":[],"data":[1]},{"name":"y","datatype":"UINT8","shape":[2,0],"data":[]}]}`, ""},
-		{"binary and not", Response{Binary: []bool{true, false, true}, Outputs: []tensor.Tensor{
-			tensor.Of("a", []int64{2}, []uint16{1, 258}), tensor.Of("b", []int64{1}, []uint8{7}), tensor.OfStrings("c", []int64{2}, []string{"xyz", "\xff"})}},
+		{
+			"floats",
+			Response{Outputs: []tensor.Tensor{tensor.Of("f", []int64{2, 6}, []float32{0, float32(math.Copysign(0, -1)), 1, -16777216, 0.1, 2e-4, 9.9e-5, 3.4028235e38, 1e-45, float32(inf), float32(-inf), float32(math.NaN())})}},
+			`{"model_name":"","outputs":[{"name":"f","datatype":"FP32","shape":[2,6],"data":[0,-0,1,-16777216,0.1,0.0002,9.9e-05,3.4028235e+38,1e-45,null,null,null]}]}`, "",
+		},
+		{
+			"doubles",
+			Response{Outputs: []tensor.Tensor{tensor.Of("d", []int64{6}, []float64{1. / 3, 1e15, 1e16, 1e-4, -5e-324, math.MaxFloat64})}},
+			`{"model_name":"","outputs":[{"name":"d","datatype":"FP64","shape":[6],"data":[0.3333333333333333,1000000000000000,1e+16,0.0001,-5e-324,1.7976931348623157e+308]}]}`, "",
+		},
+		{
+			"integers",
+			Response{Outputs: []tensor.Tensor{
+				tensor.Of("a", []int64{2}, []int8{-128, 127}), tensor.Of("b", []int64{1}, []uint64{math.MaxUint64}), tensor.Of("c", []int64{1}, []int64{math.MinInt64}),
+			}},
+			`{"model_name":"","outputs":[{"name":"a","datatype":"INT8","shape":[2],"data":[-128,127]},{"name":"b","datatype":"UINT64","shape":[1],"data":[18446744073709551615]},{"name":"c","datatype":"INT64","shape":[1],"data":[-9223372036854775808]}]}`, "",
+		},
+		{
+			"bools",
+			Response{Outputs: []tensor.Tensor{tensor.Of("b", []int64{2}, []bool{true, false})}},
+			`{"model_name":"","outputs":[{"name":"b","datatype":"BOOL","shape":[2],"data":[true,false]}]}`, "",
+		},
+		{
+			"strings",
+			Response{Outputs: []tensor.Tensor{tensor.OfStrings("s", []int64{3}, []string{"", "<é>", "\t\r\"\\\x7f\x1f"})}},
+			`{"model_name":"","outputs":[{"name":"s","datatype":"BYTES","shape":[3],"data":["","<é>","\t\r\"\\` + "\x7f" + `\u001f"]}]}`, "",
+		},
+		{
+			"scalar and nothing",
+			Response{Outputs: []tensor.Tensor{tensor.Of("x", nil, []uint8{1}), tensor.Of("y", []int64{2, 0}, []uint8{})}},
+			`{"model_name":"","outputs":[{"name":"x","datatype":"UINT8","shape":[],"data":[1]},{"name":"y","datatype":"UINT8","shape":[2,0],"data":[]}]}`, "",
+		},
+		{
+			"binary and not",
+			Response{Binary: []bool{true, false, true}, Outputs: []tensor.Tensor{
+				tensor.Of("a", []int64{2}, []uint16{1, 258}), tensor.Of("b", []int64{1}, []uint8{7}), tensor.OfStrings("c", []int64{2}, []string{"xyz", "\xff"}),
+			}},
 			`{"model_name":"","outputs":[{"name":"a","datatype":"UINT16","shape":[2],"parameters":{"binary_data_size":4}},{"name":"b","datatype":"UINT8","shape":[1],"data":[7]},{"name":"c","datatype":"BYTES","shape":[2],"parameters":{"binary_data_size":12}}]}`,
-			"\x01\x00\x02\x01" + "\x03\x00\x00\x00xyz\x01\x00\x00\x00\xff"},
-		{"binary nothing", Response{Binary: []bool{true}, Outputs: []tensor.Tensor{tensor.Of("a", []int64{0}, []uint16{})}},
-			`{"model_name":"","outputs":[{"name":"a","datatype":"UINT16","shape":[0],"parameters":{"binary_data_size":0}}]}`, ""},
+			"\x01\x00\x02\x01" + "\x03\x00\x00\x00xyz\x01\x00\x00\x00\xff",
+		},
+		{
+			"binary nothing",
+			Response{Binary: []bool{true}, Outputs: []tensor.Tensor{tensor.Of("a", []int64{0}, []uint16{})}},
+			`{"model_name":"","outputs":[{"name":"a","datatype":"UINT16","shape":[0],"parameters":{"binary_data_size":0}}]}`, "",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			const before = "before"

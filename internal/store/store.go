@@ -119,7 +119,7 @@ func CheckKey(key string) error {
 		}
 		for i := range len(s) {
 			c := s[i]
-			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-_.=@:+", c) >= 0) {
+			if ok := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-_.=@:+", c) >= 0; !ok {
 				return fault.New(fault.Invalid, "key %q: a segment holds ASCII letters, digits and \"-_.=@:+\" only", key)
 			}
 		}
