@@ -61,10 +61,12 @@ type KV interface {
 	// Get reads one item. A missing or expired key is NotFound.
 	Get(ctx context.Context, key string) (Item, error)
 	// Put writes a value and gives its new version. A ttl of 0 keeps it for ever.
-	// Where the condition does not hold it changes nothing and returns Conflict.
+	// Where the condition does not hold it changes nothing and returns Conflict. A
+	// negative ttl is Invalid.
 	Put(ctx context.Context, key string, value []byte, ttl time.Duration, c Condition) (version string, err error)
 	// Delete removes a key. A missing key is no error, unless the condition asks
-	// for a version: then it is Conflict.
+	// for a version: then it is Conflict, as is a present one when the condition
+	// asks for none.
 	Delete(ctx context.Context, key string, c Condition) error
 	// Scan visits the live items whose key starts with prefix, in no promised
 	// order. An item that changes meanwhile is seen once or not at all, never torn.
@@ -88,16 +90,17 @@ type Object struct {
 type Blob interface {
 	// Get opens the bytes from offset on: length of them, fewer where the object
 	// ends, or all the rest when length is negative. An offset at or past the end
-	// gives no bytes. The object's description is that of the whole. The caller
-	// closes the reader.
+	// gives no bytes; a negative offset is Invalid. The object's description is that
+	// of the whole. The caller closes the reader.
 	Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, Object, error)
-	// Put stores all of body, which must hold exactly size bytes, and gives the
-	// object's new version. It is durable when Put returns. Where the condition
+	// Put stores all of body, which must hold exactly size bytes (else it is
+	// Invalid), and gives the object's new version. An error of the body's own
+	// comes back in the chain. It is durable when Put returns. Where the condition
 	// does not hold it changes nothing and returns Conflict. Body is read from
 	// its start; a backend may seek back and read again to repeat a failed attempt.
 	Put(ctx context.Context, key string, body io.ReadSeeker, size int64, c Condition) (version string, err error)
 	// List visits the objects whose key starts with prefix in byte order of their
-	// keys, starting behind the key `after` ("" from the first).
+	// keys, starting behind the key `after` (a valid key, or "" for the first).
 	List(ctx context.Context, prefix, after string) iter.Seq2[Object, error]
 	// Delete removes an object; a missing one is no error.
 	Delete(ctx context.Context, key string) error
