@@ -142,7 +142,7 @@ func (h *Handler) push(w http.ResponseWriter, r *http.Request) error {
 		Name: r.PathValue("model"), Runtime: settings.Runtime, Settings: settings.Settings, By: settings.By,
 	}, file)
 	if err != nil {
-		return bodyError(err)
+		return err
 	}
 	if settings.Alias != "" {
 		if _, err := registry.Move(r.Context(), m.Name, settings.Alias, model.Change{To: m.Version, By: settings.By, Why: "pushed"}); err != nil {
@@ -160,7 +160,7 @@ func pushParts(r *http.Request) (*PushSettings, io.Reader, error) {
 	settings := &PushSettings{}
 	kind, params, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if kind != "multipart/form-data" {
-		return settings, r.Body, nil
+		return settings, &modelFile{Reader: r.Body}, nil
 	}
 	form := multipart.NewReader(r.Body, params["boundary"])
 	for {
@@ -176,14 +176,35 @@ func pushParts(r *http.Request) (*PushSettings, io.Reader, error) {
 				return nil, nil, bodyError(err)
 			}
 			if err := decodeStrict(b, settings); err != nil {
-				return nil, nil, fault.Wrap(fault.Invalid, err, `the part "settings" is not the JSON expected there: %s`, err)
+				return nil, nil, fault.Wrap(fault.Invalid, err, `the part "settings" is not the JSON expected there: %s`, misread(err))
 			}
 		case part.FormName() == "model":
-			return settings, part, nil
+			return settings, &modelFile{part, form}, nil
 		default:
 			return nil, nil, fault.New(fault.Invalid, `the form's part %q is not one of "settings" and "model"`, part.FormName())
 		}
 	}
+}
+
+// modelFile reads the file of a push. Nothing may follow it in a form, for
+// settings that come too late must not be taken for absent ones.
+type modelFile struct {
+	io.Reader
+	form *multipart.Reader // nil: the file is the whole body
+}
+
+func (f *modelFile) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if errors.Is(err, io.EOF) && f.form != nil {
+		var part *multipart.Part
+		if part, err = f.form.NextPart(); err == nil {
+			err = fault.New(fault.Invalid, `the form's part %q stands behind the part "model", which must be the last`, part.FormName())
+		}
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = bodyError(err)
+	}
+	return n, err
 }
 
 func (h *Handler) moveAlias(w http.ResponseWriter, r *http.Request) error {

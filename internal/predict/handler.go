@@ -2,10 +2,13 @@ package predict
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -284,7 +287,7 @@ func readJSON(r *http.Request, v any, decode func([]byte, any) error) error {
 		return nil
 	}
 	if err := decode(b, v); err != nil {
-		return fault.Wrap(fault.Invalid, err, "the body is not the JSON expected here: %s", err)
+		return fault.Wrap(fault.Invalid, err, "the body is not the JSON expected here: %s", misread(err))
 	}
 	return nil
 }
@@ -301,6 +304,25 @@ func decodeStrict(b []byte, v any) error {
 		return errors.New("something follows the JSON value")
 	}
 	return nil
+}
+
+// misread says what is wrong with JSON in words of JSON instead of Go's.
+func misread(err error) string {
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return strings.TrimPrefix(err.Error(), "json: ")
+	}
+	expected := "a string"
+	switch wrong.Type.Kind() {
+	case reflect.Bool:
+		expected = "a boolean"
+	case reflect.Int:
+		expected = "an integer"
+	case reflect.Struct, reflect.Map:
+		expected = "an object"
+	}
+	field := strings.TrimPrefix(wrong.Field, "Settings.") // which is embedded, and no part of the JSON
+	return fmt.Sprintf("%s must be %s, not %s", cmp.Or(field, "the value"), expected, wrong.Value)
 }
 
 // bodyError says what went wrong with a body that could not be read to its end.

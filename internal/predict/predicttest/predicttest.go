@@ -100,8 +100,12 @@ func (s *Server) Do(t testing.TB, method, path, body string, headers ...string) 
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Set(name, value)
 	}
-	// No transparent compression: tests see what was sent.
-	resp, err := (&http.Transport{DisableCompression: true, DisableKeepAlives: true}).RoundTrip(r)
+	// No transparent compression: tests see what was sent. And no "Connection:
+	// close", to which net/http gives no time to read the answer before the rest
+	// of a refused body makes it break the connection off.
+	transport := &http.Transport{DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(r)
 	if err != nil {
 		t.Fatal(err)
 	}
