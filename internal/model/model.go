@@ -149,6 +149,9 @@ func (r Ref) String() string {
 // number gives the version number, where the ref holds one. There is one way to
 // write it: 07 is not 7, so that nobody can make up refs without end.
 func (r Ref) number() (int, bool) {
+	if r.Version == "" {
+		return 0, false
+	}
 	n, err := strconv.Atoi(r.Version)
 	return n, err == nil && n > 0 && strconv.Itoa(n) == r.Version
 }

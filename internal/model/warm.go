@@ -93,7 +93,8 @@ type Warm struct {
 	slots  map[slotKey]*slot
 	used   int64         // bytes, by estimate, of all sessions and those in the making
 	ending int64         // those of them that are being closed
-	freed  chan struct{} // closed and replaced whenever memory may have become free
+	freed  chan struct{} // closed and replaced when memory may have become free, if asked
+	asked  bool          // somebody waits for freed
 	closed bool
 	loads  sync.WaitGroup
 }
@@ -323,6 +324,10 @@ func (w *Warm) leave(s *slot) {
 
 // wake tells waiters that memory may be free; the caller holds mu.
 func (w *Warm) wake() {
+	if !w.asked {
+		return
+	}
+	w.asked = false
 	close(w.freed)
 	w.freed = make(chan struct{})
 }
@@ -476,6 +481,7 @@ func (w *Warm) reserve(ctx context.Context, what string, n int64) error {
 			return nil
 		}
 		freed, used, closed := w.freed, w.used, w.closed
+		w.asked = true
 		w.mu.Unlock()
 		if closed {
 			return fault.New(fault.Unavailable, "the server is shutting down")

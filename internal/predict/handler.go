@@ -196,7 +196,9 @@ func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {
 	if err := e.decode(m, body, header); err != nil {
 		return err
 	}
-	line.SetID(e.in.ID)
+	if e.in.ID != "" {
+		line.SetID(e.in.ID)
+	}
 	decoded := time.Now()
 	a, err := h.flow.InferWith(r.Context(), m, &e.request)
 	if err != nil {
