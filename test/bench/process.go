@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// process is a server that the bench started, alone on a port of its own.
+type process struct {
+	cmd   *exec.Cmd
+	addr  string
+	log   string
+	cache string        // the folder of its disk cache, or none
+	begun time.Time     // just before it was started
+	ready time.Duration // from then to its first answer at the path of readiness
+	ended chan struct{} // closed when it has ended, with err
+	err   error
+}
+
+// launch says how to start a server.
+type launch struct {
+	args  []string
+	env   []string // on top of what every process here gets
+	core  int      // to run on alone, as in a pod with one CPU; negative: on all
+	ready string   // path that answers 200 when the server is ready
+}
+
+const anyCore = -1
+
+// start starts a server and waits until it is ready. It looks every half
+// millisecond, which is how exact ready is.
+func (b *bench) start(ctx context.Context, l launch) (*process, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	return b.startAt(ctx, port, l)
+}
+
+func (b *bench) startAt(ctx context.Context, port string, l launch) (*process, error) {
+	p := &process{addr: "127.0.0.1:" + port, ended: make(chan struct{})}
+	log, err := os.CreateTemp(b.dir, "log-*")
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	p.log = log.Name()
+	p.cmd = b.command(ctx, l)
+	p.cmd.Env = append(p.cmd.Env, "PORT="+port)
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.begun = time.Now()
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		defer close(p.ended)
+		p.err = p.cmd.Wait()
+	}()
+	if err := p.await(ctx, l.ready); err != nil {
+		text, _ := os.ReadFile(p.log) // it is only to help
+		return nil, fmt.Errorf("start %s: %w\n%s", l.args[0], errors.Join(err, p.stop()), text)
+	}
+	p.ready = time.Since(p.begun)
+	return p, nil
+}
+
+// command makes a child that knows nothing of the caller's environment but
+// where things are, so that a setting left over in a shell changes no number.
+func (b *bench) command(ctx context.Context, l launch) *exec.Cmd {
+	args := l.args
+	env := append([]string{"ORT_LIB=" + b.library, "HOME=" + b.dir, "TMPDIR=" + b.dir, "PATH=" + os.Getenv("PATH")}, l.env...)
+	if l.core >= 0 {
+		env = append(env, "GOMAXPROCS=1")
+	}
+	if b.pinned { // always, as this process may be pinned itself
+		cores := "0-" + strconv.Itoa(runtime.NumCPU()-1)
+		if l.core >= 0 {
+			cores = strconv.Itoa(l.core)
+		}
+		args = append([]string{"taskset", "-c", cores}, args...)
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = env
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// once runs a child to its end and gives what it printed.
+func (b *bench) once(ctx context.Context, l launch) (string, error) {
+	cmd := b.command(ctx, l)
+	var out, log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &log
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w\n%s", strings.Join(l.args, " "), err, log.String())
+	}
+	return out.String(), nil
+}
+
+const startLimit = 20 * time.Second
+
+func (p *process) await(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for {
+		_, err := call(ctx, &client, http.MethodGet, "http://"+p.addr+path, nil, http.StatusOK)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.ended:
+			return fmt.Errorf("it ended: %w", errors.Join(p.err, err))
+		case <-ctx.Done():
+			return err
+		case <-time.After(500 * time.Microsecond):
+		}
+	}
+}
+
+// call sends one request, whose answer must have the given status.
+func call(ctx context.Context, client *http.Client, method, url string, body io.Reader, status int) (string, error) {
+	r, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return "", err
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != status {
+		err = fmt.Errorf("%s %s: %s: %.300s", method, url, resp.Status, b)
+	}
+	return string(b), errors.Join(err, resp.Body.Close())
+}
+
+// publish pushes a model's file to the server.
+func (p *process) publish(ctx context.Context, name, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = call(ctx, http.DefaultClient, http.MethodPost, "http://"+p.addr+"/admin/v1/models/"+name+"/versions", f, http.StatusCreated)
+	return err
+}
+
+func (p *process) metrics(ctx context.Context) (string, error) {
+	return call(ctx, http.DefaultClient, http.MethodGet, "http://"+p.addr+"/metrics", nil, http.StatusOK)
+}
+
+// stop has the process end in an orderly way.
+func (p *process) stop() error {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+	select {
+	case <-p.ended:
+	case <-time.After(10 * time.Second):
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+	}
+	return errors.Join(os.Remove(p.log), os.RemoveAll(p.cache))
+}
+
+// tick is the unit of times in /proc, the same on every Linux that Go runs on.
+const tick = 10 * time.Millisecond
+
+// cpu is how much processor time the process has taken, in user and kernel mode.
+func (p *process) cpu() (time.Duration, error) {
+	b, err := os.ReadFile(p.proc("stat"))
+	if err != nil {
+		return 0, err
+	}
+	// The name stands in parentheses and may hold spaces; 11 fields lie between it and utime.
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	user, err := strconv.ParseInt(f[11], 10, 64)
+	system, err2 := strconv.ParseInt(f[12], 10, 64)
+	return time.Duration(user+system) * tick, errors.Join(err, err2)
+}
+
+// memory reads a line of /proc/<pid>/status in bytes: VmRSS is what is resident
+// now, VmHWM the most that ever was.
+func (p *process) memory(name string) (int64, error) {
+	b, err := os.ReadFile(p.proc("status"))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("%s is not in %s", name, p.proc("status"))
+}
+
+func (p *process) proc(name string) string {
+	return filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), name)
+}
+
+func freePort() (string, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, errors.Join(err, l.Close())
+}
