@@ -364,5 +364,8 @@ func s3Fault(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return fault.Wrap(fault.Unavailable, err, "the object store cannot be used")
+	if c := code(err); c != "" { // such as AccessDenied or NoSuchBucket: what to do about it is in the name
+		return fault.Wrap(fault.Unavailable, err, "the object store refuses: %s", c)
+	}
+	return fault.Wrap(fault.Unavailable, err, "the object store cannot be reached")
 }
