@@ -12,46 +12,41 @@ import (
 // memory measures what a warm session takes: the growth of a server's resident
 // memory over several sessions of the same size, each of a file of its own.
 func (b *bench) memory(ctx context.Context) error {
-	flights, err := samples["flights"](b.root, b.dir)
-	if err != nil {
-		return err
-	}
 	kinds := []struct {
-		name   string
-		n      int
-		sample sample
-		dense  dense
+		name string
+		n    int
+		make func() (sample, error)
 	}{
-		{name: "flights (trees)", n: 50, sample: flights},
-		{name: "4 layers of 256²", n: 50, dense: dense{"mega", 4, 256}},
-		{name: "5 layers of 1024²", n: 8, dense: dense{"twenty", 5, 1024}},
-		{name: "12 layers of 2048²", n: 2, dense: large},
+		{"flights: trees", 50, func() (sample, error) { return samples["flights"](b.root, b.dir) }},
+		{"100 trees of depth 8", 10, func() (sample, error) { return forest{"forest1", 100, 8}.sample(b.dir) }},
+		{"300 trees of depth 10", 3, func() (sample, error) { return forest{"forest2", 300, 10}.sample(b.dir) }},
+		{"weights: 4 of 256²", 50, func() (sample, error) { return dense{"dense1", 4, 256}.sample(b.dir) }},
+		{"5 of 1024²", 8, func() (sample, error) { return dense{"dense2", 5, 1024}.sample(b.dir) }},
+		{"12 of 2048²", 2, func() (sample, error) { return large.sample(b.dir) }},
 	}
 	var rows [][]string
 	for _, k := range kinds {
 		progress("memory: %s", k.name)
-		s := k.sample
-		if s.path == "" {
-			if s, err = k.dense.sample(b.dir); err != nil {
-				return err
-			}
+		s, err := k.make()
+		if err != nil {
+			return err
 		}
 		m, err := b.sessionMemory(ctx, s, k.n)
 		if err != nil {
 			return err
 		}
 		each := (m.after - m.before) / int64(k.n)
-		estimate := 2*m.size + 1<<20 // as internal/model reckons
 		rows = append(rows, []string{
-			k.name, fmt.Sprint(k.n), megabytes(m.size), megabytes(each), fmt.Sprintf("%.2f", float64(each)/float64(m.size)),
-			megabytes(estimate), fmt.Sprintf("%.2f", float64(each)/float64(estimate)),
-			fmt.Sprintf("%.2f", float64(m.peak-m.before-each*int64(k.n-1))/float64(m.size)),
+			k.name, fmt.Sprint(k.n), megabytes(m.size), megabytes(each), times(each, m.size),
+			times(m.peak-m.before-each*int64(k.n-1), m.size),
 		})
 	}
 	b.report.section("Memory of a warm session")
-	b.report.table([]string{"model", "sessions", "file", "each takes", "× file", "2 × file + 1 MiB", "× that", "at most while one loads, × file"}, rows)
+	b.report.table([]string{"model", "sessions", "file", "each takes", "× file", "at most while the last loads, × file"}, rows)
 	return nil
 }
+
+func times(n, unit int64) string { return fmt.Sprintf("%.2f", float64(n)/float64(unit)) }
 
 type sessionMemory struct{ size, before, after, peak int64 }
 
