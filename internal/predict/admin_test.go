@@ -230,8 +230,13 @@ func TestBrokenForms(t *testing.T) {
 	s := predicttest.Start(t, blob, nil)
 	body, kind := form(t, "settings", "{}", "model", string(onnxtest.NonZero().Bytes()))
 	for _, test := range []struct{ body, kind string }{
-		{"", kind}, {body[:20], kind}, {body[:200], kind}, {body[:len(body)-100], kind}, {body[:len(body)-10], kind},
-		{body, "Content-Type: multipart/form-data"}, {body, "Content-Type: multipart/form-data; boundary=other"},
+		{"", kind},
+		{body[:20], kind},
+		{body[:200], kind},
+		{body[:len(body)-100], kind},
+		{body[:len(body)-10], kind},
+		{body, "Content-Type: multipart/form-data"},
+		{body, "Content-Type: multipart/form-data; boundary=other"},
 	} {
 		a := s.Do(t, "POST", "/admin/v1/models/m/versions", test.body, test.kind)
 		if text := refusal(t, a); a.Status != 400 || text != "the body could not be read to its end" && text != `the form has no part "model" that holds the model's file` {

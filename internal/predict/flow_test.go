@@ -107,9 +107,13 @@ func (g *gate) Get(ctx context.Context, key string, offset, length int64) (io.Re
 	return g.Blob.Get(ctx, key, offset, length)
 }
 
-// answer is what an inference of m says: its version, and whether Y fits it.
-func whoAnswers(c *http.Client, url string) (version string, err error) {
-	resp, err := c.Post(url+"/v2/models/m/infer", "application/json", strings.NewReader(floats("1")))
+// whoAnswers tells which version of m answers, after a look at what it says.
+func whoAnswers(ctx context.Context, c *http.Client, url string) (version string, err error) {
+	r, err := http.NewRequestWithContext(ctx, "POST", url+"/v2/models/m/infer", strings.NewReader(floats("1")))
+	if err != nil {
+		return "", err
+	}
+	resp, err := c.Do(r)
 	if err != nil {
 		return "", err
 	}
@@ -152,7 +156,7 @@ func TestAliasMovesUnderLoad(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for !stop.Load() {
-				version, err := whoAnswers(client, s.URL)
+				version, err := whoAnswers(t.Context(), client, s.URL)
 				if err != nil {
 					t.Error(err)
 					return
@@ -193,7 +197,7 @@ func TestAliasMovesUnderLoad(t *testing.T) {
 	}
 	open()
 	eventually(t, "version 2 answers", func() bool {
-		version, err := whoAnswers(client, s.URL)
+		version, err := whoAnswers(t.Context(), client, s.URL)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,7 +261,7 @@ func TestABrokenVersionNeverTakesOver(t *testing.T) {
 	// Pushed again, the file is whole: its bytes are the same artifact.
 	publisher.Push(t, "m", neg.Bytes(), model.Settings{})
 	eventually(t, "version 2 answers", func() bool {
-		version, err := whoAnswers(http.DefaultClient, s.URL)
+		version, err := whoAnswers(t.Context(), http.DefaultClient, s.URL)
 		if err != nil {
 			t.Fatal(err)
 		}

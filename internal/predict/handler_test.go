@@ -206,8 +206,14 @@ func TestStatistics(t *testing.T) {
 		name      string
 		got, want uint64
 	}{
-		{"success", i.Success.Count, 4}, {"fail", i.Fail.Count, 3}, {"queue", i.Queue.Count, 4}, {"compute_input", i.ComputeInput.Count, 4},
-		{"compute_infer", i.ComputeInfer.Count, 4}, {"compute_output", i.ComputeOutput.Count, 4}, {"cache_hit", i.CacheHit.Count, 0}, {"cache_miss", i.CacheMiss.Count, 0},
+		{"success", i.Success.Count, 4},
+		{"fail", i.Fail.Count, 3},
+		{"queue", i.Queue.Count, 4},
+		{"compute_input", i.ComputeInput.Count, 4},
+		{"compute_infer", i.ComputeInfer.Count, 4},
+		{"compute_output", i.ComputeOutput.Count, 4},
+		{"cache_hit", i.CacheHit.Count, 0},
+		{"cache_miss", i.CacheMiss.Count, 0},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s counts %d, want %d", c.name, c.got, c.want)

@@ -155,10 +155,14 @@ func TestOutputs(t *testing.T) {
 		{"turned round", `"outputs":[{"name":"OUTPUT2"},{"name":"OUTPUT1"},{"name":"OUTPUT0"}],`, json2 + "," + json1 + "," + json0, ""},
 		{"all binary", `"parameters":{"binary_data_output":true},`, bin0 + "," + bin1 + "," + bin2, raw0 + raw1 + raw2},
 		{"one binary", `"outputs":[{"name":"OUTPUT1","parameters":{"binary_data":true}},{"name":"OUTPUT0"}],`, bin1 + "," + json0, raw1},
-		{"the output's own word wins", `"parameters":{"binary_data_output":true},"outputs":[{"name":"OUTPUT2"},{"name":"OUTPUT0","parameters":{"binary_data":false}},{"name":"OUTPUT1"}],`,
-			bin2 + "," + json0 + "," + bin1, raw2 + raw1},
-		{"by word and by default", `"parameters":{"binary_data_output":false},"outputs":[{"name":"OUTPUT0","parameters":{"binary_data":true}},{"name":"OUTPUT2","parameters":{"binary_data":true}}],`,
-			bin0 + "," + bin2, raw0 + raw2},
+		{
+			"the output's own word wins", `"parameters":{"binary_data_output":true},"outputs":[{"name":"OUTPUT2"},{"name":"OUTPUT0","parameters":{"binary_data":false}},{"name":"OUTPUT1"}],`,
+			bin2 + "," + json0 + "," + bin1, raw2 + raw1,
+		},
+		{
+			"by word and by default", `"parameters":{"binary_data_output":false},"outputs":[{"name":"OUTPUT0","parameters":{"binary_data":true}},{"name":"OUTPUT2","parameters":{"binary_data":true}}],`,
+			bin0 + "," + bin2, raw0 + raw2,
+		},
 		{"other parameters", `"parameters":{"priority":3,"timeout":1.5,"who":"me","b":true},"outputs":[{"name":"OUTPUT2","parameters":{"colour":"red"}}],`, json2, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -256,12 +260,16 @@ func TestClassifiers(t *testing.T) {
 	s.Push(t, "numbers", onnxtest.Classifier([]int64{7, 8, 9}).Bytes(), model.Settings{})
 	s.Push(t, "words", onnxtest.Classifier([]string{"cat", "dog"}).Bytes(), model.Settings{})
 	for _, test := range []struct{ model, shape, data, answer, labels string }{
-		{"numbers", "[2,3]", "0.25,0.5,0.25,1,0,0",
+		{
+			"numbers", "[2,3]", "0.25,0.5,0.25,1,0,0",
 			`{"name":"label","datatype":"INT64","shape":[2],"data":[8,7]},{"name":"probabilities","datatype":"FP32","shape":[2,3],"data":[0.25,0.5,0.25,1,0,0]}`,
-			`["7","8","9"]`},
-		{"words", "[1,2]", "0.25,0.75",
+			`["7","8","9"]`,
+		},
+		{
+			"words", "[1,2]", "0.25,0.75",
 			`{"name":"label","datatype":"BYTES","shape":[1],"data":["dog"]},{"name":"probabilities","datatype":"FP32","shape":[1,2],"data":[0.25,0.75]}`,
-			`["cat","dog"]`},
+			`["cat","dog"]`,
+		},
 	} {
 		a := s.Do(t, "POST", "/v2/models/"+test.model+"/infer", `{"inputs":[{"name":"X","shape":`+test.shape+`,"datatype":"FP32","data":[`+test.data+`]}]}`)
 		want(t, a, 200, `{"model_name":"`+test.model+`","model_version":"1","outputs":[`+test.answer+`]}`)
@@ -428,4 +436,28 @@ func TestHTTP2(t *testing.T) {
 		}
 	}
 	wantError(t, do("{"), 400, "the body is not valid JSON at byte 1: it ends where a key in quotes is expected")
+}
+
+// Requests use the memory of earlier ones, and nothing of what those said.
+func TestRequestsShareNothing(t *testing.T) {
+	s := predicttest.Start(t, nil, nil)
+	s.Push(t, "x", onnxtest.Identity(spec(tensor.FP32, -1)).Bytes(), model.Settings{})
+	s.Push(t, "two", onnxtest.Identity(spec(tensor.FP32, -1), spec(tensor.Bytes, -1)).Bytes(), model.Settings{})
+	const inputs = `"inputs":[{"name":"INPUT0","shape":[1],"datatype":"FP32","data":[2]},{"name":"INPUT1","shape":[1],"datatype":"BYTES","data":["b"]}]}`
+	for range 50 {
+		a := s.Do(t, "POST", "/v2/models/two/infer", `{"id":"mine","parameters":{"binary_data_output":true},"outputs":[{"name":"OUTPUT1"},{"name":"OUTPUT0"}],`+inputs)
+		if head, raw := split(t, a); !strings.Contains(head, `"id":"mine"`) || raw != lengths("b")+le(float32(2)) {
+			t.Fatalf("got %s %q", head, raw)
+		}
+		a = s.Do(t, "POST", "/v2/models/x/infer", le([]float32{1, 2}), headerLength(0))
+		head, raw := split(t, a)
+		if want := `{"model_name":"x","model_version":"1","outputs":[{"name":"OUTPUT0","datatype":"FP32","shape":[2],"parameters":{"binary_data_size":8}}]}`; head != want || raw != le([]float32{1, 2}) {
+			t.Fatalf("got %s %q, want %s", head, raw, want)
+		}
+		want(t, s.Do(t, "POST", "/v2/models/two/infer", "{"+inputs), 200, `{"model_name":"two","model_version":"1","outputs":[`+
+			`{"name":"OUTPUT0","datatype":"FP32","shape":[1],"data":[2]},{"name":"OUTPUT1","datatype":"BYTES","shape":[1],"data":["b"]}]}`)
+		if a := s.Do(t, "POST", "/v2/models/two/infer", `{"id":"yours","outputs":[{"name":"OUTPUT1"}],`+inputs[:60]); a.Status != 400 {
+			t.Fatalf("got %d %s", a.Status, a.Body)
+		}
+	}
 }

@@ -24,7 +24,8 @@ func startRefusing(t testing.TB, environ map[string]string) *predicttest.Server 
 	s.Push(t, "pick", onnxtest.Apply("Gather",
 		[]onnxtest.Value{onnxtest.Tensor("X", tensor.FP32, -1), onnxtest.Tensor("I", tensor.Int64, -1)},
 		[]onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)}).Bytes(), model.Settings{Warmup: model.Warmup{
-		Sample: []byte(`{"inputs":[{"name":"X","shape":[1],"datatype":"FP32","data":[0]},{"name":"I","shape":[1],"datatype":"INT64","data":[0]}]}`)}})
+		Sample: []byte(`{"inputs":[{"name":"X","shape":[1],"datatype":"FP32","data":[0]},{"name":"I","shape":[1],"datatype":"INT64","data":[0]}]}`),
+	}})
 	return s
 }
 
