@@ -104,7 +104,7 @@ func assemble(specs []oip.TensorMetadata, args []string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		shape, err := fit(spec, int64(len(data)))
+		shape, err := fit(spec, count(data))
 		if err != nil {
 			return nil, err
 		}
@@ -148,6 +148,20 @@ func values(spec oip.TensorMetadata, text string) ([]json.RawMessage, error) {
 		data = append(data, json.RawMessage(word))
 	}
 	return data, nil
+}
+
+// count counts the values of an array, at any depth; whether they are nested to
+// the shape is for the server to say.
+func count(data []json.RawMessage) (n int64) {
+	for _, v := range data {
+		var inner []json.RawMessage
+		if v[0] == '[' && json.Unmarshal(v, &inner) == nil {
+			n += count(inner)
+		} else {
+			n++
+		}
+	}
+	return n
 }
 
 // fit gives the shape of n values: the one free dimension takes what the fixed
@@ -198,7 +212,7 @@ func (c *client) showAnswer(b []byte) error {
 	for _, o := range answer.Outputs {
 		data := string(o.Data)
 		if len(data) > shownMost {
-			data = data[:shownMost] + "… (-o json shows all)"
+			data = strings.ToValidUTF8(data[:shownMost], "") + "… (-o json shows all)"
 		}
 		rows = append(rows, []string{o.Name, o.Type.String(), tensor.FormatShape(o.Shape), data})
 	}
