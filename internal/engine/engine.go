@@ -25,6 +25,12 @@ type Options struct {
 	Threads int
 }
 
+// Memory is what a session takes by estimate, in bytes.
+type Memory struct {
+	Session int64 `json:"session"` // for as long as it is open
+	Loading int64 `json:"loading"` // at most, while it is made, its artifact included
+}
+
 // Format opens artifacts of one kind. It is safe for concurrent use.
 type Format interface {
 	// Name is the runtime's name in manifests, such as "onnx".
@@ -44,6 +50,8 @@ type Session interface {
 	// Signature of the model. What a run alone can tell (labels of classes) may
 	// be missing until the first Run.
 	Signature() Signature
+	// Memory that the session takes.
+	Memory() Memory
 	// Run computes all outputs, in signature order. Inputs stand in signature
 	// order and fit their specs; they are read until Run returns, and outputs
 	// never share memory with them. When ctx ends, Run ends soon with its error.

@@ -205,7 +205,7 @@ func (c *Catalog) readManifest(ctx context.Context, name string, version int) (*
 		return nil, fmt.Errorf("read manifest %s:%d: %w", name, version, err)
 	}
 	m := &Manifest{}
-	if err := json.Unmarshal(b, m); err != nil || m.Name != name || m.Version != version || !m.Digest.valid() || m.Size <= 0 {
+	if err := json.Unmarshal(b, m); err != nil || m.Name != name || m.Version != version || !m.Digest.valid() || m.Size <= 0 || m.Memory.Session <= 0 || m.Memory.Loading < m.Memory.Session {
 		return nil, fault.Wrap(fault.Internal, err, "the manifest of model %q, version %d is damaged in the bucket", name, version)
 	}
 	return m, nil

@@ -20,7 +20,7 @@ import (
 
 func manifest(name string) Manifest {
 	return Manifest{
-		Name: name, Runtime: "toy", Size: 3, Digest: newDigest(make([]byte, 32)),
+		Name: name, Runtime: "toy", Size: 3, Memory: engine.Memory{Session: 1, Loading: 1}, Digest: newDigest(make([]byte, 32)),
 		Signature: engine.Signature{
 			Inputs:  []tensor.Spec{{Name: "x", Type: tensor.FP32, Shape: []int64{-1, 2}}},
 			Outputs: []tensor.Spec{{Name: "y", Type: tensor.FP32, Shape: []int64{-1}}},

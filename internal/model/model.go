@@ -38,7 +38,8 @@ type Manifest struct {
 	Version   int              `json:"version"`
 	Runtime   string           `json:"runtime"`
 	Digest    Digest           `json:"digest"`
-	Size      int64            `json:"size"` // of the artifact, in bytes
+	Size      int64            `json:"size"`   // of the artifact, in bytes
+	Memory    engine.Memory    `json:"memory"` // that a session takes
 	Signature engine.Signature `json:"signature"`
 	Settings
 	CreatedAt time.Time `json:"created_at"`

@@ -114,7 +114,7 @@ func (r *Registry) Push(ctx context.Context, p Push, file io.Reader) (*Manifest,
 	if err != nil {
 		return nil, diskError(err)
 	}
-	m.Signature, err = try(ctx, format, artifact, &m)
+	err = try(ctx, format, artifact, &m)
 	unmap(artifact)
 	if err != nil {
 		return nil, err
@@ -150,22 +150,22 @@ func (r *Registry) format(name string) (engine.Format, error) {
 	return nil, fault.New(fault.Invalid, "runtime %q is not one of %q", name, known)
 }
 
-// try opens a new file and runs its sample, and gives its signature.
-func try(ctx context.Context, format engine.Format, artifact []byte, m *Manifest) (engine.Signature, error) {
+// try opens a new file and runs its sample, and fills in what that tells.
+func try(ctx context.Context, format engine.Format, artifact []byte, m *Manifest) error {
 	session, err := format.Open(ctx, artifact, engine.Options{Threads: m.Threads})
 	if err != nil {
-		return engine.Signature{}, err
+		return err
 	}
 	defer session.Close()
-	tried := *m
-	tried.Signature = session.Signature()
-	if err := warmUp(ctx, session, &tried); err != nil {
+	m.Signature, m.Memory = session.Signature(), session.Memory()
+	if err := warmUp(ctx, session, m); err != nil {
 		if fault.Is(err, fault.Invalid) && len(m.Warmup.Sample) == 0 {
-			return engine.Signature{}, fault.Wrap(fault.Invalid, err, "the model does not run on zeros (%s); give a sample request that it can answer as warmup.sample", fault.Message(err))
+			return fault.Wrap(fault.Invalid, err, "the model does not run on zeros (%s); give a sample request that it can answer as warmup.sample", fault.Message(err))
 		}
-		return engine.Signature{}, fmt.Errorf("run the sample: %w", err)
+		return fmt.Errorf("run the sample: %w", err)
 	}
-	return session.Signature(), nil // a run may have taught it labels
+	m.Signature = session.Signature() // a run may have taught it labels
+	return nil
 }
 
 // Start begins to load the pinned models, and then keeps to what their refs mean

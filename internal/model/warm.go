@@ -128,15 +128,6 @@ const retryAfter = 2 * time.Second
 // reserveTimeout is how long a load waits for sessions in use to become idle.
 const reserveTimeout = 10 * time.Second
 
-// cost estimates what a session takes once it is there, and peak what it takes
-// while it is being made: the artifact, the runtime's parsed copy, and the
-// weights packed for its kernels. Measured (docs/bench) were 1.0 times the file
-// for large dense models and 2.4 times for tree ensembles, a megabyte for any;
-// and at the peak up to 3.5 times the file.
-func cost(size int64) int64 { return size*5/2 + 1<<20 }
-
-func peak(size int64) int64 { return size*4 + 1<<20 }
-
 func newWarm(c *Config, artifacts *Artifacts, formats []engine.Format, log *slog.Logger, tel *instruments) *Warm {
 	w := &Warm{
 		artifacts: artifacts, formats: map[string]engine.Format{}, budget: c.memory(), timeout: c.Load,
@@ -299,7 +290,7 @@ func (w *Warm) enter(ctx context.Context, m *Manifest) (*slot, error) {
 		s = nil
 	}
 	if s == nil {
-		s = &slot{key: key, model: m.Name, version: m.Version, cost: cost(m.Size), ready: make(chan struct{})}
+		s = &slot{key: key, model: m.Name, version: m.Version, cost: m.Memory.Session, ready: make(chan struct{})}
 		w.slots[key] = s
 		s.users++ // the load itself: nobody closes what is in the making
 		w.loads.Go(func() { w.load(ctx, s, m) })
@@ -398,7 +389,7 @@ func (w *Warm) open(ctx context.Context, s *slot, m *Manifest) (_ engine.Session
 	if format == nil {
 		return nil, fault.New(fault.Unavailable, "model %q, version %d needs the runtime %q, which this server does not have", m.Name, m.Version, m.Runtime)
 	}
-	held := peak(m.Size)
+	held := m.Memory.Loading
 	if err := w.reserve(ctx, fmt.Sprintf("model %q, version %d", m.Name, m.Version), held); err != nil {
 		return nil, err
 	}
@@ -445,9 +436,10 @@ func warmUp(ctx context.Context, session engine.Session, m *Manifest) error {
 	return nil
 }
 
-// hold reserves the memory of a session that is not for callers: a new file on trial.
+// hold reserves the memory of a file on trial, of which only the size is known:
+// what loading takes where most of it is weights.
 func (w *Warm) hold(ctx context.Context, name string, size int64) (release func(), err error) {
-	n := peak(size)
+	n := 4 * size
 	if err := w.reserve(ctx, fmt.Sprintf("model %q", name), n); err != nil {
 		return nil, err
 	}

@@ -66,6 +66,9 @@ func Run(t *testing.T, f engine.Format, m Models) {
 
 	t.Run("signature", func(t *testing.T) {
 		s := open(t, m.Model, engine.Options{})
+		if got := s.Memory(); got.Session <= 0 || got.Loading < got.Session {
+			t.Errorf("memory: got %+v, want something for the session and no less while loading", got)
+		}
 		defer closed(t, s)
 		in := m.Inputs(3, 1)
 		want := m.Answer(in)

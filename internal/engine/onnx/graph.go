@@ -17,7 +17,10 @@ import (
 // the second session that the library needs to tell it, and it says what the
 // binding leaves out: whether a shape is known at all, and what is in a
 // sequence. Only this much of the format is read; the rest is the library's.
-type graph struct{ inputs, outputs []value }
+type graph struct {
+	inputs, outputs []value
+	weights         int64 // bytes of the file that are constants
+}
 
 // value is an input or output.
 type value struct {
@@ -30,7 +33,7 @@ type value struct {
 // the fields in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 func read(artifact []byte) (graph, error) {
 	var inputs, outputs [][]byte
-	constants := map[string]bool{}
+	constants, weights := map[string]bool{}, int64(0)
 	found := false
 	err := each(artifact, func(field protowire.Number, _ uint64, b []byte) error {
 		if field != 7 {
@@ -40,6 +43,7 @@ func read(artifact []byte) (graph, error) {
 		return each(b, func(field protowire.Number, _ uint64, b []byte) error {
 			switch field {
 			case 5:
+				weights += int64(len(b))
 				return each(b, func(field protowire.Number, _ uint64, b []byte) error {
 					if field == 8 {
 						constants[string(b)] = true
@@ -60,7 +64,7 @@ func read(artifact []byte) (graph, error) {
 	case !found:
 		return graph{}, fault.New(fault.Invalid, "the file is not an ONNX model")
 	}
-	var g graph
+	g := graph{weights: weights}
 	for _, b := range inputs {
 		v, err := readValue("input", b)
 		if constants[v.Name] {

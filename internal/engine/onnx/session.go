@@ -21,6 +21,7 @@ type Session struct {
 	learnt  shapes
 	idle    chan *ort.RunOptions // each cancellable run needs its own; these wait for one
 	size    int                  // of the artifact
+	memory  engine.Memory
 }
 
 var _ engine.Session = (*Session)(nil)
@@ -32,7 +33,7 @@ func open(artifact []byte, g graph, threads int) (*Session, error) {
 	}
 	defer options.Destroy() //nolint:errcheck // never fails
 
-	s := &Session{idle: make(chan *ort.RunOptions, 16), size: len(artifact)}
+	s := &Session{idle: make(chan *ort.RunOptions, 16), size: len(artifact), memory: memory(int64(len(artifact)), g.weights)}
 	defer release(len(artifact))
 	var inputs, outputs []string
 	for _, v := range g.inputs {
@@ -48,6 +49,18 @@ func open(artifact []byte, g graph, threads int) (*Session, error) {
 		return nil, openError(err)
 	}
 	return s, nil
+}
+
+// memory estimates what a session takes, by what was measured (docs/bench): what
+// is weights stays as large as it is in the file, and takes three and a half
+// times that while the file is parsed and the weights are packed; all else,
+// foremost the nodes of trees, becomes objects several times its size.
+func memory(size, weights int64) engine.Memory {
+	rest := size - weights
+	return engine.Memory{
+		Session: weights + weights/8 + 5*rest + 1536<<10,
+		Loading: weights*7/2 + 15*rest + 1536<<10,
+	}
 }
 
 func sessionOptions(threads int) (*ort.SessionOptions, error) {
@@ -89,6 +102,9 @@ func (s *Session) Signature() engine.Signature {
 	}
 	return sig
 }
+
+// Memory that the session takes.
+func (s *Session) Memory() engine.Memory { return s.memory }
 
 // Run computes all outputs. When ctx ends, the run ends after the operation that
 // the model is at.
