@@ -1,5 +1,3 @@
-//go:build framework
-
 package main
 
 import (
@@ -16,8 +14,6 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/env"
 )
-
-func init() { framework = serveFramework }
 
 // serveFramework serves the function as the functions framework does.
 func serveFramework() error {

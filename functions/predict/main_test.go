@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,9 +19,6 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 )
 
-// framework serves the function as the functions framework does.
-var framework = func() error { return errors.New("built without the functions framework") }
-
 // childVariable makes the test binary a server: functions are registered once
 // per process and the framework's server can't be stopped, so those that register
 // are processes of their own.
@@ -33,7 +29,7 @@ func TestMain(m *testing.M) {
 	case "main":
 		main()
 	case "framework":
-		if err := framework(); err != nil {
+		if err := serveFramework(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
