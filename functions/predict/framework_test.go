@@ -30,7 +30,7 @@ func serveFramework() error {
 	if err != nil {
 		return err
 	}
-	l.Close() // the framework only takes the number of a port
+	_ = l.Close() // the framework only takes the number of a port
 	fmt.Fprintf(os.Stderr, `{"msg":"framework","addr":"127.0.0.1:%s"}`+"\n", port)
 	return funcframework.StartHostPort("127.0.0.1", port)
 }
