@@ -20,7 +20,6 @@ type Session struct {
 	outputs []output
 	learnt  shapes
 	idle    chan *ort.RunOptions // each cancellable run needs its own; these wait for one
-	size    int                  // of the artifact
 	memory  engine.Memory
 }
 
@@ -33,8 +32,8 @@ func open(artifact []byte, g graph, threads int) (*Session, error) {
 	}
 	defer options.Destroy() //nolint:errcheck // never fails
 
-	s := &Session{idle: make(chan *ort.RunOptions, 16), size: len(artifact), memory: memory(int64(len(artifact)), g.weights)}
-	defer release(len(artifact))
+	s := &Session{idle: make(chan *ort.RunOptions, 16), memory: memory(int64(len(artifact)), g.weights)}
+	defer release(s.memory.Loading - s.memory.Session)
 	var inputs, outputs []string
 	for _, v := range g.inputs {
 		inputs = append(inputs, v.Name)
@@ -209,6 +208,6 @@ func (s *Session) Close() error {
 	for o := range s.idle {
 		o.Destroy() //nolint:errcheck // never fails
 	}
-	release(s.size)
+	release(s.memory.Session)
 	return err
 }
