@@ -333,7 +333,10 @@ func TestNothingLeaks(t *testing.T) {
 	transport.CloseIdleConnections()
 	before, goroutines := heap(), runtime.NumGoroutine()
 	all(rounds)
-	eventually(t, fmt.Sprintf("%d goroutines are left", goroutines), func() bool { return runtime.NumGoroutine() <= goroutines })
+	eventually(t, fmt.Sprintf("%d goroutines are left", goroutines), func() bool {
+		transport.CloseIdleConnections()
+		return runtime.NumGoroutine() <= goroutines
+	})
 	if after := heap(); after > before+4<<20 {
 		t.Errorf("the heap grew from %d to %d bytes", before, after)
 	}
