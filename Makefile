@@ -13,6 +13,16 @@ DATA_DIR  ?= $(CURDIR)/.data
 LIB_NAME  := $(if $(filter Darwin,$(shell uname -s)),libonnxruntime.dylib,libonnxruntime.so)
 export ORT_LIB ?= $(ORT_DIR)/$(LIB_NAME)
 
+# How images are built, and what for: ko puts one kodata folder into images for all platforms, so it is one at a time.
+export KO_CONFIG_PATH := ko.yaml
+PLATFORM ?= linux/$(shell $(GO) env GOARCH)
+ORT_IMAGE_DIR := $(ORT_DIR)/$(subst /,-,$(PLATFORM))
+
+# Where `make deploy` goes beside KUBECONFIG and KO_DOCKER_REPO; knative/deploy.sh tells of each.
+export OVERLAY COMPONENTS NAMESPACE REDIS_IMAGE S3_IMAGE KNATIVE_INGRESS_URL
+OVERLAY   ?= dev
+NAMESPACE ?= pilotlight
+
 PKG      ?= ./...
 FUZZTIME ?= 30s
 
@@ -55,6 +65,27 @@ bench: ort s3 ## measure overhead, start, load and memory; results in docs/bench
 .PHONY: conformance
 conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
 	$(VENV)/bin/python test/conformance/triton_http.py $(or $(URL),127.0.0.1:8080)
+
+.PHONY: kodata
+kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the images
+	@use=(); [ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || use=(env -u ORT_LIB); \
+	"$${use[@]}" internal/engine/onnx/library.sh "$(ORT_IMAGE_DIR)" "$(PLATFORM)"
+	@for f in predict all; do \
+	  mkdir -p functions/$$f/kodata; ln -f "$(ORT_IMAGE_DIR)/libonnxruntime.so" functions/$$f/kodata/; done # ko refuses symlinks that lead out
+
+.PHONY: images
+images: kodata ## build the images into .images and tell their sizes
+	rm -rf .images
+	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/all
+	$(GO) run ./test/imagesize .images
+
+.PHONY: deploy
+deploy: kodata ## put OVERLAY (dev) on the cluster of KUBECONFIG, and get a prediction from it
+	knative/deploy.sh deploy
+
+.PHONY: undeploy
+undeploy: ## take it off again, with everything in its namespace
+	knative/deploy.sh undeploy
 
 .PHONY: gen
 gen: build ## write what is generated: docs/config.md
