@@ -44,6 +44,9 @@ var owners = []struct{ module, owner, why string }{
 	{"github.com/yalue/onnxruntime_go", "internal/engine/onnx", "a runtime hides its binding"},
 	{"github.com/GoogleCloudPlatform/functions-framework-go", "functions", "handlers are registered by mains"},
 	{"github.com/spf13/cobra", "cmd", "only the client has commands"},
+	{"knative.dev/serving", "internal/rollout", "elsewhere manifests say it, and tests check them: images stay small"},
+	{"sigs.k8s.io/", "test", "kustomize and YAML of Kubernetes are for tests"},
+	{"k8s.io/", "internal/rollout", "only what moves traffic talks to Kubernetes"},
 }
 
 type listed struct {

@@ -1,0 +1,91 @@
+#!/bin/bash
+# Puts Pilotlight on the cluster that KUBECONFIG names, or takes it off. make calls it; see `make help`.
+#
+#   deploy.sh render     print the manifests of OVERLAY and COMPONENTS, images still to be built
+#   deploy.sh deploy     build the images, apply all, wait; with OVERLAY=dev also push the flights model and ask it
+#   deploy.sh undeploy   delete all of it, the namespace and the claims with everything in them included
+#
+# From the environment:
+#   OVERLAY, COMPONENTS   folders below overlays/; components are added to the overlay
+#   NAMESPACE             where all of it goes
+#   REDIS_IMAGE S3_IMAGE  other images for OVERLAY=dev than the public ones
+#   KNATIVE_INGRESS_URL   how the ingress is reached from here; empty: by the URLs that Knative gives its services
+#   KUBECONFIG, KO_*      as kubectl and ko read them
+set -eu -o pipefail
+cd "$(dirname "$0")/.."
+
+: "${OVERLAY:=dev}" "${COMPONENTS:=}" "${NAMESPACE:=pilotlight}" "${REDIS_IMAGE:=}" "${S3_IMAGE:=}" "${KNATIVE_INGRESS_URL:=}"
+k() { kubectl -n "$NAMESPACE" "$@"; }
+
+# image NAME NEW is the line of a Kustomization that has image NAME replaced, unless NEW is empty.
+image() {
+	[ -n "$2" ] || return 0
+	local name=$2 tag=latest
+	case ${2##*/} in *:*) tag=${2##*:} name=${2%:*} ;; esac
+	echo "  - {name: $1, newName: $name, newTag: $tag}"
+}
+
+render() {
+	local dir c
+	dir=$(mktemp -d knative/overlays/.run.XXXXXX) # beside the overlays, since kustomize takes relative paths only
+	# shellcheck disable=SC2064 # the folder of now
+	trap "rm -rf '$dir'" RETURN
+	{
+		echo "resources: [../$OVERLAY]"
+		echo "namespace: $NAMESPACE"
+		echo "components:"
+		for c in $COMPONENTS; do echo "  - ../$c"; done
+		echo "images:"
+		image redis "$REDIS_IMAGE"
+		image versity/versitygw "$S3_IMAGE"
+	} >"$dir/Kustomization"
+	local yaml hash
+	yaml=$(kubectl kustomize --load-restrictor LoadRestrictionsNone "$dir") || return
+	# The ConfigMap is named by its content: a change makes a new revision, and old revisions keep their values.
+	hash=$(awk 'BEGIN {RS = "---\n"} /\nkind: ConfigMap\n/' <<<"$yaml" | sha256sum | cut -c1-10)
+	sed -E "s/^( *name: pilotlight-config)\$/\1-$hash/" <<<"$yaml"
+}
+
+# ask METHOD PATH [CURL OPTIONS]: a call of predict through the ingress.
+ask() {
+	local method=$1 path=$2
+	shift 2
+	curl -sS --max-time 60 -X "$method" "${to[@]}" "$@" "$base$path"
+}
+
+deploy() {
+	local url host
+	kubectl create namespace "$NAMESPACE" --dry-run=client -o yaml | kubectl apply -f - >/dev/null
+	if [ "$OVERLAY" = dev ] && ! k get secret pilotlight-s3 >/dev/null 2>&1; then
+		random() { head -c 20 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
+		k create secret generic pilotlight-s3 --from-literal=AWS_ACCESS_KEY_ID="$(random)" --from-literal=AWS_SECRET_ACCESS_KEY="$(random)"
+	fi
+	render | ko apply --base-import-paths -f -
+	[ "$OVERLAY" != dev ] || k rollout status deployment/redis deployment/s3 --timeout=3m
+	k wait --for=condition=Ready ksvc/predict --timeout=5m
+	[ "$OVERLAY" = dev ] || return 0
+
+	url=$(k get ksvc predict -o 'jsonpath={.status.url}') host=${url#*://}
+	base=$url to=()
+	if [ -n "$KNATIVE_INGRESS_URL" ]; then
+		base=$KNATIVE_INGRESS_URL to=(-H "Host: $host")
+	fi
+	local example=examples/flights status
+	status=$(ask GET /v2/models/flights -o /dev/null -w '%{http_code}')
+	if [ "$status" = 404 ]; then
+		ask POST /admin/v1/models/flights/versions --fail-with-body -o /dev/null \
+			-F "settings={\"by\":\"make deploy\",\"warmup\":{\"sample\":$(<"$example/request.json")}}" -F "model=@$example/flights.onnx"
+	fi
+	printf '\nPilotlight answers on %s. Ask it for a prediction:\n\n  curl -s%s %s/v2/models/flights/infer -d @%s/request.json\n\n' \
+		"$url" "${to:+ -H '${to[1]}'}" "$base" "$example"
+	ask POST /v2/models/flights/infer --fail-with-body -d "@$example/request.json"
+}
+
+case ${1-} in
+render | deploy) "$1" ;;
+undeploy) render | kubectl delete --ignore-not-found -f - ;;
+*)
+	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2
+	exit 2
+	;;
+esac

@@ -1,0 +1,511 @@
+// Package knative holds the manifests, and tests that hold them and the code together: whatever the API server, or a
+// function at its start, would refuse is refused here, and so is what both would take silently, as a misspelt name.
+package knative
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"knative.dev/networking/pkg/apis/networking"
+	"knative.dev/serving/pkg/apis/autoscaling"
+	"knative.dev/serving/pkg/apis/config"
+	"knative.dev/serving/pkg/apis/serving"
+	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/types"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
+
+	"github.com/pilotlight-ml/pilotlight/internal/env"
+)
+
+const (
+	namespace = "pilotlight"
+	module    = "github.com/pilotlight-ml/pilotlight/"
+)
+
+// kinds are those that manifests may hold.
+var kinds = map[string]func() metav1.Object{
+	"v1/Namespace":                   func() metav1.Object { return new(corev1.Namespace) },
+	"v1/ServiceAccount":              func() metav1.Object { return new(corev1.ServiceAccount) },
+	"v1/ConfigMap":                   func() metav1.Object { return new(corev1.ConfigMap) },
+	"v1/PersistentVolumeClaim":       func() metav1.Object { return new(corev1.PersistentVolumeClaim) },
+	"v1/Service":                     func() metav1.Object { return new(corev1.Service) },
+	"apps/v1/Deployment":             func() metav1.Object { return new(appsv1.Deployment) },
+	"serving.knative.dev/v1/Service": func() metav1.Object { return new(servingv1.Service) },
+}
+
+// annotations are the ones with a meaning to Knative that a template may carry. Knative itself overlooks one that
+// is misspelt.
+var annotations = []string{
+	autoscaling.ClassAnnotationKey, autoscaling.MinScaleAnnotationKey, autoscaling.MaxScaleAnnotationKey,
+	autoscaling.InitialScaleAnnotationKey, autoscaling.ScaleDownDelayAnnotationKey, autoscaling.MetricAnnotationKey,
+	autoscaling.TargetAnnotationKey, autoscaling.ScaleToZeroPodRetentionPeriodKey, autoscaling.WindowAnnotationKey,
+	autoscaling.TargetUtilizationPercentageKey, autoscaling.TargetBurstCapacityKey,
+	autoscaling.PanicWindowPercentageAnnotationKey, autoscaling.PanicThresholdPercentageAnnotationKey,
+	autoscaling.ActivationScaleKey,
+	serving.QueueSidecarCPUResourceRequestAnnotationKey, serving.QueueSidecarCPUResourceLimitAnnotationKey,
+	serving.QueueSidecarMemoryResourceRequestAnnotationKey, serving.QueueSidecarMemoryResourceLimitAnnotationKey,
+}
+
+// foreign are variables that not our code reads but a library that it links.
+var foreign = []string{
+	"GLIBC_TUNABLES",
+	"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_CA_BUNDLE",
+}
+
+// variants are the ways to deploy. features are what of config-features, beyond Knative's defaults, its
+// documentation says that it needs.
+var variants = []struct {
+	name       string
+	overlay    string // "": the files as they lie
+	components []string
+	features   []func(*config.Features)
+	open       bool // to callers that nobody checks
+}{
+	{name: "base"},
+	{name: "dev", overlay: "dev", open: true},
+	{name: "dev, pinned", overlay: "dev", components: []string{"pinned"}, open: true},
+	{name: "dev, pvc", overlay: "dev", components: []string{"pvc"}, features: claims, open: true},
+	{name: "dev, pinned, pvc", overlay: "dev", components: []string{"pinned", "pvc"}, features: claims, open: true},
+}
+
+var claims = []func(*config.Features){
+	func(f *config.Features) { f.PodSpecPersistentVolumeClaim = config.Enabled },
+	func(f *config.Features) { f.PodSpecPersistentVolumeWrite = config.Enabled },
+	func(f *config.Features) { f.PodSpecSecurityContext = config.Enabled },
+}
+
+func TestManifests(t *testing.T) {
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) {
+			m, err := parse(render(t, v.overlay, v.components...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, problem := range m.check(t, v.features...) {
+				t.Error(problem)
+			}
+			for _, s := range m.services {
+				closed := s.Labels[networking.VisibilityLabelKey] == serving.VisibilityClusterLocal
+				if !v.open && !closed && m.environ(s)["AUTH"] == "off" {
+					t.Errorf("service %s: AUTH=off, and not cluster-local", s.Name)
+				}
+			}
+		})
+	}
+}
+
+// TestMistakes shows that the checks find what they are for.
+func TestMistakes(t *testing.T) {
+	whole := string(render(t, ""))
+	for _, test := range []struct{ name, old, new, problem string }{
+		{"misspelt variable", "name: UPLOAD_TIMEOUT", "name: UPLOAD_TIMOUT", "service predict: functions/predict does not read UPLOAD_TIMOUT"},
+		{"misspelt key of the ConfigMap", "MAX_BODY:", "MAX_BODIES:", "ConfigMap pilotlight-config: no function reads MAX_BODIES"},
+		{"misspelt variable of a library", "name: AWS_ACCESS_KEY_ID", "name: AWS_ACESS_KEY_ID", "functions/predict does not read AWS_ACESS_KEY_ID"},
+		{"value that the function refuses", "REQUEST_TIMEOUT: 30s", "REQUEST_TIMEOUT: 30", `REQUEST_TIMEOUT is "30": expected a duration`},
+		{"what is required is missing", "name: AUTH", "name: LOG_LEVEL", "nothing checks who calls: set AUTH=off"},
+		{"misspelt field", "containerConcurrency:", "containerConcurency:", `unknown field "containerConcurency"`},
+		{"field given twice", "timeoutSeconds: 300", "timeoutSeconds: 300\n      timeoutSeconds: 200", `key "timeoutSeconds" already set`},
+		{"misspelt annotation", "autoscaling.knative.dev/min-scale:", "autoscaling.knative.dev/min-scal:", "Knative knows no annotation autoscaling.knative.dev/min-scal"},
+		{"annotation's value", "autoscaling.knative.dev/window: 60s", "autoscaling.knative.dev/window: 3s", "expected 6s <= 3s <= 1h0m0s"},
+		{"image of no function", "pilotlight/functions/predict", "pilotlight/functions/predikt", "functions/predikt is no main"},
+		{"image of no program", "pilotlight/functions/predict", "pilotlight/internal/predict", "internal/predict is no main"},
+		{"probe by kubelet", "path: /readyz", "path: /readyz\n            periodSeconds: 1", "is asked by kubelet once a second at most"},
+		{"feature that is off", "emptyDir:\n            sizeLimit: 8Gi", "persistentVolumeClaim: {claimName: x}", "must not set the field(s): spec.template.spec.volumes[0].persistentVolumeClaim"},
+		{"no such ConfigMap", "            - configMapRef:\n                name: pilotlight-config", "            - configMapRef:\n                name: pilotlight", "there is no ConfigMap pilotlight"},
+		{"no such account", "serviceAccountName: predict", "serviceAccountName: predictor", "there is no ServiceAccount predictor"},
+		{"cut off before the function's answer", "timeoutSeconds: 300", "timeoutSeconds: 60", "UPLOAD_TIMEOUT is 4m40s, but queue-proxy cuts off at 1m0s"},
+		{"cache larger than its volume", "value: 4GiB", "value: 8GiB", "MODEL_CACHE_SIZE is 8GiB"},
+		{"cache beside its volume", "value: /var/cache/pilotlight", "value: /cache", "MODEL_CACHE_DIR is /cache, where no volume is mounted"},
+		{"other namespace", "  name: predict\n  namespace: pilotlight", "  name: predict\n  namespace: default", `is in namespace "default"`},
+		{"writable root", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "the root file system must be read-only"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if !strings.Contains(whole, test.old) {
+				t.Fatalf("the manifests hold no %q any more", test.old)
+			}
+			m, err := parse([]byte(strings.Replace(whole, test.old, test.new, 1)))
+			problems := []string{fmt.Sprint(err)}
+			if err == nil {
+				problems = m.check(t)
+			}
+			if !strings.Contains(strings.Join(problems, "\n"), test.problem) {
+				t.Errorf("got %q, want a problem that has %q", problems, test.problem)
+			}
+		})
+	}
+}
+
+// TestPinnedIsPredict holds the copy of predict's manifest and its original together.
+func TestPinnedIsPredict(t *testing.T) {
+	m, err := parse(render(t, "dev", "pinned"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := parse(render(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := base.services["predict"].DeepCopy()
+	got := m.services["predict-flights"].DeepCopy()
+	c := &got.Spec.Template.Spec.Containers[0]
+	pin := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "MODEL_PINNED" })
+	if pin < 0 {
+		t.Fatal("it pins no model")
+	}
+	c.Env = slices.Delete(c.Env, pin, pin+1)
+	for _, s := range []*servingv1.Service{got, want} { // what is meant to differ
+		s.Name = ""
+		delete(s.Spec.Template.Annotations, autoscaling.MinScaleAnnotationKey)
+		delete(s.Spec.Template.Annotations, autoscaling.ScaleToZeroPodRetentionPeriodKey)
+	}
+	a, err := yaml.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := yaml.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(a, b) {
+		t.Errorf("overlays/pinned and 300-predict.yaml differ in more than the pin; got\n%s\nwant\n%s", a, b)
+	}
+}
+
+// render gives the manifests as `ko apply -f knative` reads them or, of an overlay and components, as deploy.sh does.
+func render(t *testing.T, overlay string, components ...string) []byte {
+	t.Helper()
+	if overlay == "" {
+		files, err := filepath.Glob("*.yaml")
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no manifests: %v", err)
+		}
+		var all []byte
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(append(all, b...), "\n---\n"...)
+		}
+		return all
+	}
+	dir, err := os.MkdirTemp("overlays", ".run.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	k := "resources: [../" + overlay + "]\ncomponents:\n"
+	for _, c := range components {
+		k += "  - ../" + c + "\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, "Kustomization"), []byte(k), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	options := krusty.MakeDefaultOptions()
+	options.LoadRestrictions = types.LoadRestrictionsNone
+	resources, err := krusty.MakeKustomizer(options).Run(filesys.MakeFsOnDisk(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := resources.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// manifests are the objects of one deployment.
+type manifests struct {
+	objects  []metav1.Object
+	services map[string]*servingv1.Service
+	configs  map[string]*corev1.ConfigMap
+	accounts map[string]bool
+}
+
+// parse decodes strictly: a field that a type does not have, or that stands twice, is an error.
+func parse(all []byte) (*manifests, error) {
+	m := &manifests{services: map[string]*servingv1.Service{}, configs: map[string]*corev1.ConfigMap{}, accounts: map[string]bool{}}
+	var errs []error
+	for doc := range strings.SplitSeq(string(all), "\n---\n") {
+		var head metav1.TypeMeta
+		if err := yaml.Unmarshal([]byte(doc), &head); err != nil {
+			return nil, err
+		}
+		if head.Kind == "" {
+			continue // comments alone
+		}
+		empty, ok := kinds[head.APIVersion+"/"+head.Kind]
+		if !ok {
+			errs = append(errs, fmt.Errorf("no test knows the kind %s/%s", head.APIVersion, head.Kind))
+			continue
+		}
+		o := empty()
+		if err := yaml.UnmarshalStrict([]byte(doc), o); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", head.Kind, err))
+			continue
+		}
+		m.objects = append(m.objects, o)
+		switch o := o.(type) {
+		case *servingv1.Service:
+			m.services[o.Name] = o
+		case *corev1.ConfigMap:
+			m.configs[o.Name] = o
+		case *corev1.ServiceAccount:
+			m.accounts[o.Name] = true
+		}
+	}
+	return m, errors.Join(errs...)
+}
+
+// check lists what is wrong.
+func (m *manifests) check(t *testing.T, features ...func(*config.Features)) (problems []string) {
+	t.Helper()
+	// What a cluster has that nobody configured, and these features.
+	defaults, err := config.NewDefaultsConfigFromMap(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enabled, err := config.NewFeaturesConfigFromMap(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range features {
+		f(enabled)
+	}
+	ctx := config.ToContext(t.Context(), &config.Config{Defaults: defaults, Features: enabled, Autoscaler: config.FromContextOrDefaults(t.Context()).Autoscaler})
+
+	for _, o := range m.objects {
+		if _, ok := o.(*corev1.Namespace); !ok && o.GetNamespace() != namespace {
+			problems = append(problems, fmt.Sprintf("%T %s is in namespace %q", o, o.GetName(), o.GetNamespace()))
+		}
+	}
+	read := map[string]bool{} // by any function
+	for _, name := range slices.Sorted(maps.Keys(m.services)) {
+		for _, problem := range m.checkService(ctx, t, m.services[name], read) {
+			problems = append(problems, "service "+name+": "+problem)
+		}
+	}
+	for name, c := range m.configs {
+		for key := range c.Data {
+			if !read[key] && !slices.Contains(foreign, key) {
+				problems = append(problems, fmt.Sprintf("ConfigMap %s: no function reads %s", name, key))
+			}
+		}
+	}
+	return problems
+}
+
+// environ is what the container of a service gets, apart from what the platform adds.
+func (m *manifests) environ(s *servingv1.Service) map[string]string {
+	environ := map[string]string{}
+	c := s.Spec.Template.Spec.Containers[0]
+	for _, from := range c.EnvFrom {
+		if from.ConfigMapRef != nil && m.configs[from.ConfigMapRef.Name] != nil {
+			maps.Copy(environ, m.configs[from.ConfigMapRef.Name].Data)
+		}
+	}
+	for _, e := range c.Env {
+		environ[e.Name] = e.Value
+		if e.ValueFrom != nil {
+			environ[e.Name] = "of another object"
+		}
+	}
+	return environ
+}
+
+func (m *manifests) checkService(ctx context.Context, t *testing.T, s *servingv1.Service, read map[string]bool) (problems []string) {
+	t.Helper()
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	s = s.DeepCopy()
+	spec := &s.Spec.Template.Spec
+	if len(spec.Containers) != 1 {
+		return []string{"expected one container"}
+	}
+	c := &spec.Containers[0]
+
+	function, ok := strings.CutPrefix(c.Image, "ko://"+module)
+	if !ok {
+		problem("image %q is not one that ko builds of this module", c.Image)
+		return problems
+	}
+	c.Image = "registry.example.com/image@sha256:" + strings.Repeat("0", 64)
+	s.SetDefaults(ctx)
+	if err := s.Validate(ctx); err != nil {
+		problem("Knative would refuse it: %v", err)
+	}
+	for key := range s.Spec.Template.Annotations {
+		if strings.Contains(key, "knative.dev/") && !slices.Contains(annotations, key) {
+			problem("Knative knows no annotation %s", key)
+		}
+	}
+	if !m.accounts[spec.ServiceAccountName] {
+		problem("there is no ServiceAccount %s", spec.ServiceAccountName)
+	}
+
+	// What is left to us.
+	if len(c.Ports) != 1 || c.Ports[0].Name != "h2c" {
+		problem("its one port must be named h2c, or gRPC does not get through")
+	}
+	if p := c.ReadinessProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/readyz" || p.PeriodSeconds != 0 {
+		problem("the readiness probe must be httpGet /readyz without periodSeconds, or it is asked by kubelet once a second at most")
+	}
+	yes, no := true, false
+	if sc := c.SecurityContext; sc == nil || *or(sc.ReadOnlyRootFilesystem, &no) != yes {
+		problem("the root file system must be read-only")
+	} else if !*or(sc.RunAsNonRoot, &no) || *or(sc.AllowPrivilegeEscalation, &yes) || sc.Capabilities == nil || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+		problem("it must run as somebody else than root, without capabilities")
+	}
+	if *or(spec.AutomountServiceAccountToken, &yes) {
+		problem("it must not get a token of Kubernetes")
+	}
+	if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
+		problem("it must ask for CPU and memory, and limit its memory")
+	}
+
+	for _, from := range c.EnvFrom {
+		if from.ConfigMapRef != nil && m.configs[from.ConfigMapRef.Name] == nil {
+			problem("there is no ConfigMap %s", from.ConfigMapRef.Name)
+		}
+	}
+	names, values, err := configuration(t, function, m.environ(s))
+	if err != nil {
+		problem("%v", err)
+		return problems
+	}
+	for _, name := range names {
+		read[name] = true
+	}
+	for _, e := range c.Env {
+		if !slices.Contains(names, e.Name) && !slices.Contains(foreign, e.Name) {
+			problem("%s does not read %s", function, e.Name)
+		}
+	}
+	return append(problems, checkTimes(spec, values)...)
+}
+
+// checkTimes compares what must fit together.
+func checkTimes(spec *servingv1.RevisionSpec, values map[string]string) (problems []string) {
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	duration := func(name string) time.Duration {
+		d, err := time.ParseDuration(values[name])
+		if err != nil {
+			problem("%s: %v", name, err)
+		}
+		return d
+	}
+	timeout := time.Duration(*spec.TimeoutSeconds) * time.Second
+	request, drain := duration("REQUEST_TIMEOUT"), duration("DRAIN_TIMEOUT")
+	if u := duration("UPLOAD_TIMEOUT"); u >= timeout {
+		problem("UPLOAD_TIMEOUT is %s, but queue-proxy cuts off at %s", u, timeout)
+	}
+	if drain <= request {
+		problem("DRAIN_TIMEOUT is %s, less than REQUEST_TIMEOUT", drain)
+	}
+	const queueProxyDrains = 30 * time.Second
+	if queueProxyDrains+drain >= timeout {
+		problem("the pod is killed after %s, before it has drained", timeout)
+	}
+
+	dir := values["MODEL_CACHE_DIR"]
+	i := slices.IndexFunc(spec.Containers[0].VolumeMounts, func(v corev1.VolumeMount) bool { return v.MountPath == dir })
+	if i < 0 {
+		problem("MODEL_CACHE_DIR is %s, where no volume is mounted", dir)
+		return problems
+	}
+	for _, v := range spec.Volumes {
+		if v.Name != spec.Containers[0].VolumeMounts[i].Name || v.EmptyDir == nil {
+			continue
+		}
+		var size env.Size
+		if err := size.UnmarshalText([]byte(values["MODEL_CACHE_SIZE"])); err != nil {
+			problem("MODEL_CACHE_SIZE: %v", err)
+		}
+		if v.EmptyDir.SizeLimit == nil || v.EmptyDir.SizeLimit.Cmp(*resource.NewQuantity(int64(size), resource.BinarySI)) <= 0 {
+			problem("MODEL_CACHE_SIZE is %s, which with uploads on top does not fit into the volume's %s", values["MODEL_CACHE_SIZE"], v.EmptyDir.SizeLimit)
+		}
+	}
+	return problems
+}
+
+func or[T any](p, fallback *T) *T {
+	if p == nil {
+		return fallback
+	}
+	return p
+}
+
+// mains are the functions that were built, once for all tests.
+var mains sync.Map
+
+// configuration asks a function itself: which variables it reads, and what they would hold.
+func configuration(t *testing.T, function string, environ map[string]string) (names []string, values map[string]string, err error) {
+	t.Helper()
+	build, _ := mains.LoadOrStore(function, sync.OnceValues(func() (string, error) {
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.Name}}", "../"+function).CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != "main" {
+			return "", fmt.Errorf("%s is no main: %s", function, bytes.TrimSpace(out))
+		}
+		program := filepath.Join(programs, filepath.Base(function))
+		if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../"+function).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build %s: %s", function, out)
+		}
+		return program, nil
+	}))
+	program, err := build.(func() (string, error))()
+	if err != nil {
+		return nil, nil, err
+	}
+	c := exec.CommandContext(t.Context(), program, "-config")
+	c.Env = []string{"PORT=8080"}
+	for k, v := range environ {
+		c.Env = append(c.Env, k+"="+v)
+	}
+	out, err := c.CombinedOutput()
+	if err != nil {
+		return nil, nil, fmt.Errorf("it would not start: %s", bytes.TrimSpace(out))
+	}
+	values = map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		if f := row.FindStringSubmatch(strings.TrimSpace(line)); f != nil {
+			names, values[f[1]] = append(names, f[1]), f[2]
+		}
+	}
+	return names, values, nil
+}
+
+// row is a line of -config: the variable, what it holds, where that came from, who reads it.
+var row = regexp.MustCompile(`^([A-Z][A-Z0-9_]*) +(.*?) +(?:environment|default) +.*$`)
+
+// programs is the folder that functions are built into.
+var programs string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "pilotlight-knative-")
+	if err != nil {
+		panic(err)
+	}
+	programs = dir
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
+	os.Exit(code)
+}
