@@ -66,6 +66,10 @@ bench: ort s3 ## measure overhead, start, load and memory; results in docs/bench
 conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
 	$(VENV)/bin/python test/conformance/triton_http.py $(or $(URL),127.0.0.1:8080)
 
+.PHONY: base
+base:
+	@[ -n "$$KO_DEFAULTBASEIMAGE" ] || { echo 'set KO_DEFAULTBASEIMAGE to a base image with glibc and libstdc++, such as cc-debian12:nonroot of the distroless project' >&2; exit 1; }
+
 .PHONY: kodata
 kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the images
 	@use=(); [ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || use=(env -u ORT_LIB); \
@@ -74,13 +78,13 @@ kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the im
 	  mkdir -p functions/$$f/kodata; ln -f "$(ORT_IMAGE_DIR)/libonnxruntime.so" functions/$$f/kodata/; done # ko refuses symlinks that lead out
 
 .PHONY: images
-images: kodata ## build the images into .images and tell their sizes
+images: base kodata ## build the images into .images and tell their sizes
 	rm -rf .images
 	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/all
 	$(GO) run ./test/imagesize .images
 
 .PHONY: deploy
-deploy: kodata ## put OVERLAY (dev) on the cluster of KUBECONFIG, and get a prediction from it
+deploy: base kodata ## put OVERLAY (dev) on the cluster of KUBECONFIG, and get a prediction from it
 	knative/deploy.sh deploy
 
 .PHONY: undeploy
