@@ -51,14 +51,14 @@ func open(artifact []byte, g graph, threads int) (*Session, error) {
 }
 
 // memory estimates what a session takes, by what was measured (docs/bench): what
-// is weights stays as large as it is in the file, and takes three and a half
+// is weights stays as large as it is in the file, and takes four and a half
 // times that while the file is parsed and the weights are packed; all else,
 // foremost the nodes of trees, becomes objects several times its size.
 func memory(size, weights int64) engine.Memory {
 	rest := size - weights
 	return engine.Memory{
 		Session: weights + weights/8 + 5*rest + 1536<<10,
-		Loading: weights*7/2 + 15*rest + 1536<<10,
+		Loading: weights*9/2 + 15*rest + 1536<<10,
 	}
 }
 
