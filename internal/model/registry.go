@@ -168,27 +168,35 @@ func try(ctx context.Context, format engine.Format, artifact []byte, m *Manifest
 	return nil
 }
 
-// Start begins to load the pinned models, and then keeps to what their refs mean
-// until Close. The function it gives tells what is still awaited.
+// Start looks for the bucket and begins to load the pinned models, and then keeps
+// to what their refs mean until Close. The function it gives tells what is still
+// awaited. A process that has never seen its bucket can answer nothing: while it
+// is not ready, requests go to those that have, and a deployment with a wrong
+// address or key takes none from the one before. Once ready it stays so, since
+// what is warm is answered without the bucket.
 func (r *Registry) Start(ctx context.Context) (ready func() error) {
-	if len(r.pinned) == 0 {
-		return func() error { return nil }
-	}
 	ctx, r.stop = context.WithCancel(ctx)
 	var awaited atomic.Pointer[error]
-	first := fault.New(fault.Unavailable, "pinned models are being loaded: %s", r.pinned)
+	first := fault.New(fault.Unavailable, "the bucket has not answered yet")
+	if len(r.pinned) > 0 {
+		first = fault.New(fault.Unavailable, "pinned models are being loaded: %s", r.pinned)
+	}
 	awaited.Store(&first)
 	r.loops.Go(func() {
 		for {
-			err := r.follow(ctx)
-			switch {
-			case err == nil:
-				awaited.Store(&err)
-			case *awaited.Load() != nil: // once ready, what is loaded goes on answering
+			err := r.reach(ctx)
+			if err == nil {
+				err = r.follow(ctx)
+			}
+			wasReady := *awaited.Load() == nil
+			if err != nil && ctx.Err() == nil {
+				r.log.WarnContext(ctx, "look after the bucket and pinned models", "error", err, "ready", wasReady)
+			}
+			if !wasReady { // once ready, what is loaded goes on answering
 				awaited.Store(&err)
 			}
-			if err != nil && ctx.Err() == nil {
-				r.log.WarnContext(ctx, "pinned models", "error", err)
+			if err == nil && len(r.pinned) == 0 {
+				return
 			}
 			select {
 			case <-ctx.Done():
@@ -198,6 +206,20 @@ func (r *Registry) Start(ctx context.Context) (ready func() error) {
 		}
 	})
 	return func() error { return *awaited.Load() }
+}
+
+// reach asks the bucket for anything, unless pinned models ask for enough.
+func (r *Registry) reach(ctx context.Context) error {
+	if len(r.pinned) > 0 {
+		return nil
+	}
+	for _, err := range r.blob.List(ctx, "models/", "") {
+		if err != nil {
+			return fmt.Errorf("look into the bucket: %w", err)
+		}
+		break
+	}
+	return nil
 }
 
 // follow loads what the pinned refs mean now, and lets go of what they meant

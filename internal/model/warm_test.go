@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -307,6 +308,35 @@ func TestPinnedModelsStayAndFollowTheirAlias(t *testing.T) {
 	}
 	if got, _ := r.Warm.State(one); got != Cold {
 		t.Errorf("version 1 is pinned no more and should have made room, got state %d", got)
+	}
+}
+
+// unlisted is a bucket that can't be listed while it is down.
+type unlisted struct{ *flaky }
+
+func (u unlisted) List(ctx context.Context, prefix, after string) iter.Seq2[store.Object, error] {
+	if err := u.check(); err != nil {
+		return func(yield func(store.Object, error) bool) { yield(store.Object{}, err) }
+	}
+	return u.Blob.List(ctx, prefix, after)
+}
+
+func TestReadyOnceTheBucketAnswered(t *testing.T) {
+	blob := unlisted{&flaky{Blob: newMem(), down: true}}
+	c := testConfig(t)
+	c.Refresh = time.Millisecond
+	r, _ := openToy(t, blob, c)
+	ready := r.Start(t.Context())
+	eventually(t, func() bool {
+		err := ready()
+		return err != nil && fault.Message(err) == "the bucket is away"
+	})
+	blob.set(false)
+	eventually(t, func() bool { return ready() == nil })
+	blob.set(true)
+	time.Sleep(20 * time.Millisecond) // many times the refresh
+	if err := ready(); err != nil {
+		t.Errorf("got %v, want ready: what is warm is answered without the bucket", err)
 	}
 }
 
