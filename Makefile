@@ -91,6 +91,10 @@ deploy: base kodata ## put OVERLAY (dev) on the cluster of KUBECONFIG, and get a
 undeploy: ## take it off again, with everything in its namespace
 	knative/deploy.sh undeploy
 
+.PHONY: e2e
+e2e: kodata ort venv ## try it on the cluster of KUBECONFIG, in a namespace of its own
+	$(GO) test -tags=e2e -count=1 -timeout=30m -v $(TESTFLAGS) ./test/e2e
+
 .PHONY: gen
 gen: build ## write what is generated: docs/config.md
 	@{ echo '# Configuration'; echo; \

@@ -83,7 +83,11 @@ deploy() {
 
 case ${1-} in
 render | deploy) "$1" ;;
-undeploy) render | kubectl delete --ignore-not-found -f - ;;
+undeploy)
+	# All at once, since pods that drain take half a minute each; the namespace goes last by itself.
+	render | kubectl delete --ignore-not-found --wait=false -f -
+	kubectl wait --for=delete "namespace/$NAMESPACE" --timeout=5m
+	;;
 *)
 	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2
 	exit 2

@@ -35,6 +35,7 @@ type ColdStart struct {
 	tracer  trace.Tracer
 	ctx     context.Context // carries the root span, not a deadline
 	root    trace.Span
+	start   time.Time
 	over    atomic.Bool
 
 	mu   sync.Mutex
@@ -53,7 +54,7 @@ func newColdStart(ctx context.Context, meter metric.Meter, tracer trace.Tracer) 
 	if err != nil { // not on this system: main is the start then
 		start = now
 	}
-	c := &ColdStart{seconds: seconds, tracer: tracer, seen: map[Stage]bool{}}
+	c := &ColdStart{seconds: seconds, tracer: tracer, start: start, seen: map[Stage]bool{}}
 	c.ctx, c.root = tracer.Start(context.WithoutCancel(ctx), "cold start",
 		trace.WithNewRoot(), trace.WithTimestamp(start), trace.WithAttributes(semconv.FaaSColdstart(true)))
 	if err == nil {
@@ -88,6 +89,9 @@ func (c *ColdStart) Record(s Stage, start, end time.Time) {
 		c.root.End(trace.WithTimestamp(end))
 	}
 }
+
+// Age tells how long ago the process was started.
+func (c *ColdStart) Age() time.Duration { return time.Since(c.start) }
 
 // Over reports whether the first answer was given.
 func (c *ColdStart) Over() bool { return c.over.Load() }
