@@ -14,6 +14,7 @@
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
+export KO_CONFIG_PATH=${KO_CONFIG_PATH:-ko.yaml}
 : "${OVERLAY:=dev}" "${COMPONENTS:=}" "${NAMESPACE:=pilotlight}" "${REDIS_IMAGE:=}" "${S3_IMAGE:=}" "${KNATIVE_INGRESS_URL:=}"
 k() { kubectl -n "$NAMESPACE" "$@"; }
 
@@ -81,13 +82,19 @@ deploy() {
 	ask POST /v2/models/flights/infer --fail-with-body -d "@$example/request.json"
 }
 
+undeploy() {
+	# Pods first: while one drains, Kubernetes looks at its namespace again only after half of the pod's grace period.
+	local pods
+	k delete ksvc,deployment --all --wait=false
+	pods=$(k get pods -o name)
+	# shellcheck disable=SC2086 # one word each
+	[ -z "$pods" ] || k wait --for=delete --timeout=6m $pods
+	render | kubectl delete --ignore-not-found -f -
+}
+
 case ${1-} in
 render | deploy) "$1" ;;
-undeploy)
-	# All at once, since pods that drain take half a minute each; the namespace goes last by itself.
-	render | kubectl delete --ignore-not-found --wait=false -f -
-	kubectl wait --for=delete "namespace/$NAMESPACE" --timeout=5m
-	;;
+undeploy) undeploy ;;
 *)
 	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2
 	exit 2
