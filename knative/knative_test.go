@@ -20,6 +20,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"knative.dev/networking/pkg/apis/networking"
@@ -42,13 +44,15 @@ const (
 
 // kinds are those that manifests may hold.
 var kinds = map[string]func() metav1.Object{
-	"v1/Namespace":                   func() metav1.Object { return new(corev1.Namespace) },
-	"v1/ServiceAccount":              func() metav1.Object { return new(corev1.ServiceAccount) },
-	"v1/ConfigMap":                   func() metav1.Object { return new(corev1.ConfigMap) },
-	"v1/PersistentVolumeClaim":       func() metav1.Object { return new(corev1.PersistentVolumeClaim) },
-	"v1/Service":                     func() metav1.Object { return new(corev1.Service) },
-	"apps/v1/Deployment":             func() metav1.Object { return new(appsv1.Deployment) },
-	"serving.knative.dev/v1/Service": func() metav1.Object { return new(servingv1.Service) },
+	"v1/Namespace":                       func() metav1.Object { return new(corev1.Namespace) },
+	"v1/ServiceAccount":                  func() metav1.Object { return new(corev1.ServiceAccount) },
+	"v1/ConfigMap":                       func() metav1.Object { return new(corev1.ConfigMap) },
+	"v1/PersistentVolumeClaim":           func() metav1.Object { return new(corev1.PersistentVolumeClaim) },
+	"v1/Service":                         func() metav1.Object { return new(corev1.Service) },
+	"apps/v1/Deployment":                 func() metav1.Object { return new(appsv1.Deployment) },
+	"policy/v1/PodDisruptionBudget":      func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
+	"scheduling.k8s.io/v1/PriorityClass": func() metav1.Object { return new(schedulingv1.PriorityClass) },
+	"serving.knative.dev/v1/Service":     func() metav1.Object { return new(servingv1.Service) },
 }
 
 // annotations are the ones with a meaning to Knative that a template may carry. Knative itself overlooks one that
@@ -83,6 +87,8 @@ var variants = []struct {
 	{name: "dev", overlay: "dev", open: true},
 	{name: "dev, pinned", overlay: "dev", components: []string{"pinned"}, open: true},
 	{name: "dev, pvc", overlay: "dev", components: []string{"pvc"}, features: claims, open: true},
+	{name: "prod", overlay: "prod", features: placement},
+	{name: "prod, pinned, pvc", overlay: "prod", components: []string{"pinned", "pvc"}, features: append(claims, placement...)},
 	{name: "dev, pinned, pvc", overlay: "dev", components: []string{"pinned", "pvc"}, features: claims, open: true},
 }
 
@@ -90,6 +96,11 @@ var claims = []func(*config.Features){
 	func(f *config.Features) { f.PodSpecPersistentVolumeClaim = config.Enabled },
 	func(f *config.Features) { f.PodSpecPersistentVolumeWrite = config.Enabled },
 	func(f *config.Features) { f.PodSpecSecurityContext = config.Enabled },
+}
+
+var placement = []func(*config.Features){
+	func(f *config.Features) { f.PodSpecTopologySpreadConstraints = config.Enabled },
+	func(f *config.Features) { f.PodSpecPriorityClassName = config.Enabled },
 }
 
 func TestManifests(t *testing.T) {
@@ -293,7 +304,11 @@ func (m *manifests) check(t *testing.T, features ...func(*config.Features)) (pro
 	ctx := config.ToContext(t.Context(), &config.Config{Defaults: defaults, Features: enabled, Autoscaler: config.FromContextOrDefaults(t.Context()).Autoscaler})
 
 	for _, o := range m.objects {
-		if _, ok := o.(*corev1.Namespace); !ok && o.GetNamespace() != namespace {
+		switch o.(type) {
+		case *corev1.Namespace, *schedulingv1.PriorityClass: // are in none
+			continue
+		}
+		if o.GetNamespace() != namespace {
 			problems = append(problems, fmt.Sprintf("%T %s is in namespace %q", o, o.GetName(), o.GetNamespace()))
 		}
 	}
