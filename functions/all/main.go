@@ -10,6 +10,7 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
@@ -68,7 +69,7 @@ func function(register serve.Register) *serve.Function {
 		}
 		p.Defer(blob.Close)
 		opened()
-		registry, err := predict.Open(ctx, p, &mc, blob, format)
+		registry, err := predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{format}})
 		if err != nil || own.Seed == "" {
 			return err
 		}

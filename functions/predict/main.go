@@ -7,7 +7,9 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -29,12 +31,13 @@ func main() { function(functions.HTTP).Main() }
 
 // function wires
 //
-//	BLOB_URL -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v2/..., /admin/v1/..., /readyz, /metrics
-//	ORT_LIB  -> onnx.Format -------'
+//	BLOB_URL -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v2/..., /admin/v1/..., /events, /readyz, /metrics
+//	ORT_LIB  -> onnx.Format -------'   '-------> event.Sink (K_SINK)
 func function(register serve.Register) *serve.Function {
 	var own config
 	var oc onnx.Config
 	var mc model.Config
+	var ec event.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		format, err := onnx.New(oc)
 		if err != nil {
@@ -53,8 +56,17 @@ func function(register serve.Register) *serve.Function {
 		}
 		p.Defer(blob.Close)
 		opened()
-		_, err = predict.Open(ctx, p, &mc, blob, format)
+		sink, err := event.Open(&ec, p.Tel)
+		if err != nil {
+			return err
+		}
+		events, err := event.NewMux(p.Tel)
+		if err != nil {
+			return err
+		}
+		events.Register(p.Mux)
+		_, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{format}, Sink: sink, Events: events})
 		return err
 	}
-	return &serve.Function{Name: "predict", Configs: []any{&own, &oc, &mc}, Wire: wire, Register: register}
+	return &serve.Function{Name: "predict", Configs: []any{&own, &oc, &mc, &ec}, Wire: wire, Register: register}
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
@@ -162,6 +163,7 @@ func (c *Catalog) change(ctx context.Context, name string, next func(*Aliases) (
 		_, err = c.blob.Put(ctx, aliasKey(name), bytes.NewReader(b), int64(len(b)), condition)
 		if err == nil {
 			c.forget(name)
+			c.outbox.Give(ctx, event.AliasMoved.New(event.Moved{Model: name, Alias: m.Alias, Seq: m.Seq, From: m.From, To: m.To, At: m.At, By: m.By, Why: m.Why}))
 			return m, nil
 		}
 		if !fault.Is(err, fault.Conflict) {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
@@ -30,6 +31,7 @@ import (
 type Catalog struct {
 	blob    store.Blob
 	refresh time.Duration
+	outbox  *event.Outbox // hears of each change made here; may be nil
 	now     func() time.Time
 
 	flight singleflight.Group
@@ -62,9 +64,9 @@ type versionID struct {
 const unknownMost = 4096
 
 // NewCatalog makes a catalog on a bucket. refresh is how long what it read may
-// go unchecked.
-func NewCatalog(blob store.Blob, refresh time.Duration) *Catalog {
-	return &Catalog{blob: blob, refresh: refresh, now: time.Now, manifests: map[versionID]*Manifest{}, unknown: map[string]time.Time{}}
+// go unchecked. Changes made here are told to outbox, unless it is nil.
+func NewCatalog(blob store.Blob, refresh time.Duration, outbox *event.Outbox) *Catalog {
+	return &Catalog{blob: blob, refresh: refresh, outbox: outbox, now: time.Now, manifests: map[versionID]*Manifest{}, unknown: map[string]time.Time{}}
 }
 
 func versionPrefix(name string) string { return "models/" + name + "/versions/" }
@@ -101,6 +103,7 @@ func (c *Catalog) Publish(ctx context.Context, m Manifest) (*Manifest, error) {
 			return nil, fmt.Errorf("write manifest of %q: %w", m.Name, err)
 		}
 		c.forget(m.Name)
+		c.outbox.Give(ctx, event.ModelPublished.New(event.Published{Model: m.Name, Version: m.Version, Digest: string(m.Digest), At: m.CreatedAt, By: m.CreatedBy}))
 		return &m, nil
 	}
 }
@@ -316,6 +319,24 @@ func (c *Catalog) read(ctx context.Context, name string, old *known) (*known, er
 		c.known.Store(name, k)
 	}
 	return k, nil
+}
+
+// Reread reads what is known of a model anew, now instead of once it is older than
+// the refresh interval. Of a model that nobody asked for nothing is known, and it
+// only stops counting as one that does not exist.
+func (c *Catalog) Reread(ctx context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	c.unknownMu.Lock()
+	delete(c.unknown, name)
+	c.unknownMu.Unlock()
+	v, ok := c.known.Load(name)
+	if !ok {
+		return nil
+	}
+	_, err := c.read(ctx, name, v.(*known))
+	return err
 }
 
 // forget drops what is known of a model, so that the next caller reads what

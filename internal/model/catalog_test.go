@@ -29,7 +29,7 @@ func manifest(name string) Manifest {
 }
 
 // newCatalog makes a catalog whose knowledge never grows old by itself.
-func newCatalog(blob store.Blob) *Catalog { return NewCatalog(blob, time.Hour) }
+func newCatalog(blob store.Blob) *Catalog { return NewCatalog(blob, time.Hour, nil) }
 
 func publish(t *testing.T, c *Catalog, name string) *Manifest {
 	t.Helper()
@@ -238,7 +238,7 @@ func TestResolve(t *testing.T) {
 
 func TestChangesByOthersAreSeen(t *testing.T) {
 	blob := newMem()
-	here, there := NewCatalog(blob, time.Millisecond), NewCatalog(blob, time.Millisecond)
+	here, there := NewCatalog(blob, time.Millisecond, nil), NewCatalog(blob, time.Millisecond, nil)
 	publish(t, there, "m")
 	if _, err := there.Move(t.Context(), "m", Champion, Change{To: 1}); err != nil {
 		t.Fatal(err)
@@ -306,7 +306,7 @@ func (f *flaky) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 
 func TestKnownModelsAnswerWhileTheBucketIsAway(t *testing.T) {
 	blob := &flaky{Blob: newMem()}
-	c := NewCatalog(blob, time.Microsecond)
+	c := NewCatalog(blob, time.Microsecond, nil)
 	publish(t, c, "m")
 	if _, err := c.Resolve(t.Context(), Ref{Name: "m"}); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -32,8 +33,9 @@ type Registry struct {
 }
 
 // Open makes a registry on a bucket. Nothing is read from the bucket yet. The
-// first format is the one that a push means when it names none.
-func Open(c *Config, blob store.Blob, formats []engine.Format, tel *telemetry.Telemetry) (*Registry, error) {
+// first format is the one that a push means when it names none. Changes made
+// through this registry are told to outbox, unless it is nil.
+func Open(c *Config, blob store.Blob, formats []engine.Format, outbox *event.Outbox, tel *telemetry.Telemetry) (*Registry, error) {
 	instruments, err := newInstruments(tel)
 	if err != nil {
 		return nil, err
@@ -43,7 +45,7 @@ func Open(c *Config, blob store.Blob, formats []engine.Format, tel *telemetry.Te
 		return nil, err
 	}
 	r := &Registry{
-		Catalog: NewCatalog(blob, c.Refresh), Warm: newWarm(c, artifacts, formats, tel.Log, instruments),
+		Catalog: NewCatalog(blob, c.Refresh, outbox), Warm: newWarm(c, artifacts, formats, tel.Log, instruments),
 		artifacts: artifacts, formats: formats, pins: map[Ref]*Manifest{}, log: tel.Log, stop: func() {},
 	}
 	for _, p := range c.Pinned {

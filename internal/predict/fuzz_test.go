@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
@@ -23,7 +24,7 @@ func startHandler(t testing.TB) (http.Handler, *model.Registry) {
 	var mc model.Config
 	var registry *model.Registry
 	f := &serve.Function{Name: "test", Configs: []any{&mc}, Wire: func(ctx context.Context, p *serve.Process) (err error) {
-		registry, err = predict.Open(ctx, p, &mc, newBlob(t), onnxtest.Format(t))
+		registry, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: newBlob(t), Formats: []engine.Format{onnxtest.Format(t)}})
 		return err
 	}}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -4,14 +4,28 @@ import (
 	"context"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
+// Deps are what a flow is made of.
+type Deps struct {
+	Blob    store.Blob // the bucket
+	Formats []engine.Format
+	Sink    event.Sink // hears of changes to models; nil: nobody does
+	Events  *event.Mux // takes what the flow wants to hear; nil: it hears nothing
+}
+
 // Open wires the flow of a bucket and mounts it on a process, which closes it.
-func Open(ctx context.Context, p *serve.Process, c *model.Config, blob store.Blob, formats ...engine.Format) (*model.Registry, error) {
-	registry, err := model.Open(c, blob, formats, p.Tel)
+func Open(ctx context.Context, p *serve.Process, c *model.Config, d Deps) (*model.Registry, error) {
+	outbox, err := event.NewOutbox(d.Sink, p.Tel)
+	if err != nil {
+		return nil, err
+	}
+	p.Defer(outbox.Close)
+	registry, err := model.Open(c, d.Blob, d.Formats, outbox, p.Tel)
 	if err != nil {
 		return nil, err
 	}
@@ -19,6 +33,9 @@ func Open(ctx context.Context, p *serve.Process, c *model.Config, blob store.Blo
 	flow, err := New(registry, p.Tel)
 	if err != nil {
 		return nil, err
+	}
+	if d.Events != nil {
+		flow.Hear(d.Events)
 	}
 	ready := registry.Start(ctx)
 	p.Ready(ready)

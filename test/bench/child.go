@@ -113,7 +113,7 @@ func server(ctx context.Context, more map[string]string) (*serve.Process, error)
 			return err
 		}
 		p.Defer(blob.Close)
-		_, err = predict.Open(ctx, p, &mc, blob, format)
+		_, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{format}})
 		return err
 	}}
 	environ := map[string]string{"PORT": os.Getenv("PORT"), "ORT_LIB": os.Getenv("ORT_LIB"), "MODEL_CACHE_DIR": os.Getenv("MODEL_CACHE_DIR")}

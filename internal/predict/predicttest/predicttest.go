@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
@@ -42,7 +43,7 @@ func Start(t testing.TB, blob store.Blob, environ map[string]string) *Server {
 	s := &Server{}
 	var mc model.Config
 	f := &serve.Function{Name: "test", Configs: []any{&mc}, Wire: func(ctx context.Context, p *serve.Process) (err error) {
-		s.Registry, err = predict.Open(ctx, p, &mc, blob, onnxtest.Format(t))
+		s.Registry, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{onnxtest.Format(t)}})
 		return err
 	}}
 	ctx, cancel := context.WithCancel(context.Background())

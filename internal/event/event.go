@@ -1,0 +1,143 @@
+// Package event owns what Pilotlight's parts tell each other: every CloudEvent
+// is declared once, in types.go, with its name, its Go struct and its schema.
+//
+// A Mux is where a function takes events in (POST /events), a Sink is where
+// events go: HTTP posts them to the broker that K_SINK names, bus.Bus is the
+// broker of a process that has none beside it. Events are hints: a consumer
+// may get one twice, late, or never, so it is idempotent by source and id and
+// finds out the truth from the stores. All types are safe for concurrent use.
+// The package knows no flow, and nothing of how triggers are written.
+package event
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"slices"
+	"strings"
+	"time"
+
+	sdk "github.com/cloudevents/sdk-go/v2/event"
+	"github.com/google/jsonschema-go/jsonschema"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+)
+
+// Event is a CloudEvent 1.0: its attributes and its data.
+type Event = sdk.Event
+
+// Sink takes events.
+type Sink interface {
+	// Send returns nil once all events have been accepted, in the sense of who
+	// takes them: by a broker, or durably. After an error some may have been.
+	Send(ctx context.Context, events ...Event) error
+}
+
+// Declaration is what is known of a type of event apart from its Go struct.
+type Declaration struct {
+	Name    string // the attribute "type": dev.pilotlight.<noun>.<past verb>.v<n>
+	Source  string // the attribute "source"
+	Subject string // what the attribute "subject" says, in words
+	ID      string // what the attribute "id" says, in words
+	Summary string // when it is sent, and what it is good for
+	Schema  *jsonschema.Schema
+	// Foreign are events of others that we take, as Knative's; they have any source.
+	Foreign bool
+
+	resolved *jsonschema.Resolved
+}
+
+// Type is a declared type of event with T as its data.
+type Type[T any] struct {
+	*Declaration
+	id, subject func(*T) string
+	at          func(*T) time.Time
+}
+
+// declared are all types, in the order of their declaration.
+var declared []*Declaration
+
+// Declared lists all declared types by name.
+func Declared() []*Declaration {
+	return slices.SortedFunc(slices.Values(declared), func(a, b *Declaration) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// Lookup finds a declaration by its name, or nil.
+func Lookup(name string) *Declaration {
+	for _, d := range declared {
+		if d.Name == name {
+			return d
+		}
+	}
+	return nil
+}
+
+func declare[T any](t Type[T]) Type[T] {
+	schema, err := jsonschema.For[T](nil)
+	if err == nil {
+		schema.AdditionalProperties = nil // of a newer sender: optional fields may come at any time
+		t.Schema = schema
+		t.resolved, err = schema.Resolve(nil)
+	}
+	if err != nil {
+		panic(fmt.Errorf("event %s: %w", t.Name, err)) // of a declaration in this package
+	}
+	declared = append(declared, t.Declaration)
+	return t
+}
+
+// New makes an event. The same data gives the same source and id.
+func (t Type[T]) New(data T) Event {
+	b, err := json.Marshal(data)
+	if err != nil {
+		panic(fmt.Errorf("event %s: %w", t.Name, err)) // all structs of types.go are plain data
+	}
+	e := sdk.New(sdk.CloudEventsVersionV1)
+	e.SetType(t.Name)
+	e.SetSource(t.Source)
+	e.SetID(t.id(&data))
+	e.SetSubject(t.subject(&data))
+	e.SetTime(t.at(&data))
+	e.SetDataContentType(sdk.ApplicationJSON)
+	e.DataEncoded = b
+	return e
+}
+
+// Decode reads an event's data, which must fit the schema. The error says where it does not.
+func (t Type[T]) Decode(e *Event) (T, error) {
+	var data T
+	kind, _, err := mime.ParseMediaType(e.DataContentType())
+	if c := e.DataContentType(); c != "" && (err != nil || kind != sdk.ApplicationJSON && !strings.HasSuffix(kind, "+json")) {
+		return data, fault.New(fault.Invalid, "the data of an event %s is JSON, not %.100q", t.Name, c)
+	}
+	var instance any
+	if err := json.Unmarshal(e.Data(), &instance); err != nil {
+		return data, fault.Wrap(fault.Invalid, err, "the data of the event %s is not JSON: %s", t.Name, err)
+	}
+	if err := t.resolved.Validate(instance); err != nil {
+		return data, fault.Wrap(fault.Invalid, err, "the data of the event %s does not fit its schema: %.300s", t.Name, strings.TrimPrefix(err.Error(), "validating root: "))
+	}
+	if err := json.Unmarshal(e.Data(), &data); err != nil {
+		return data, fault.Wrap(fault.Invalid, err, "the data of the event %s does not fit its schema: %s", t.Name, err)
+	}
+	return data, nil
+}
+
+// Check tells what the envelope of an event lacks or has wrong.
+func Check(e *Event) error {
+	err := e.Validate()
+	if err == nil {
+		return nil
+	}
+	invalid, ok := err.(sdk.ValidationError) //nolint:errorlint // the SDK gives it as it is
+	if !ok {
+		return fault.Wrap(fault.Invalid, err, "the event is broken: %.300s", err)
+	}
+	var wrong []string
+	for attribute, err := range invalid {
+		wrong = append(wrong, attribute+": "+strings.TrimSpace(err.Error()))
+	}
+	slices.Sort(wrong)
+	return fault.Wrap(fault.Invalid, err, "the event is broken: %.300s", strings.Join(wrong, "; "))
+}

@@ -1,0 +1,67 @@
+package event
+
+import (
+	"fmt"
+	"time"
+)
+
+// Published is the data of ModelPublished.
+type Published struct {
+	Model   string    `json:"model" jsonschema:"the model's name"`
+	Version int       `json:"version" jsonschema:"the number of the new version"`
+	Digest  string    `json:"digest" jsonschema:"of the artifact: sha256: and 64 hexadecimal digits"`
+	At      time.Time `json:"at" jsonschema:"when it was published"`
+	By      string    `json:"by,omitempty" jsonschema:"who published it"`
+}
+
+// ModelPublished tells of a new version of a model.
+var ModelPublished = declare(Type[Published]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.model.published.v1", Source: registry, Subject: "model:version", ID: "the subject",
+		Summary: "A version of a model was published; its manifest is in the bucket. predict looks the model up anew, so that the version answers at once wherever the event arrives.",
+	},
+	id:      func(p *Published) string { return fmt.Sprintf("%s:%d", p.Model, p.Version) },
+	subject: func(p *Published) string { return fmt.Sprintf("%s:%d", p.Model, p.Version) },
+	at:      func(p *Published) time.Time { return p.At },
+})
+
+// Moved is the data of AliasMoved.
+type Moved struct {
+	Model string    `json:"model" jsonschema:"the model's name"`
+	Alias string    `json:"alias" jsonschema:"the alias's name"`
+	Seq   int       `json:"seq" jsonschema:"the number of this move in the history of the model's aliases"`
+	From  int       `json:"from,omitempty" jsonschema:"the version that the alias named before; absent: it did not exist"`
+	To    int       `json:"to,omitempty" jsonschema:"the version that it names now; absent: it was removed"`
+	At    time.Time `json:"at" jsonschema:"when it was moved"`
+	By    string    `json:"by,omitempty" jsonschema:"who moved it"`
+	Why   string    `json:"why,omitempty" jsonschema:"the reason that was given"`
+}
+
+// AliasMoved tells that an alias of a model names another version.
+var AliasMoved = declare(Type[Moved]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.alias.moved.v1", Source: registry, Subject: "model:alias", ID: "model:alias:seq",
+		Summary: "An alias of a model names another version, or none: by a push, a move or a rollback. predict looks the model up anew and begins to load the version, if it answers this alias.",
+	},
+	id:      func(m *Moved) string { return fmt.Sprintf("%s:%s:%d", m.Model, m.Alias, m.Seq) },
+	subject: func(m *Moved) string { return m.Model + ":" + m.Alias },
+	at:      func(m *Moved) time.Time { return m.At },
+})
+
+// registry is the source of events about models.
+const registry = "/pilotlight/models"
+
+// Ticked is the data of Tick.
+type Ticked struct {
+	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters"`
+}
+
+// Tick tells that it is time for something: functions that may not run for
+// days have no clock of their own.
+var Tick = declare(Type[Ticked]{
+	Declaration: &Declaration{
+		Name: "dev.knative.sources.ping", Foreign: true, Subject: "none", ID: "a random one",
+		Source:  "the PingSource's path in the Kubernetes API",
+		Summary: "It is time for a job, by the schedule of a PingSource in triggers/.",
+	},
+})
