@@ -24,6 +24,8 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	sourcesv1 "knative.dev/eventing/pkg/apis/sources/v1"
 	"knative.dev/networking/pkg/apis/networking"
 	"knative.dev/serving/pkg/apis/autoscaling"
 	"knative.dev/serving/pkg/apis/config"
@@ -53,6 +55,10 @@ var kinds = map[string]func() metav1.Object{
 	"policy/v1/PodDisruptionBudget":      func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
 	"scheduling.k8s.io/v1/PriorityClass": func() metav1.Object { return new(schedulingv1.PriorityClass) },
 	"serving.knative.dev/v1/Service":     func() metav1.Object { return new(servingv1.Service) },
+	"eventing.knative.dev/v1/Broker":     func() metav1.Object { return new(eventingv1.Broker) },
+	"eventing.knative.dev/v1/Trigger":    func() metav1.Object { return new(eventingv1.Trigger) },
+	"sources.knative.dev/v1/PingSource":  func() metav1.Object { return new(sourcesv1.PingSource) },
+	"sources.knative.dev/v1/SinkBinding": func() metav1.Object { return new(sourcesv1.SinkBinding) },
 }
 
 // annotations are the ones with a meaning to Knative that a template may carry. Knative itself overlooks one that
@@ -146,6 +152,18 @@ func TestMistakes(t *testing.T) {
 		{"cache larger than its volume", "value: 4GiB", "value: 8GiB", "MODEL_CACHE_SIZE is 8GiB"},
 		{"cache beside its volume", "value: /var/cache/pilotlight", "value: /cache", "MODEL_CACHE_DIR is /cache, where no volume is mounted"},
 		{"other namespace", "  name: predict\n  namespace: pilotlight", "  name: predict\n  namespace: default", `is in namespace "default"`},
+		{"unknown event", "type: dev.pilotlight.model.", "type: dev.pilotlight.modell.", "trigger models-to-predict: none of the declared events passes its filters"},
+		{"event that nobody takes", "type: dev.pilotlight.model.", "type: dev.pilotlight.modell.", "event dev.pilotlight.model.published.v1: no trigger takes it anywhere"},
+		{"misspelt expression", "AND (subject LIKE", "AND (subject LIK", "trigger aliases-to-predict: "},
+		{"no such subscriber", "      name: predict\n    uri: /events", "      name: predikt\n    uri: /events", "there is no service predikt"},
+		{"no such broker", "  broker: pilotlight", "  broker: pilotlicht", "there is no Broker pilotlicht"},
+		{"no such dead-letter sink", "        name: deadletter\n      uri", "        name: deadletters\n      uri", "deadLetterSink: there is no service deadletters"},
+		{"other path", "    uri: /events", "    uri: /event", "functions take events at /events"},
+		{"misspelt field of a trigger", "  subscriber:", "  subscribers:", `unknown field "spec.subscribers"`},
+		{"not a duration", "backoffDelay: PT0.5S", "backoffDelay: 0.5s", "broker pilotlight: Knative would refuse it"},
+		{"not a schedule", `schedule: "17 3 * * *"`, `schedule: "17 25 * * *"`, "PingSource nightly: Knative would refuse it"},
+		{"tick for nothing", `"job":`, `"jop":`, "PingSource nightly: the data of the event"},
+		{"nobody tells where events go", "app.kubernetes.io/part-of: pilotlight\n  sink", "app.kubernetes.io/part-of: pilot\n  sink", "a SinkBinding gives it K_SINK: false"},
 		{"writable root", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "the root file system must be read-only"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -200,14 +218,16 @@ func TestPinnedIsPredict(t *testing.T) {
 	}
 }
 
-// render gives the manifests as `ko apply -f knative` reads them or, of an overlay and components, as deploy.sh does.
+// render gives the manifests as `ko apply -f knative -f triggers` reads them or, of an overlay and components, as deploy.sh does.
 func render(t *testing.T, overlay string, components ...string) []byte {
 	t.Helper()
 	if overlay == "" {
 		files, err := filepath.Glob("*.yaml")
-		if err != nil || len(files) == 0 {
+		events, err2 := filepath.Glob("../triggers/*.yaml")
+		if err := errors.Join(err, err2); err != nil || len(files) == 0 || len(events) == 0 {
 			t.Fatalf("no manifests: %v", err)
 		}
+		files = append(files, events...)
 		var all []byte
 		for _, f := range files {
 			b, err := os.ReadFile(f)
@@ -249,11 +269,16 @@ type manifests struct {
 	services map[string]*servingv1.Service
 	configs  map[string]*corev1.ConfigMap
 	accounts map[string]bool
+	brokers  map[string]*eventingv1.Broker
+	triggers map[string]*eventingv1.Trigger
+	pings    []*sourcesv1.PingSource
+	bindings []*sourcesv1.SinkBinding
 }
 
 // parse decodes strictly: a field that a type does not have, or that stands twice, is an error.
 func parse(all []byte) (*manifests, error) {
-	m := &manifests{services: map[string]*servingv1.Service{}, configs: map[string]*corev1.ConfigMap{}, accounts: map[string]bool{}}
+	m := &manifests{services: map[string]*servingv1.Service{}, configs: map[string]*corev1.ConfigMap{}, accounts: map[string]bool{},
+		brokers: map[string]*eventingv1.Broker{}, triggers: map[string]*eventingv1.Trigger{}}
 	var errs []error
 	for doc := range strings.SplitSeq(string(all), "\n---\n") {
 		var head metav1.TypeMeta
@@ -281,6 +306,14 @@ func parse(all []byte) (*manifests, error) {
 			m.configs[o.Name] = o
 		case *corev1.ServiceAccount:
 			m.accounts[o.Name] = true
+		case *eventingv1.Broker:
+			m.brokers[o.Name] = o
+		case *eventingv1.Trigger:
+			m.triggers[o.Name] = o
+		case *sourcesv1.PingSource:
+			m.pings = append(m.pings, o)
+		case *sourcesv1.SinkBinding:
+			m.bindings = append(m.bindings, o)
 		}
 	}
 	return m, errors.Join(errs...)
@@ -318,6 +351,7 @@ func (m *manifests) check(t *testing.T, features ...func(*config.Features)) (pro
 			problems = append(problems, "service "+name+": "+problem)
 		}
 	}
+	problems = append(problems, m.checkEvents(t)...)
 	for name, c := range m.configs {
 		for key := range c.Data {
 			if !read[key] && !slices.Contains(foreign, key) {
@@ -413,6 +447,9 @@ func (m *manifests) checkService(ctx context.Context, t *testing.T, s *servingv1
 			problem("%s does not read %s", function, e.Name)
 		}
 	}
+	if bound := m.bound(s); bound != slices.Contains(names, "K_SINK") {
+		problem("a SinkBinding gives it K_SINK: %t, and %s reads it: %t", bound, function, !bound)
+	}
 	return append(problems, checkTimes(spec, values)...)
 }
 
@@ -439,7 +476,10 @@ func checkTimes(spec *servingv1.RevisionSpec, values map[string]string) (problem
 		problem("the pod is killed after %s, before it has drained", timeout)
 	}
 
-	dir := values["MODEL_CACHE_DIR"]
+	dir, caches := values["MODEL_CACHE_DIR"]
+	if !caches {
+		return problems
+	}
 	i := slices.IndexFunc(spec.Containers[0].VolumeMounts, func(v corev1.VolumeMount) bool { return v.MountPath == dir })
 	if i < 0 {
 		problem("MODEL_CACHE_DIR is %s, where no volume is mounted", dir)

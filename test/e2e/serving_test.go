@@ -249,6 +249,7 @@ func TestNothingIsLost(t *testing.T) {
 		// As SIGKILL would: the CPU's trap for INT_MIN / -1 ends the process at once, whatever is under way in it.
 		in := []onnxtest.Value{onnxtest.Tensor("X", tensor.Int32, -1), onnxtest.Tensor("Y", tensor.Int32, -1)}
 		s.pushWith(t, "trap", onnxtest.Apply("Div", in, []onnxtest.Value{onnxtest.Tensor("Z", tensor.Int32, -1)}).Bytes(), divide(1))
+		s.everywhere(t, "trap")
 		restarts := func() (n int32) {
 			for _, p := range s.pods(t) {
 				for _, c := range p.Status.ContainerStatuses {
@@ -266,6 +267,20 @@ func TestNothingIsLost(t *testing.T) {
 		within(t, time.Minute, "two pods again", func() bool { return len(s.ready(t)) == 2 })
 		time.Sleep(3 * time.Second)
 		l.nothingLost(t, "a process that dies at once")
+	})
+}
+
+// everywhere waits until all pods know a model: one that was asked for it before it was pushed
+// says for MODEL_REFRESH that it does not exist.
+func (s *service) everywhere(t *testing.T, name string) {
+	t.Helper()
+	c, known := client(t, false), 0
+	within(t, time.Minute, "all pods know "+name, func() bool {
+		known++
+		if status, _, err := s.call(t.Context(), c, "GET", "/v2/models/"+name, nil); err != nil || status != http.StatusOK {
+			known = 0
+		}
+		return known == 15 // 3 s
 	})
 }
 
