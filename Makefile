@@ -35,9 +35,9 @@ run: build ort ## serve everything on 127.0.0.1:8080, with the flights model in 
 	SEED=examples/flights DATA_DIR="$(DATA_DIR)" exec bin/all
 
 .PHONY: build
-build: ## build bin/pilotlight (the client), bin/predict and bin/all
+build: ## build bin/pilotlight (the client) and the functions
 	@mkdir -p bin
-	$(GO) build -o bin/ ./cmd/pilotlight ./functions/predict ./functions/all
+	$(GO) build -o bin/ ./cmd/pilotlight ./functions/predict ./functions/deadletter ./functions/all
 
 .PHONY: ort
 ort: ## get the ONNX Runtime library for this machine into .ort
@@ -80,7 +80,7 @@ kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the im
 .PHONY: images
 images: base kodata ## build the images into .images and tell their sizes
 	rm -rf .images
-	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/all
+	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/deadletter ./functions/all
 	$(GO) run ./test/imagesize .images
 
 .PHONY: deploy

@@ -24,7 +24,7 @@ var levels = []struct {
 	{"tensor", "typed arrays know only the ground"},
 	{"engine event oip store", "ports and wire formats know values, not each other"},
 	{"model serve", "what mains compose flows of"},
-	{"predict", "flows"},
+	{"deadletter predict", "flows"},
 }
 
 // sideways are the imports within a level that are meant.

@@ -102,6 +102,7 @@ func (m *manifests) checkEvents(t *testing.T) (problems []string) {
 		}
 		problems = append(problems, m.checkDestination(where, &p.Spec.Sink)...)
 		data := event.Event{}
+		data.SetSpecVersion("1.0")
 		if err := data.SetData(p.Spec.ContentType, []byte(p.Spec.Data)); err != nil {
 			problem("%s: %v", where, err)
 		} else if _, err := event.Tick.Decode(&data); err != nil {

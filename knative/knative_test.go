@@ -159,7 +159,7 @@ func TestMistakes(t *testing.T) {
 		{"no such broker", "  broker: pilotlight", "  broker: pilotlicht", "there is no Broker pilotlicht"},
 		{"no such dead-letter sink", "        name: deadletter\n      uri", "        name: deadletters\n      uri", "deadLetterSink: there is no service deadletters"},
 		{"other path", "    uri: /events", "    uri: /event", "functions take events at /events"},
-		{"misspelt field of a trigger", "  subscriber:", "  subscribers:", `unknown field "spec.subscribers"`},
+		{"misspelt field of a trigger", "  subscriber:", "  subscribers:", `unknown field "subscribers"`},
 		{"not a duration", "backoffDelay: PT0.5S", "backoffDelay: 0.5s", "broker pilotlight: Knative would refuse it"},
 		{"not a schedule", `schedule: "17 3 * * *"`, `schedule: "17 25 * * *"`, "PingSource nightly: Knative would refuse it"},
 		{"tick for nothing", `"job":`, `"jop":`, "PingSource nightly: the data of the event"},

@@ -1,0 +1,368 @@
+// Package deadletter keeps the events that a broker could not deliver, with
+// what the broker says of the reason, until somebody puts them back or their time is over.
+//
+// A letter is one object of the bucket, written before the broker is told that
+// it arrived, and named by what it holds: one that comes twice is kept once. Any
+// number of processes share a bucket. Letters go back to the broker and not
+// to where they should have gone, for an address that stands in an event may be
+// anybody's; consumers are idempotent. The package knows no type of event but
+// the tick that has it sweep.
+package deadletter
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+)
+
+// Config says how long letters are kept.
+type Config struct {
+	Keep time.Duration `env:"DEADLETTER_KEEP" default:"336h" help:"How long events that could not be delivered are kept."`
+}
+
+// Validate refuses what can't work.
+func (c *Config) Validate() error {
+	if c.Keep <= 0 {
+		return fault.New(fault.Invalid, "DEADLETTER_KEEP must be positive")
+	}
+	return nil
+}
+
+// Summary is a letter without its event.
+type Summary struct {
+	ID          string    `json:"id"`
+	At          time.Time `json:"at"`               // when the broker took the event in, or else the event's own time
+	Destination string    `json:"destination"`      // where it should have gone
+	Code        int       `json:"code"`             // the last status that the destination answered with; -1 or 0: it did not answer
+	Reason      string    `json:"reason,omitempty"` // the start of what it said
+	EventID     string    `json:"event_id"`
+	Type        string    `json:"type"`
+	Source      string    `json:"source"`
+	Subject     string    `json:"subject,omitempty"`
+}
+
+// Letter is an event that could not be delivered.
+type Letter struct {
+	Summary
+	Event *event.Event `json:"event"` // as it came to the broker
+}
+
+// The extensions that a broker adds to an event on its way. They are not part of it.
+const (
+	errorDestination = "knativeerrordest"
+	errorCode        = "knativeerrorcode"
+	errorData        = "knativeerrordata"
+	arrival          = "knativearrivaltime"
+	brokerTTL        = "knativebrokerttl"
+)
+
+const (
+	prefix     = "deadletters/"
+	timeLayout = "20060102T150405.000Z"
+	reasonMost = 4 << 10
+)
+
+// Store keeps letters in a bucket.
+type Store struct {
+	blob    store.Blob
+	sink    event.Sink // nil: letters can't be put back
+	keep    time.Duration
+	now     func() time.Time
+	metrics *instruments
+}
+
+// New makes a store on a bucket, whose letters go back to sink; it may be nil.
+func New(c *Config, blob store.Blob, sink event.Sink, tel *telemetry.Telemetry) (*Store, error) {
+	metrics, err := newInstruments(tel)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{blob: blob, sink: sink, keep: c.Keep, now: time.Now, metrics: metrics}, nil
+}
+
+// Hear has the mux store every event that comes, apart from the tick that it is time to sweep.
+func (s *Store) Hear(m *event.Mux) {
+	m.Rest(func(ctx context.Context, e *event.Event) error {
+		_, dead := e.Extensions()[errorCode]
+		if e.Type() == event.Tick.Name && !dead {
+			return s.tick(ctx, e)
+		}
+		return s.Keep(ctx, e)
+	})
+}
+
+func (s *Store) tick(ctx context.Context, e *event.Event) error {
+	tick, err := event.Tick.Decode(e)
+	if err != nil {
+		return err
+	}
+	if tick.Job != "sweep-deadletters" {
+		return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
+	}
+	n, err := s.Sweep(ctx)
+	telemetry.LineFrom(ctx).Set(slog.Int("swept", n))
+	return err
+}
+
+// letter reads what the broker added to an event, and takes it off.
+func letter(e *event.Event) *Letter {
+	l := &Letter{Event: e}
+	take := func(name string) string {
+		s, _ := e.Extensions()[name].(string)
+		if v := e.Extensions()[name]; s == "" && v != nil { // a number, in JSON
+			s = fmt.Sprint(v)
+		}
+		e.SetExtension(name, nil)
+		return s
+	}
+	l.Destination = take(errorDestination)
+	l.Code, _ = strconv.Atoi(take(errorCode)) // 0 stands for none
+	l.Reason = take(errorData)
+	if b, err := base64.StdEncoding.DecodeString(l.Reason); err == nil && utf8.Valid(b) {
+		l.Reason = string(b)
+	}
+	l.Reason = strings.ToValidUTF8(l.Reason[:min(len(l.Reason), reasonMost)], "")
+	l.At = e.Time().UTC()
+	arrived := take(arrival)
+	if at, err := time.Parse(time.RFC3339Nano, arrived); err == nil {
+		l.At = at.UTC()
+	}
+	if y := l.At.Year(); y < 1970 || y > 9999 { // such a key would not sort
+		l.At = time.Unix(0, 0).UTC()
+	}
+	take(brokerTTL)
+	l.EventID, l.Type, l.Source, l.Subject = e.ID(), e.Type(), e.Source(), e.Subject()
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", e.Source(), e.ID(), l.Destination, arrived))
+	l.ID = l.At.Format(timeLayout) + "-" + hex.EncodeToString(sum[:16])
+	return l
+}
+
+// Keep stores a dead letter durably. One that is there already is not stored again.
+func (s *Store) Keep(ctx context.Context, e *event.Event) error {
+	l := letter(e)
+	telemetry.LineFrom(ctx).Set(slog.String("letter", l.ID), slog.String("destination", l.Destination), slog.Int("code", l.Code))
+	b, err := json.Marshal(l)
+	if err != nil {
+		return fault.Wrap(fault.Invalid, err, "the event can't be written as JSON: %.200s", err)
+	}
+	_, err = s.blob.Put(ctx, prefix+l.ID, bytes.NewReader(b), int64(len(b)), store.IfAbsent())
+	if fault.Is(err, fault.Conflict) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("keep dead letter %s: %w", l.ID, err)
+	}
+	s.metrics.kept(ctx, l)
+	return nil
+}
+
+var idForm = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{32}$`)
+
+func checkID(id string) error {
+	if !idForm.MatchString(id) {
+		return fault.New(fault.Invalid, "%.100q is not the id of a dead letter, such as 20261124T093000.000Z- and 32 hexadecimal digits", id)
+	}
+	return nil
+}
+
+// Get reads a letter.
+func (s *Store) Get(ctx context.Context, id string) (*Letter, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	r, _, err := s.blob.Get(ctx, prefix+id, 0, -1)
+	if fault.Is(err, fault.NotFound) {
+		return nil, fault.New(fault.NotFound, "there is no dead letter %s", id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read dead letter %s: %w", id, err)
+	}
+	b, err := io.ReadAll(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, fmt.Errorf("read dead letter %s: %w", id, err)
+	}
+	l := &Letter{}
+	if err := json.Unmarshal(b, l); err != nil || l.Event == nil || event.Check(l.Event) != nil {
+		return nil, fault.Wrap(fault.Internal, err, "the dead letter %s is damaged in the bucket", id)
+	}
+	return l, nil
+}
+
+// Filter chooses letters. The zero value means all.
+type Filter struct {
+	Type   string    `json:"type,omitempty"`  // of the event
+	Since  time.Time `json:"since,omitzero"`  // at or after
+	Before time.Time `json:"before,omitzero"` // and before
+	Cursor string    `json:"-"`               // letters older than the one with this id
+}
+
+// ids lists letters in the time of the filter, oldest first.
+func (s *Store) ids(ctx context.Context, f *Filter) (ids []string, err error) {
+	after, end := "", ""
+	if !f.Since.IsZero() { // no id at that time sorts before this one
+		after = prefix + f.Since.UTC().Format(timeLayout)
+	}
+	if !f.Before.IsZero() {
+		end = f.Before.UTC().Format(timeLayout)
+	}
+	if f.Cursor != "" && (end == "" || f.Cursor < end) {
+		end = f.Cursor
+	}
+	for o, err := range s.blob.List(ctx, prefix, after) {
+		if err != nil {
+			return nil, fmt.Errorf("list dead letters: %w", err)
+		}
+		id := strings.TrimPrefix(o.Key, prefix)
+		if end != "" && id >= end {
+			break
+		}
+		if checkID(id) == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// reads is how many letters are read or put back at once.
+const reads = 16
+
+// List gives the newest letters that pass the filter, newest first, limit at
+// most, and the cursor that leads to older ones or "".
+func (s *Store) List(ctx context.Context, f *Filter, limit int) (list []Summary, cursor string, err error) {
+	ids, err := s.ids(ctx, f)
+	if err != nil {
+		return nil, "", err
+	}
+	slices.Reverse(ids)
+	for len(ids) > 0 {
+		part := ids[:min(len(ids), max(limit-len(list), reads))]
+		read := make([]*Letter, len(part))
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(reads)
+		for i, id := range part {
+			group.Go(func() (err error) {
+				read[i], err = s.Get(ctx, id)
+				if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) { // gone meanwhile, or damaged, which must not hide the others
+					err = nil
+				}
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return nil, "", err
+		}
+		for i, l := range read {
+			if l == nil || f.Type != "" && l.Type != f.Type {
+				continue
+			}
+			if len(list) == limit {
+				return list, list[limit-1].ID, nil
+			}
+			list = append(list, read[i].Summary)
+		}
+		ids = ids[len(part):]
+	}
+	return list, "", nil
+}
+
+// Delete drops a letter; a missing one is NotFound.
+func (s *Store) Delete(ctx context.Context, id string) error {
+	if _, err := s.Get(ctx, id); err != nil && !fault.Is(err, fault.Internal) {
+		return err
+	}
+	if err := s.blob.Delete(ctx, prefix+id); err != nil {
+		return fmt.Errorf("delete dead letter %s: %w", id, err)
+	}
+	return nil
+}
+
+// Replay gives a letter's event back to the broker and, once that has accepted
+// it, drops the letter. A crash between the two leaves the letter: the event comes
+// again when that is replayed, which consumers are made for.
+func (s *Store) Replay(ctx context.Context, id string) error {
+	if s.sink == nil {
+		return fault.New(fault.Unavailable, "there is no broker to put the event back to: K_SINK is empty")
+	}
+	l, err := s.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := s.sink.Send(ctx, *l.Event); err != nil {
+		return fmt.Errorf("replay dead letter %s: %w", id, err)
+	}
+	s.metrics.replayed.Add(ctx, 1)
+	if err := s.blob.Delete(ctx, prefix+id); err != nil {
+		return fmt.Errorf("the event was put back, but its letter %s stays: %w", id, err)
+	}
+	return nil
+}
+
+// Failure is a letter that could not be replayed.
+type Failure struct {
+	ID    string `json:"id"`
+	Error string `json:"error"`
+}
+
+// ReplayAll replays the letters that pass the filter, oldest first, and tells how
+// many, and which of them failed. It stops at the first error when there is
+// nowhere to put them.
+func (s *Store) ReplayAll(ctx context.Context, f *Filter) (replayed int, failed []Failure, err error) {
+	ids, err := s.ids(ctx, f)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, id := range ids {
+		if f.Type != "" {
+			l, err := s.Get(ctx, id)
+			if err == nil && l.Type != f.Type || fault.Is(err, fault.NotFound) {
+				continue
+			}
+		}
+		err := s.Replay(ctx, id)
+		switch {
+		case err == nil:
+			replayed++
+		case fault.Is(err, fault.NotFound): // somebody else replayed it
+		case fault.Is(err, fault.Unavailable) || ctx.Err() != nil:
+			return replayed, failed, fmt.Errorf("after %d: %w", replayed, err)
+		default:
+			failed = append(failed, Failure{id, fault.Message(err)})
+		}
+	}
+	return replayed, failed, nil
+}
+
+// Sweep deletes the letters that are older than DEADLETTER_KEEP.
+func (s *Store) Sweep(ctx context.Context) (n int, err error) {
+	ids, err := s.ids(ctx, &Filter{Before: s.now().Add(-s.keep)})
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		if err := s.blob.Delete(ctx, prefix+id); err != nil {
+			return n, fmt.Errorf("sweep dead letter %s: %w", id, err)
+		}
+		n++
+	}
+	return n, nil
+}
