@@ -31,6 +31,8 @@ var levels = []struct {
 var sideways = map[string]string{
 	"engine/enginetest":    "engine",
 	"engine/onnx":          "engine cgroup",
+	"event/bus":            "event store",
+	"event/eventtest":      "event",
 	"engine/onnx/onnxtest": "engine engine/onnx",
 	"predict/predicttest":  "predict engine/onnx/onnxtest store/memstore",
 	"telemetry":            "env",
@@ -44,9 +46,12 @@ var owners = []struct{ module, owner, why string }{
 	{"github.com/yalue/onnxruntime_go", "internal/engine/onnx", "a runtime hides its binding"},
 	{"github.com/GoogleCloudPlatform/functions-framework-go", "functions", "handlers are registered by mains"},
 	{"github.com/spf13/cobra", "cmd", "only the client has commands"},
+	{"github.com/cloudevents/", "internal/event", "flows know events, not the SDK"},
+	{"knative.dev/eventing", "internal/event/bus", "only the broker in the process filters as Knative's does"},
 	{"knative.dev/serving", "internal/rollout", "elsewhere manifests say it, and tests check them: images stay small"},
-	{"sigs.k8s.io/", "test", "kustomize and YAML of Kubernetes are for tests"},
-	{"k8s.io/", "internal/rollout", "only what moves traffic talks to Kubernetes"},
+	{"sigs.k8s.io/kustomize", "test", "kustomize is for tests"},
+	{"sigs.k8s.io/yaml", "internal/event/bus", "manifests are read by the cluster and by the broker in the process"},
+	{"k8s.io/client-go", "internal/rollout", "only what moves traffic talks to Kubernetes"},
 }
 
 type listed struct {

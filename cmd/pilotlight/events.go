@@ -139,7 +139,7 @@ dead letter again.`,
 			case len(args) == 0:
 				return errors.New("name the letters to replay, or say --all")
 			}
-			return each(cmd, c, "replay", args, http.MethodPost, "/replay")
+			return each(cmd, c, "replayed", args, http.MethodPost, "/replay")
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "all letters")
@@ -170,13 +170,15 @@ func replayMany(cmd *cobra.Command, c *client, kind string) error {
 func dropCommand(c *client) *cobra.Command {
 	return &cobra.Command{
 		Use: "delete ID...", Short: "Drop dead letters for good", Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return each(cmd, c, "delete", args, http.MethodDelete, "") },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return each(cmd, c, "deleted", args, http.MethodDelete, "")
+		},
 	}
 }
 
 // each does the same to some letters, and tells at the end which of them it failed for.
-func each(cmd *cobra.Command, c *client, what string, ids []string, method, action string) error {
-	bar := progressbar.NewOptions(len(ids), progressbar.OptionSetDescription(what), progressbar.OptionSetWriter(cmd.ErrOrStderr()),
+func each(cmd *cobra.Command, c *client, done string, ids []string, method, action string) error {
+	bar := progressbar.NewOptions(len(ids), progressbar.OptionSetDescription(done), progressbar.OptionSetWriter(cmd.ErrOrStderr()),
 		progressbar.OptionSetVisibility(len(ids) > 1 && c.format != "json" && isTerminal(os.Stderr)), progressbar.OptionClearOnFinish())
 	var errs []error
 	for _, id := range ids {
@@ -186,10 +188,6 @@ func each(cmd *cobra.Command, c *client, what string, ids []string, method, acti
 		_ = bar.Add(1) // what it shows is not worth an error
 	}
 	_ = bar.Finish()
-	done := strings.TrimSuffix(what, "e") + "ed"
-	if what == "replay" {
-		done = "replayed"
-	}
 	n := len(ids) - len(errs)
 	if c.format == "json" {
 		if err := json.NewEncoder(c.out).Encode(map[string]int{done: n}); err != nil {

@@ -33,10 +33,10 @@ func TestMain(m *testing.M) {
 }
 
 // spawn starts the server as a process of its own on a folder, and waits until it listens.
-func spawn(t *testing.T, data string) (url string, kill func()) {
+func spawn(t *testing.T, data string, environ ...string) (url string, kill func()) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childVariable+"=1", "PORT=0", "DATA_DIR="+data, "MODEL_CACHE_DIR="+data+"/cache", "ORT_LIB="+onnxtest.Library(t))
+	cmd.Env = append(append(os.Environ(), environ...), childVariable+"=1", "PORT=0", "DATA_DIR="+data, "MODEL_CACHE_DIR="+data+"/cache", "ORT_LIB="+onnxtest.Library(t))
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -10,70 +10,84 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
+	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/redisstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
-	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
 // config is what this main itself reads.
 type config struct {
 	Data string `env:"DATA_DIR" help:"Folder for everything that lasts where no URL says otherwise; empty: nothing lasts."`
 	Blob string `env:"BLOB_URL" help:"The bucket: s3://bucket/prefix, file:///folder, or mem: for a process that forgets; empty: a folder in DATA_DIR or, without one, mem:."`
+	KV   string `env:"KV_URL" help:"Small state: redis://host:6379, file:///path, or mem: for a process that forgets; empty: a file in DATA_DIR or, without one, mem:."`
 	Seed string `env:"SEED" help:"Folder of an example whose model is pushed on the first start: one NAME.onnx, and a request.json to try it with."`
 }
 
-// blobURL is where the bucket is.
-func (c *config) blobURL() (string, error) {
+// in gives a store's URL: that which was set, or else a place in DATA_DIR or, without one, memory.
+func (c *config) in(set, place string) (string, error) {
 	switch {
-	case c.Blob != "":
-		return c.Blob, nil
+	case set != "":
+		return set, nil
 	case c.Data == "":
 		return "mem:", nil
 	}
 	dir, err := filepath.Abs(c.Data)
-	return (&url.URL{Scheme: "file", Path: filepath.Join(dir, "blob")}).String(), err
+	return (&url.URL{Scheme: "file", Path: filepath.Join(dir, place)}).String(), err
 }
 
-var blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
+var (
+	blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
+	kvs   = store.Openers[store.KV]{"mem": memstore.OpenKV, "file": diskstore.OpenKV, "redis": redisstore.OpenKV}
+)
 
 func main() { function(functions.HTTP).Main() }
 
 // function wires
 //
-//	DATA_DIR, BLOB_URL -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v2/..., /admin/v1/..., /readyz, /metrics
-//	ORT_LIB            -> onnx.Format -------'
+//	DATA_DIR, BLOB_URL -> store.Blob -> model.Registry --> predict.Flow ------.
+//	ORT_LIB            -> onnx.Format -------'                                 +--> serve (PORT): /v2/..., /admin/v1/..., /readyz, /metrics
+//	                      store.Blob -> deadletter.Store ----------------------+
+//	DATA_DIR, KV_URL   -> store.KV --> bus.Bus, between them by triggers/ -----'--> /events
 func function(register serve.Register) *serve.Function {
 	var own config
 	var oc onnx.Config
 	var mc model.Config
+	var dc deadletter.Config
+	var bc bus.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		format, err := onnx.New(oc)
 		if err != nil {
 			return err
 		}
-		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)
-		blobURL, err := own.blobURL()
+		blob, kv, err := own.stores(ctx, p)
 		if err != nil {
 			return err
 		}
-		blob, err := blobs.Open(ctx, blobURL)
+		events, hear, err := broker(&bc, kv, p)
 		if err != nil {
 			return err
 		}
-		p.Defer(blob.Close)
-		opened()
-		registry, err := predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{format}})
-		if err != nil || own.Seed == "" {
+		registry, err := predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{format}, Sink: events, Events: hear.predict})
+		if err != nil {
+			return err
+		}
+		if _, err := deadletter.Open(ctx, p, &dc, deadletter.Deps{Blob: blob, Sink: events, Events: hear.deadletter}); err != nil {
+			return err
+		}
+		p.Defer(events.Close)
+		if err := events.Start(ctx); err != nil || own.Seed == "" {
 			return err
 		}
 		return seed(ctx, registry, own.Seed, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: []any{&own, &oc, &mc}, Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: []any{&own, &oc, &mc, &dc, &bc}, Wire: wire, Register: register}
 }

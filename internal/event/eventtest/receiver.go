@@ -17,7 +17,7 @@ import (
 type Wish struct {
 	Fail   int    `json:"fail,omitempty"`   // so many attempts, until it is healed; -1: all
 	Status int    `json:"status,omitempty"` // of the failures
-	Body   string `json:"body,omitempty"`   // of the answers
+	Body   string `json:"body,omitempty"`   // of the failures or, if there are to be none, of the answers
 	Reply  string `json:"reply,omitempty"`  // type of an event to reply with
 }
 
@@ -121,5 +121,7 @@ func (c *Receiver) take(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, wish.Body)
+	if status != http.StatusAccepted || wish.Fail == 0 {
+		_, _ = io.WriteString(w, wish.Body)
+	}
 }

@@ -290,7 +290,12 @@ func (s *System) deadLettered(t *testing.T) {
 func (s *System) junk(t *testing.T) {
 	e := anEvent("suite.exact", eventtest.Wish{Body: "thank you"})
 	s.send(t, e)
-	s.dead(t, e.ID(), 502)
+	var all []letter
+	within(t, "a dead letter", func() bool { all = s.letters(t, e.ID()); return len(all) > 0 })
+	// The channel-based broker of Knative 1.20 says nothing of the reason here: its dispatcher finds none in its filter's 502.
+	if len(all) != 1 || all[0].Code != 502 && all[0].Code != 0 {
+		t.Errorf("got %+v, want one with code 502", all)
+	}
 	s.arrived(t, e.ID(), 4)
 }
 

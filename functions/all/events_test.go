@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/event/eventtest"
+	"github.com/pilotlight-ml/pilotlight/test/e2e/eventsuite"
+)
+
+// triggersFor writes the suite's triggers for a receiver into a folder.
+func triggersFor(t *testing.T, receiver string) string {
+	t.Helper()
+	dir := t.TempDir()
+	manifests := strings.ReplaceAll(eventsuite.Triggers, "SUBSCRIBER", "{uri: "+receiver+"/events}")
+	if err := os.WriteFile(filepath.Join(dir, "suite.yaml"), []byte(manifests), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestEvents runs the tests of the cluster's broker on the one in the process.
+func TestEvents(t *testing.T) {
+	receiver := &eventtest.Receiver{}
+	server := httptest.NewServer(receiver)
+	t.Cleanup(server.Close)
+	url, _ := start(t, map[string]string{"TRIGGERS_DIR": triggersFor(t, server.URL), "LOG_LEVEL": "ERROR"})
+	receiver.Sink = url + "/events"
+	eventsuite.Run(t, &eventsuite.System{
+		Receiver: door(server.URL), DeadLetters: door(url), Predict: door(url), Model: onnxtest.Simple(-1).Bytes(),
+	})
+	_, metrics := call(t, "GET", url+"/metrics", nil)
+	if want := `pilotlight_event_deliveries_total{outcome="junk",trigger="suite-exact"} 4`; !strings.Contains(metrics, want) {
+		t.Errorf("the metrics lack %s", want)
+	}
+}
+
+func door(url string) eventsuite.Door {
+	return func(ctx context.Context, method, path string, header http.Header, body []byte) (int, []byte, error) {
+		r, err := http.NewRequestWithContext(ctx, method, url+path, bytes.NewReader(body))
+		if err != nil {
+			return 0, nil, err
+		}
+		r.Header = header
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			return 0, nil, err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return resp.StatusCode, b, err
+	}
+}
+
+// TestAcceptedEventsOutliveAKill kills the process while its subscriber is away.
+func TestAcceptedEventsOutliveAKill(t *testing.T) {
+	var mu sync.Mutex
+	got, open := map[string]bool{}, false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !open {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		got[r.Header.Get("Ce-Id")] = true
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	t.Cleanup(server.Close)
+	dir := t.TempDir()
+	const manifest = `{apiVersion: eventing.knative.dev/v1, kind: Trigger, metadata: {name: kept}, spec: {broker: pilotlight,
+  filters: [{exact: {type: kept}}], subscriber: {uri: %s}, delivery: {retry: 1000, backoffPolicy: linear, backoffDelay: PT0.01S}}}`
+	if err := os.WriteFile(filepath.Join(dir, "kept.yaml"), fmt.Appendf(nil, manifest, server.URL+"/"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	data := t.TempDir()
+	url, kill := spawn(t, data, "TRIGGERS_DIR="+dir)
+	const n = 50
+	for i := range n {
+		status, b, err := door(url)(t.Context(), "POST", "/events", http.Header{
+			"Ce-Specversion": {"1.0"}, "Ce-Id": {fmt.Sprint(i)}, "Ce-Source": {"/test"}, "Ce-Type": {"kept"},
+		}, nil)
+		if err != nil || status != http.StatusAccepted {
+			t.Fatalf("got %d %s %v", status, b, err)
+		}
+	}
+	kill()
+	mu.Lock()
+	if len(got) > 0 {
+		t.Fatal("an event was delivered before the kill")
+	}
+	open = true
+	mu.Unlock()
+	spawn(t, data, "TRIGGERS_DIR="+dir)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		mu.Lock()
+		all := len(got)
+		mu.Unlock()
+		if all == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d accepted events arrived after the kill", all, n)
+		}
+	}
+}
+
+func TestTriggersThatCantWork(t *testing.T) {
+	for _, test := range []struct{ name, manifest, err string }{
+		{"unknown event", `filters: [{exact: {type: dev.pilotlight.modell.published.v1}}], subscriber: {uri: "http://x"}`, `Trigger bad: filter exact: no event is of type "dev.pilotlight.modell.published.v1"; there are dev.knative.sources.ping, dev.pilotlight.alias.moved.v1`},
+		{"unknown event in an expression", `filters: [{cesql: "type = 'dev.pilotlight.x.v1'"}], subscriber: {uri: "http://x"}`, `no event is of type "dev.pilotlight.x.v1"`},
+		{"broken expression", `filters: [{cesql: "type ="}], subscriber: {uri: "http://x"}`, `filter cesql: "type =" does not parse`},
+		{"unknown service", `subscriber: {ref: {kind: Service, name: nobody, apiVersion: serving.knative.dev/v1}}`, `Trigger bad: there is no service "nobody" in this process`},
+		{"event that a service does not take", `filters: [{exact: {type: dev.knative.sources.ping}}], subscriber: {ref: {kind: Service, name: predict, apiVersion: serving.knative.dev/v1}}`, `the service "predict" does not take events of type "dev.knative.sources.ping"`},
+		{"misspelt field", `subscribers: {uri: "http://x"}`, `bad.yaml, object 1: `},
+		{"two filters in one", `filters: [{exact: {type: a}, prefix: {type: b}}], subscriber: {uri: "http://x"}`, `a filter says one of exact, prefix, suffix, all, any, not and cesql, and this one 2 of them`},
+		{"not a duration", `subscriber: {uri: "http://x"}, delivery: {retry: 1, backoffDelay: 1s}`, `delivery: backoffDelay is "1s", expected a duration such as PT0.5S`},
+		{"no subscriber", `filters: []`, `Trigger bad: subscriber: expected a ref, or a uri with scheme and host`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			manifest := "{apiVersion: eventing.knative.dev/v1, kind: Trigger, metadata: {name: bad}, spec: {broker: pilotlight, " + test.manifest + "}}"
+			if err := os.WriteFile(filepath.Join(dir, "bad.yaml"), []byte(manifest), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := function(nil).Start(t.Context(), map[string]string{"PORT": "0", "LOG_LEVEL": "ERROR", "ORT_LIB": onnxtest.Library(t), "MODEL_CACHE_DIR": t.TempDir(), "TRIGGERS_DIR": dir})
+			if err == nil || !strings.Contains(err.Error(), test.err) {
+				t.Errorf("got %v, want %q", err, test.err)
+			}
+		})
+	}
+}
+

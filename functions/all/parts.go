@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+	"github.com/pilotlight-ml/pilotlight/triggers"
+)
+
+// stores opens the bucket and the small state.
+func (c *config) stores(ctx context.Context, p *serve.Process) (store.Blob, store.KV, error) {
+	defer p.Tel.ColdStart.Begin(telemetry.StageStore)()
+	at, err := c.in(c.Blob, "blob")
+	if err != nil {
+		return nil, nil, err
+	}
+	blob, err := blobs.Open(ctx, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.Defer(blob.Close)
+	if at, err = c.in(c.KV, "kv"); err != nil {
+		return nil, nil, err
+	}
+	kv, err := kvs.Open(ctx, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.Defer(kv.Close)
+	return blob, kv, nil
+}
+
+// edges are where each function takes its events.
+type edges struct{ predict, deadletter *event.Mux }
+
+// broker makes the bus between the functions, and mounts where events come from outside.
+func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, error) {
+	routes, err := bus.Load(c.Folders(triggers.Files)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := &edges{}
+	for _, mux := range []**event.Mux{&f.predict, &f.deadletter} {
+		if *mux, err = event.NewMux(p.Tel); err != nil {
+			return nil, nil, err
+		}
+	}
+	b, err := bus.New(c, bus.Deps{
+		Routes: routes, KV: kv,
+		Subscribers: map[string]http.Handler{"predict": f.predict, "deadletter": f.deadletter},
+	}, p.Tel)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.Mux.Handle("POST /events", b)
+	return b, f, nil
+}

@@ -1,0 +1,225 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/pilotlight-ml/pilotlight/internal/event"
+)
+
+// outcome is how a call ended.
+type outcome struct {
+	status int // 0: no answer; as Knative's broker, which makes junk a 502
+	said   []byte
+	after  time.Duration // what Retry-After says
+	junk   bool
+	reply  *event.Event
+}
+
+func (o *outcome) delivered() bool { return o.status/100 == 2 }
+
+// trigger delivers an event for a trigger, by retries and, when they are used
+// up, as a dead letter. It gives false if the bus closed before.
+func (b *Bus) trigger(t *trigger, e *event.Event) bool {
+	for n := 0; ; n++ {
+		o, open := b.call(t, &t.to, e, t.delivery.timeout)
+		if !open {
+			return false
+		}
+		if o.delivered() {
+			b.metrics.delivered(b.ctx, t.name, "delivered")
+			return b.reply(t, e, o.reply)
+		}
+		if o.junk {
+			b.metrics.delivered(b.ctx, t.name, "junk")
+		}
+		if !event.Retried(o.status) || n == t.delivery.retries {
+			return b.bury(t, e, o)
+		}
+		b.metrics.delivered(b.ctx, t.name, "retried")
+		pause := t.delivery.pause(n)
+		if most := t.delivery.retryAfterMax; most > 0 && (o.status == http.StatusTooManyRequests || o.status == http.StatusServiceUnavailable) {
+			pause = max(pause, min(o.after, most))
+		}
+		if !b.wait(pause) {
+			return false
+		}
+	}
+}
+
+// reply sends what a subscriber answered with, until it is accepted.
+func (b *Bus) reply(t *trigger, e, reply *event.Event) bool {
+	if reply == nil {
+		return true
+	}
+	reply.SetExtension(hops, number(e.Extensions()[hops]))
+	for n := 0; ; n++ {
+		err := b.Send(b.ctx, *reply)
+		if err == nil || !event.Retried(event.Status(err)) {
+			if err != nil {
+				b.tel.Log.WarnContext(b.ctx, "reply refused", "trigger", t.name, "id", e.ID(), "error", err)
+			}
+			return true
+		}
+		if !b.wait(min(time.Second<<min(n, 6), longest)) {
+			return false
+		}
+	}
+}
+
+// longest is the pause between attempts that have no last one.
+const longest = time.Minute
+
+// bury hands an event to the dead-letter sink, however long that is away.
+func (b *Bus) bury(t *trigger, e *event.Event, o *outcome) bool {
+	log := b.tel.Log.With("trigger", t.name, "type", e.Type(), "source", e.Source(), "id", e.ID(), "destination", t.to.String(), "code", o.status, "reason", string(o.said[:min(len(o.said), 300)]))
+	lost := func(why string) bool {
+		b.metrics.delivered(b.ctx, t.name, "lost")
+		log.ErrorContext(b.ctx, "event lost", "because", why, "data", string(e.Data()[:min(len(e.Data()), 4<<10)]))
+		return true
+	}
+	if t.dead == nil {
+		return lost("there is no dead-letter sink")
+	}
+	letter := e.Clone()
+	letter.SetExtension(errorDestination, t.to.String())
+	code := o.status
+	if code == 0 {
+		code = -1 // as Knative writes it
+	}
+	letter.SetExtension(errorCode, code)
+	if len(o.said) > 0 {
+		const most = 1024 // of Knative, encoded
+		letter.SetExtension(errorData, base64.StdEncoding.EncodeToString(o.said[:min(len(o.said), most/4*3)]))
+	}
+	for n := 0; ; n++ {
+		o, open := b.call(t, t.dead, &letter, t.delivery.timeout)
+		switch {
+		case !open:
+			return false
+		case o.delivered():
+			b.metrics.delivered(b.ctx, t.name, "dead")
+			log.WarnContext(b.ctx, "dead letter")
+			return true
+		case !event.Retried(o.status):
+			return lost(fmt.Sprintf("the dead-letter sink answers %d: %.200s", o.status, o.said))
+		}
+		log.Log(b.ctx, slog.LevelWarn, "dead letter not kept yet", "attempt", n+1, "answer", o.status)
+		if !b.wait(min(time.Second<<min(n, 6), longest)) {
+			return false
+		}
+	}
+}
+
+// wait gives false if the bus closes meanwhile.
+func (b *Bus) wait(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-b.ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// call posts an event once. It gives false if the bus closed before there was an answer.
+func (b *Bus) call(t *trigger, to *destination, e *event.Event, timeout time.Duration) (*outcome, bool) {
+	slots := b.calls[t]
+	select {
+	case <-b.ctx.Done():
+		return nil, false
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, timeout)
+	defer cancel()
+	r, err := event.Request(ctx, to.String(), e)
+	if err != nil { // the address is a URL and the event was checked, so this is the end of it
+		return &outcome{status: http.StatusBadRequest, said: []byte(err.Error())}, true
+	}
+	r.Header.Set("Prefer", "reply")
+	if trace, ok := e.Extensions()["traceparent"].(string); ok {
+		propagation.HeaderCarrier(r.Header).Set("traceparent", trace)
+	}
+	var resp *http.Response
+	if to.url != "" {
+		resp, err = b.client.Do(r)
+	} else {
+		resp, err = b.serve(ctx, b.subscribers[to.service], r)
+	}
+	if err != nil {
+		if b.ctx.Err() != nil {
+			return nil, false
+		}
+		return &outcome{said: []byte(err.Error())}, true
+	}
+	defer resp.Body.Close()
+	o := &outcome{status: resp.StatusCode}
+	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && seconds > 0 {
+		o.after = time.Duration(seconds) * time.Second
+	}
+	if !o.delivered() {
+		o.said, _ = io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // it is only shown
+		return o, true
+	}
+	if o.reply, err = event.ReadResponse(resp); err != nil {
+		o.status, o.junk, o.said = http.StatusBadGateway, true, []byte(err.Error())
+	}
+	return o, true
+}
+
+// serve has a handler in this process answer, in its time, and even if it panics.
+func (b *Bus) serve(ctx context.Context, h http.Handler, r *http.Request) (*http.Response, error) {
+	w := &recorder{header: http.Header{}}
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	r.RequestURI = r.URL.RequestURI()
+	func() {
+		defer func() {
+			if p := recover(); p != nil {
+				b.tel.Log.ErrorContext(ctx, "subscriber panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				*w = recorder{header: http.Header{}, status: http.StatusInternalServerError}
+			}
+		}()
+		h.ServeHTTP(w, r)
+	}()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return &http.Response{StatusCode: w.status, Header: w.header, Body: io.NopCloser(&w.body)}, nil
+}
+
+// recorder keeps an answer.
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (w *recorder) Header() http.Header { return w.header }
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 && status >= http.StatusOK {
+		w.status = status
+	}
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.body.Write(p)
+}
