@@ -96,7 +96,8 @@ e2e: kodata ort venv ## try it on the cluster of KUBECONFIG, in a namespace of i
 	$(GO) test -tags=e2e -count=1 -timeout=30m -v $(TESTFLAGS) ./test/e2e
 
 .PHONY: gen
-gen: build ## write what is generated: docs/config.md
+gen: build ## write what is generated: docs/config.md, docs/events.md, internal/event/schema
+	$(GO) run ./internal/event/gen .
 	@{ echo '# Configuration'; echo; \
 	  echo 'Written by `make gen`; what is in force in a process shows `bin/all -config`. Beside these the SDKs read their own'; \
 	  echo 'variables: `AWS_*` for S3, `OTEL_*` for traces and metrics.'; echo; \
@@ -112,7 +113,7 @@ lint: $(TOOLS)/golangci-lint ## look for mistakes
 
 .PHONY: check
 check: gen ## what to run before a commit: clean generated files, format, lint, vet, race tests
-	@git diff --exit-code -- docs/config.md || { echo 'docs/config.md was stale: commit it' >&2; exit 1; }
+	@git diff --exit-code -- docs/config.md docs/events.md internal/event/schema || { echo 'generated files were stale: commit them' >&2; exit 1; }
 	$(GO) mod tidy -diff
 	$(MAKE) lint
 	$(GO) vet $(PKG)
