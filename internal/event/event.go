@@ -12,15 +12,15 @@ package event
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	sdk "github.com/cloudevents/sdk-go/v2/event"
-	"github.com/google/jsonschema-go/jsonschema"
-
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
 
@@ -41,11 +41,11 @@ type Declaration struct {
 	Subject string // what the attribute "subject" says, in words
 	ID      string // what the attribute "id" says, in words
 	Summary string // when it is sent, and what it is good for
-	Schema  *jsonschema.Schema
+	Data    reflect.Type // the Go struct of its data, flat; a field without omitempty is required
 	// Foreign are events of others that we take, as Knative's; they have any source.
 	Foreign bool
 
-	resolved *jsonschema.Resolved
+	required []string
 }
 
 // Type is a declared type of event with T as its data.
@@ -74,14 +74,11 @@ func Lookup(name string) *Declaration {
 }
 
 func declare[T any](t Type[T]) Type[T] {
-	schema, err := jsonschema.For[T](nil)
-	if err == nil {
-		schema.AdditionalProperties = nil // of a newer sender: optional fields may come at any time
-		t.Schema = schema
-		t.resolved, err = schema.Resolve(nil)
-	}
-	if err != nil {
-		panic(fmt.Errorf("event %s: %w", t.Name, err)) // of a declaration in this package
+	t.Data = reflect.TypeFor[T]()
+	for f := range t.Data.Fields() {
+		if name, options, _ := strings.Cut(f.Tag.Get("json"), ","); !strings.Contains(options, "omit") {
+			t.required = append(t.required, name)
+		}
 	}
 	declared = append(declared, t.Declaration)
 	return t
@@ -111,15 +108,25 @@ func (t Type[T]) Decode(e *Event) (T, error) {
 	if c := e.DataContentType(); c != "" && (err != nil || kind != sdk.ApplicationJSON && !strings.HasSuffix(kind, "+json")) {
 		return data, fault.New(fault.Invalid, "the data of an event %s is JSON, not %.100q", t.Name, c)
 	}
-	var instance any
-	if err := json.Unmarshal(e.Data(), &instance); err != nil {
+	unfit := func(err error, format string, args ...any) error {
+		return fault.Wrap(fault.Invalid, err, "the data of the event %s does not fit its schema: %.300s", t.Name, fmt.Sprintf(format, args...))
+	}
+	var fields map[string]json.RawMessage
+	var wrong *json.UnmarshalTypeError
+	if err := json.Unmarshal(e.Data(), &fields); errors.As(err, &wrong) {
+		return data, unfit(err, "expected an object, not %s", wrong.Value)
+	} else if err != nil {
 		return data, fault.Wrap(fault.Invalid, err, "the data of the event %s is not JSON: %s", t.Name, err)
 	}
-	if err := t.resolved.Validate(instance); err != nil {
-		return data, fault.Wrap(fault.Invalid, err, "the data of the event %s does not fit its schema: %.300s", t.Name, strings.TrimPrefix(err.Error(), "validating root: "))
+	for _, name := range t.required {
+		if v := fields[name]; v == nil || string(v) == "null" {
+			return data, unfit(nil, "%q is missing", name)
+		}
 	}
-	if err := json.Unmarshal(e.Data(), &data); err != nil {
-		return data, fault.Wrap(fault.Invalid, err, "the data of the event %s does not fit its schema: %s", t.Name, err)
+	if err := json.Unmarshal(e.Data(), &data); errors.As(err, &wrong) {
+		return data, unfit(err, "%q is a %s, expected %s", wrong.Field, wrong.Value, wrong.Type)
+	} else if err != nil {
+		return data, unfit(err, "%s", err)
 	}
 	return data, nil
 }

@@ -51,9 +51,9 @@ func TestDataMustFitItsType(t *testing.T) {
 		{"text/plain", `x`, `the data of an event dev.pilotlight.model.published.v1 is JSON, not "text/plain"`},
 		{"application/json", `{"model":`, `is not JSON: unexpected end of JSON input`},
 		{"application/json", ``, `is not JSON`},
-		{"application/json", `[]`, `does not fit its schema`},
-		{"application/json", `{"model":"m","digest":"d","at":"2026-11-24T09:30:00Z"}`, `required: missing properties: ["version"]`},
-		{"application/json", `{"model":"m","version":"1","digest":"d","at":"2026-11-24T09:30:00Z"}`, `does not fit its schema`},
+		{"application/json", `[]`, `expected an object, not array`},
+		{"application/json", `{"model":"m","digest":"d","at":"2026-11-24T09:30:00Z"}`, `does not fit its schema: "version" is missing`},
+		{"application/json", `{"model":"m","version":"1","digest":"d","at":"2026-11-24T09:30:00Z"}`, `"version" is a string, expected int`},
 		{"application/json", `{"model":"m","version":1.5,"digest":"d","at":"2026-11-24T09:30:00Z"}`, `does not fit its schema`},
 		{"application/json", `{"model":"m","version":1,"digest":"d","at":"today"}`, `does not fit its schema`},
 	} {

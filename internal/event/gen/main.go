@@ -38,16 +38,23 @@ func main() {
 
 // generate gives the files by their paths.
 func generate(root string) (map[string][]byte, error) {
-	files := map[string][]byte{filepath.Join(root, "docs/events.md"): page()}
+	text, err := page()
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{filepath.Join(root, "docs/events.md"): text}
 	for _, d := range event.Declared() {
 		if d.Foreign {
 			continue
 		}
 		path := filepath.Join(root, "internal/event/schema", d.Name+".json")
-		schema := *d.Schema
+		schema, err := schemaOf(d)
+		if err != nil {
+			return nil, err
+		}
 		schema.Schema = "https://json-schema.org/draft/2020-12/schema"
 		schema.Title, schema.Description = d.Name, d.Summary
-		b, err := json.MarshalIndent(&schema, "", "  ")
+		b, err := json.MarshalIndent(schema, "", "  ")
 		if err != nil {
 			return nil, err
 		}
@@ -55,7 +62,7 @@ func generate(root string) (map[string][]byte, error) {
 		if err == nil {
 			var before jsonschema.Schema
 			if err = json.Unmarshal(old, &before); err == nil {
-				err = compatible(&before, &schema)
+				err = compatible(&before, schema)
 			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -97,7 +104,17 @@ func compatible(before, after *jsonschema.Schema) error {
 	return nil
 }
 
-func page() []byte {
+// schemaOf describes a type's data. Fields that it does not name are no error: they are those of a newer sender.
+func schemaOf(d *event.Declaration) (*jsonschema.Schema, error) {
+	schema, err := jsonschema.ForType(d.Data, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Name, err)
+	}
+	schema.AdditionalProperties = nil
+	return schema, nil
+}
+
+func page() ([]byte, error) {
 	var b strings.Builder
 	b.WriteString("# Events\n\nWritten by `make gen` from `internal/event/types.go`; the schemas are in `internal/event/schema`. " +
 		"All of them are CloudEvents 1.0 with JSON as data. They are hints: one may come twice, late, in another order, or never; " +
@@ -106,17 +123,21 @@ func page() []byte {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", d.Name, d.Summary, source(d), d.Subject, d.ID)
 	}
 	for _, d := range event.Declared() {
+		schema, err := schemaOf(d)
+		if err != nil {
+			return nil, err
+		}
 		fmt.Fprintf(&b, "\n## %s\n\n| field | type | |\n|---|---|---|\n", d.Name)
-		for _, name := range fields(d.Schema) {
-			p := d.Schema.Properties[name]
+		for _, name := range schema.PropertyOrder {
+			p := schema.Properties[name]
 			meaning := p.Description
-			if !slices.Contains(d.Schema.Required, name) {
+			if !slices.Contains(schema.Required, name) {
 				meaning += " (optional)"
 			}
 			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", name, strings.TrimSpace(p.Type+" "+p.Format), meaning)
 		}
 	}
-	return []byte(b.String())
+	return []byte(b.String()), nil
 }
 
 func source(d *event.Declaration) string {
@@ -124,12 +145,4 @@ func source(d *event.Declaration) string {
 		return d.Source
 	}
 	return "`" + d.Source + "`"
-}
-
-// fields are in the order of the struct.
-func fields(s *jsonschema.Schema) []string {
-	if len(s.PropertyOrder) > 0 {
-		return s.PropertyOrder
-	}
-	return slices.Sorted(maps.Keys(s.Properties))
 }
