@@ -35,7 +35,7 @@ var sideways = map[string]string{
 	"event/eventtest":      "event",
 	"engine/onnx/onnxtest": "engine engine/onnx",
 	"predict/predicttest":  "predict engine/onnx/onnxtest store/memstore",
-	"telemetry":            "env",
+	"telemetry":            "env telemetry/epoch",
 }
 
 // owners says who alone may import a module, and why.

@@ -97,7 +97,8 @@ func (s *Server) Run(ctx context.Context) error {
 
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(s.listener) }()
-	s.tel.Log.InfoContext(ctx, "listening", "addr", s.Addr().String(), "version", s.tel.Version(), "after_us", s.tel.ColdStart.Age().Microseconds())
+	s.tel.Log.InfoContext(ctx, "listening", "addr", s.Addr().String(), "version", s.tel.Version(),
+		"after_us", s.tel.ColdStart.Age().Microseconds(), "running_us", s.tel.ColdStart.Running().Microseconds())
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)

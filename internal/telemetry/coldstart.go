@@ -11,6 +11,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry/epoch"
 )
 
 // Stage is a part of the way from the start of a process to its first answer.
@@ -89,6 +91,10 @@ func (c *ColdStart) Record(s Stage, start, end time.Time) {
 		c.root.End(trace.WithTimestamp(end))
 	}
 }
+
+// Running tells how long ago the program began to run, which in a container is
+// later than the process was started.
+func (c *ColdStart) Running() time.Duration { return time.Since(epoch.Begin) }
 
 // Age tells how long ago the process was started.
 func (c *ColdStart) Age() time.Duration { return time.Since(c.start) }
