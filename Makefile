@@ -44,11 +44,11 @@ ort: ## get the ONNX Runtime library for this machine into .ort
 	@[ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || env -u ORT_LIB internal/engine/onnx/library.sh "$(ORT_DIR)"
 
 .PHONY: test
-test: ort s3 venv ## run all tests (with a real Redis, S3 server and Python client)
+test: ort s3 venv cloudevents ## run all tests (with a real Redis, S3 server and Python client)
 	$(GO) test $(TESTFLAGS) $(PKG)
 
 .PHONY: race
-race: ort s3 venv ## run all tests under the race detector
+race: ort s3 venv cloudevents ## run all tests under the race detector
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
 .PHONY: fuzz
@@ -126,12 +126,18 @@ hooks: ## have git run format, vet and gen before each commit
 .PHONY: s3
 s3: $(TOOLS)/versitygw ## build the S3 server that tests run
 
+.PHONY: cloudevents
+cloudevents: $(TOOLS)/cloudevents ## build the conformance tool of CloudEvents that tests run
+
 .PHONY: venv
 venv: $(VENV)/.done ## make the Python environment that tests run clients in
 
 # Tools are pinned in a modfile of their own, so that they weigh on nobody else.
 $(TOOLS)/versitygw: tool.mod
 	$(GO) build -modfile=tool.mod -o $@ github.com/versity/versitygw/cmd/versitygw
+
+$(TOOLS)/cloudevents: tool.mod
+	$(GO) build -modfile=tool.mod -o $@ github.com/cloudevents/conformance/cmd/cloudevents
 
 $(TOOLS)/golangci-lint: tool.mod
 	$(GO) build -modfile=tool.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
