@@ -277,8 +277,10 @@ type manifests struct {
 
 // parse decodes strictly: a field that a type does not have, or that stands twice, is an error.
 func parse(all []byte) (*manifests, error) {
-	m := &manifests{services: map[string]*servingv1.Service{}, configs: map[string]*corev1.ConfigMap{}, accounts: map[string]bool{},
-		brokers: map[string]*eventingv1.Broker{}, triggers: map[string]*eventingv1.Trigger{}}
+	m := &manifests{
+		services: map[string]*servingv1.Service{}, configs: map[string]*corev1.ConfigMap{}, accounts: map[string]bool{},
+		brokers: map[string]*eventingv1.Broker{}, triggers: map[string]*eventingv1.Trigger{},
+	}
 	var errs []error
 	for doc := range strings.SplitSeq(string(all), "\n---\n") {
 		var head metav1.TypeMeta

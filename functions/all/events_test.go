@@ -141,4 +141,3 @@ func TestTriggersThatCantWork(t *testing.T) {
 		})
 	}
 }
-

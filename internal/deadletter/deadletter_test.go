@@ -27,7 +27,11 @@ type bucket struct {
 	away, noDrop bool
 }
 
-func (b *bucket) set(away, noDrop bool) { b.mu.Lock(); defer b.mu.Unlock(); b.away, b.noDrop = away, noDrop }
+func (b *bucket) set(away, noDrop bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.away, b.noDrop = away, noDrop
+}
 
 func (b *bucket) Put(ctx context.Context, key string, body io.ReadSeeker, size int64, c store.Condition) (string, error) {
 	b.mu.Lock()

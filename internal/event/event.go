@@ -21,6 +21,7 @@ import (
 	"time"
 
 	sdk "github.com/cloudevents/sdk-go/v2/event"
+
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
 
@@ -36,11 +37,11 @@ type Sink interface {
 
 // Declaration is what is known of a type of event apart from its Go struct.
 type Declaration struct {
-	Name    string // the attribute "type": dev.pilotlight.<noun>.<past verb>.v<n>
-	Source  string // the attribute "source"
-	Subject string // what the attribute "subject" says, in words
-	ID      string // what the attribute "id" says, in words
-	Summary string // when it is sent, and what it is good for
+	Name    string       // the attribute "type": dev.pilotlight.<noun>.<past verb>.v<n>
+	Source  string       // the attribute "source"
+	Subject string       // what the attribute "subject" says, in words
+	ID      string       // what the attribute "id" says, in words
+	Summary string       // when it is sent, and what it is good for
 	Data    reflect.Type // the Go struct of its data, flat; a field without omitempty is required
 	// Foreign are events of others that we take, as Knative's; they have any source.
 	Foreign bool
