@@ -25,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cloudevents/sdk-go/v2/types"
 	"knative.dev/eventing/pkg/eventfilter"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
@@ -80,6 +81,9 @@ type Bus struct {
 	ctx    context.Context // of all deliveries
 	cut    context.CancelFunc
 	work   sync.WaitGroup
+
+	calling context.Context // of calls, which Close lets end
+	hangUp  context.CancelFunc
 }
 
 var _ event.Sink = (*Bus)(nil)
@@ -97,6 +101,7 @@ func New(c *Config, d Deps, tel *telemetry.Telemetry) (*Bus, error) {
 		client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	b.ctx, b.cut = context.WithCancel(context.Background())
+	b.calling, b.hangUp = context.WithCancel(context.Background())
 	for _, t := range d.Routes.triggers {
 		b.calls[t] = make(chan struct{}, callsMost)
 	}
@@ -162,6 +167,9 @@ func (b *Bus) Start(ctx context.Context) error {
 				wanting = append(wanting, t)
 			}
 		}
+		if gone := len(r.Triggers) - len(wanting); gone > 0 {
+			b.tel.Log.WarnContext(ctx, "event is not delivered for triggers that are gone", "type", e.Type(), "source", e.Source(), "id", e.ID(), "triggers", r.Triggers, "gone", gone)
+		}
 		b.pending.Add(1)
 		b.deliver(item.Key, e, wanting)
 	}
@@ -171,13 +179,19 @@ func (b *Bus) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close ends deliveries. What is under way stays in the KV, and so does what is sent from now on.
+// grace is how long Close waits for calls that run.
+const grace = 5 * time.Second
+
+// Close ends deliveries: calls that run may end, for a while. What is under way
+// stays in the KV, and so does what is sent from now on.
 func (b *Bus) Close() error {
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()
 	b.cut()
+	defer time.AfterFunc(grace, b.hangUp).Stop()
 	b.work.Wait()
+	b.hangUp()
 	b.client.CloseIdleConnections()
 	return nil
 }
@@ -205,10 +219,10 @@ func (b *Bus) Send(ctx context.Context, events ...event.Event) error {
 		e.SetExtension(arrival, time.Now().UTC().Format(time.RFC3339Nano))
 		left, limited := e.Extensions()[hops]
 		n := int32(hopsMost)
-		if limited {
-			n = number(left) - 1
+		if was, err := types.ToInteger(left); limited && err == nil {
+			n = was - 1
 		}
-		if n < 0 {
+		if n <= 0 {
 			b.metrics.delivered(ctx, "", "looped")
 			b.tel.Log.WarnContext(ctx, "event dropped: it went round too often", "type", e.Type(), "id", e.ID())
 			continue
@@ -219,12 +233,6 @@ func (b *Bus) Send(ctx context.Context, events ...event.Event) error {
 		}
 	}
 	return nil
-}
-
-// number reads an extension, which is text once it came by HTTP.
-func number(v any) (n int32) {
-	_, _ = fmt.Sscan(fmt.Sprint(v), &n) // what is none counts as 0
-	return n
 }
 
 func (b *Bus) accept(ctx context.Context, e *event.Event) error {

@@ -210,9 +210,9 @@ func TestRepliesGoRoundButNotForEver(t *testing.T) {
 		w.Header().Set("Ce-Type", "t")
 	}
 	s.send(t, one("0", "t"))
-	within(t, "the end of the loop", func() bool { return kept(t, s.kv) == 0 && len(s.sub.events()) >= 256 })
-	if n := len(s.sub.events()); n != 256 {
-		t.Errorf("it went round %d times, want 256", n)
+	within(t, "the end of the loop", func() bool { return kept(t, s.kv) == 0 && len(s.sub.events()) >= 255 })
+	if n := len(s.sub.events()); n != 255 { // as Knative's ingress, which refuses what comes down to 0
+		t.Errorf("it went round %d times, want 255", n)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -19,7 +20,7 @@ import (
 
 // outcome is how a call ended.
 type outcome struct {
-	status int // 0: no answer; as Knative's broker, which makes junk a 502
+	status int // as Knative's broker has it, which makes junk a 502, and no answer a 500
 	said   []byte
 	after  time.Duration // what Retry-After says
 	junk   bool
@@ -62,7 +63,7 @@ func (b *Bus) reply(t *trigger, e, reply *event.Event) bool {
 	if reply == nil {
 		return true
 	}
-	reply.SetExtension(hops, number(e.Extensions()[hops]))
+	reply.SetExtension(hops, e.Extensions()[hops])
 	for n := 0; ; n++ {
 		err := b.Send(b.ctx, *reply)
 		if err == nil || !event.Retried(event.Status(err)) {
@@ -93,11 +94,7 @@ func (b *Bus) bury(t *trigger, e *event.Event, o *outcome) bool {
 	}
 	letter := e.Clone()
 	letter.SetExtension(errorDestination, t.to.String())
-	code := o.status
-	if code == 0 {
-		code = -1 // as Knative writes it
-	}
-	letter.SetExtension(errorCode, code)
+	letter.SetExtension(errorCode, o.status)
 	if len(o.said) > 0 {
 		const most = 1024 // of Knative, encoded
 		letter.SetExtension(errorData, base64.StdEncoding.EncodeToString(o.said[:min(len(o.said), most/4*3)]))
@@ -142,7 +139,7 @@ func (b *Bus) call(t *trigger, to *destination, e *event.Event, timeout time.Dur
 	case slots <- struct{}{}:
 		defer func() { <-slots }()
 	}
-	ctx, cancel := context.WithTimeout(b.ctx, timeout)
+	ctx, cancel := context.WithTimeout(b.calling, timeout)
 	defer cancel()
 	r, err := event.Request(ctx, to.String(), e)
 	if err != nil { // the address is a URL and the event was checked, so this is the end of it
@@ -162,12 +159,15 @@ func (b *Bus) call(t *trigger, to *destination, e *event.Event, timeout time.Dur
 		if b.ctx.Err() != nil {
 			return nil, false
 		}
-		return &outcome{said: []byte(err.Error())}, true
+		return &outcome{status: http.StatusInternalServerError, said: []byte("dispatch error: " + err.Error())}, true
 	}
 	defer resp.Body.Close()
 	o := &outcome{status: resp.StatusCode}
-	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && seconds > 0 {
-		o.after = time.Duration(seconds) * time.Second
+	after := resp.Header.Get("Retry-After") // seconds or a date
+	if seconds, err := strconv.Atoi(after); err == nil {
+		o.after = time.Duration(min(seconds, int(math.MaxInt64/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(after); err == nil {
+		o.after = time.Until(at)
 	}
 	if !o.delivered() {
 		o.said, _ = io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // it is only shown

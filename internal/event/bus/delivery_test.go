@@ -3,6 +3,7 @@ package bus
 import (
 	"net/http"
 	"testing"
+	"time"
 
 	eventingduck "knative.dev/eventing/pkg/apis/duck/v1"
 	"knative.dev/eventing/pkg/kncloudevents"
@@ -27,7 +28,7 @@ func TestRetriesAreKnatives(t *testing.T) {
 			if ours.retries != theirs.RetryMax {
 				t.Errorf("got %d retries, want %d", ours.retries, theirs.RetryMax)
 			}
-			for n := range 12 {
+			for n := range 27 { // beyond, Knative's overflows
 				if got, want := ours.pause(n), theirs.Backoff(n, nil); got != want {
 					t.Errorf("%s %s: pause %d is %s, want %s", policy, delay, n, got, want)
 				}
@@ -41,6 +42,17 @@ func TestRetriesAreKnatives(t *testing.T) {
 		}
 		if got := event.Retried(status); got != want {
 			t.Errorf("%d is tried again: got %t, want %t", status, got, want)
+		}
+	}
+}
+
+func TestNoPauseOverflows(t *testing.T) {
+	for _, linear := range []bool{false, true} {
+		d := delivery{delay: time.Minute, linear: linear}
+		for n := 1; n < 1000; n++ {
+			if got := d.pause(n); got < d.delay {
+				t.Fatalf("linear %t: pause %d is %s", linear, n, got)
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,7 +13,6 @@ import (
 	"github.com/cloudevents/sdk-go/sql/v2/parser"
 	"github.com/rickb777/date/period"
 	"github.com/robfig/cron/v3"
-	"go.uber.org/zap"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	eventingduck "knative.dev/eventing/pkg/apis/duck/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
@@ -72,14 +72,15 @@ type delivery struct {
 // as Knative's dispatcher has it, which starts counting there for both policies.
 func (d *delivery) pause(n int) time.Duration {
 	if d.linear {
-		return d.delay * time.Duration(n)
+		return min(d.delay, math.MaxInt64/time.Duration(max(n, 1))) * time.Duration(n)
 	}
-	return d.delay * time.Duration(uint64(1)<<min(n, 30))
+	return min(d.delay, math.MaxInt64>>min(n, 62)) << min(n, 62) // where Knative's overflows, this stays as long as can be
 }
 
 // ping is a PingSource ready for use.
 type ping struct {
 	name       string
+	broker     string
 	schedule   cron.Schedule
 	kind       string
 	data       []byte
@@ -91,9 +92,16 @@ type ping struct {
 // of ours that nobody declares is an error that names the file and the object.
 func Load(folders ...fs.FS) (*Routes, error) {
 	r := &Routes{}
-	var triggers []*eventingv1.Trigger
+	type found struct {
+		file    string
+		trigger *eventingv1.Trigger
+	}
+	var triggers []found
 	var errs []error
 	for _, folder := range folders {
+		if _, err := fs.Stat(folder, "."); err != nil { // of which Glob says nothing
+			return nil, fault.Wrap(fault.Invalid, err, "a folder of manifests can't be read: %s", err)
+		}
 		names, err := fs.Glob(folder, "*.yaml")
 		if err != nil {
 			return nil, err
@@ -103,12 +111,12 @@ func Load(folders ...fs.FS) (*Routes, error) {
 			if err != nil {
 				return nil, err
 			}
-			for i, doc := range regexp.MustCompile(`(?m)^---\s*$`).Split(string(all), -1) {
+			for i, doc := range documents.Split(string(all), -1) {
 				t, err := r.read([]byte(doc))
 				if err != nil {
 					errs = append(errs, fault.Wrap(fault.Invalid, err, "%s, object %d: %s", name, i+1, err))
 				} else if t != nil {
-					triggers = append(triggers, t)
+					triggers = append(triggers, found{name, t})
 				}
 			}
 		}
@@ -119,16 +127,30 @@ func Load(folders ...fs.FS) (*Routes, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	for _, t := range triggers {
-		ready, err := r.trigger(t)
+	files := map[string]string{} // by the name of the trigger, by which the KV knows it
+	for _, f := range triggers {
+		ready, err := r.trigger(f.trigger)
+		if other, taken := files[f.trigger.Name]; taken {
+			err = errors.Join(err, fmt.Errorf("there is another one of this name, in %s", other))
+		}
+		files[f.trigger.Name] = f.file
 		if err != nil {
-			errs = append(errs, fault.Wrap(fault.Invalid, err, "Trigger %s: %s", t.Name, err))
+			errs = append(errs, fault.Wrap(fault.Invalid, err, "%s, Trigger %s: %s", f.file, f.trigger.Name, err))
 			continue
 		}
 		r.triggers = append(r.triggers, ready)
 	}
+	for _, p := range r.pings {
+		if p.broker != r.broker.Name {
+			errs = append(errs, fault.New(fault.Invalid, "PingSource %s: there is no Broker %q, but %q", p.name, p.broker, r.broker.Name))
+		}
+	}
 	return r, errors.Join(errs...)
 }
+
+// documents parts a file, also where a comment follows the dashes: what the
+// decoder gets beyond the first document it would not look at.
+var documents = regexp.MustCompile(`(?m)^---([ \t].*)?$`)
 
 // read takes in one object, and gives it back if it is a trigger, which may stand before its broker.
 func (r *Routes) read(doc []byte) (*eventingv1.Trigger, error) {
@@ -183,7 +205,7 @@ func readPing(s *sourcesv1.PingSource) (*ping, error) {
 	if ref := s.Spec.Sink.Ref; ref == nil || ref.Kind != "Broker" {
 		return nil, errors.New("its sink must be the broker")
 	}
-	p := &ping{name: s.Name, schedule: parsed, kind: s.Spec.ContentType, data: []byte(s.Spec.Data)}
+	p := &ping{name: s.Name, broker: s.Spec.Sink.Ref.Name, schedule: parsed, kind: s.Spec.ContentType, data: []byte(s.Spec.Data)}
 	if s.Spec.CloudEventOverrides != nil {
 		p.extensions = s.Spec.CloudEventOverrides.Extensions
 	}
@@ -204,10 +226,12 @@ func (r *Routes) trigger(t *eventingv1.Trigger) (*trigger, error) {
 		if err := errors.Join(errs...); err != nil {
 			return nil, err
 		}
-		ready.filter = subscriptionsapi.CreateSubscriptionsAPIFilters(zap.NewNop(), t.Spec.Filters)
+		ready.filter = build(t.Spec.Filters, eventfilter.FailFilter)
 	case t.Spec.Filter != nil:
-		errs = append(errs, checkType("exact", t.Spec.Filter.Attributes["type"]))
-		ready.types = append(ready.types, t.Spec.Filter.Attributes["type"])
+		if name := t.Spec.Filter.Attributes["type"]; name != "" { // empty: any
+			errs = append(errs, checkType("exact", name))
+			ready.types = append(ready.types, name)
+		}
 		ready.filter = attributes.NewAttributesFilter(t.Spec.Filter.Attributes)
 	default:
 		ready.filter = subscriptionsapi.NewNoFilter()
@@ -304,7 +328,7 @@ func checkType(how, name string) error {
 	var names []string
 	for _, d := range event.Declared() {
 		switch {
-		case how == "exact" && d.Name == name, how == "prefix" && strings.HasPrefix(d.Name, name):
+		case how == "exact" && d.Name == name, how == "prefix" && strings.HasPrefix(d.Name, name), how == "suffix" && strings.HasSuffix(d.Name, name):
 			return nil
 		}
 		names = append(names, d.Name)
@@ -352,6 +376,9 @@ func readDelivery(spec *eventingduck.DeliverySpec) (d delivery, err error) {
 	duration("backoffDelay", spec.BackoffDelay, &d.delay)
 	duration("timeout", spec.Timeout, &d.timeout)
 	duration("retryAfterMax", spec.RetryAfterMax, &d.retryAfterMax)
+	if p := spec.BackoffPolicy; p != nil && *p != eventingduck.BackoffPolicyLinear && *p != eventingduck.BackoffPolicyExponential {
+		err = errors.Join(err, fmt.Errorf("delivery: backoffPolicy is %q, expected linear or exponential", *p))
+	}
 	d.linear = spec.BackoffPolicy != nil && *spec.BackoffPolicy == eventingduck.BackoffPolicyLinear
 	if d.retries < 0 || d.delay < 0 || d.timeout <= 0 || d.retryAfterMax < 0 {
 		err = errors.Join(err, errors.New("delivery: retry, backoffDelay, timeout and retryAfterMax must not be negative"))
