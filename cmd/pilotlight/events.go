@@ -61,9 +61,9 @@ func lettersCommand(c *client) *cobra.Command {
 				_, err := fmt.Fprintln(c.out, "no dead letters")
 				return err
 			}
-			rows := [][]string{{"AT", "TYPE", "EVENT", "CODE", "REASON", "ID"}}
+			rows := [][]string{{"AT", "TYPE", "EVENT", "DESTINATION", "CODE", "REASON", "ID"}}
 			for _, l := range list.Letters {
-				rows = append(rows, []string{l.At.Format(time.DateTime), shown(l.Type, 40), shown(l.EventID, 40), strconv.Itoa(l.Code), shown(l.Reason, 60), l.ID})
+				rows = append(rows, []string{l.At.Format(time.DateTime), shown(l.Type, 40), shown(l.EventID, 40), shown(l.Destination, 40), strconv.Itoa(l.Code), shown(l.Reason, 60), l.ID})
 			}
 			if err := c.table(rows); err != nil || list.Cursor == "" {
 				return err
@@ -152,13 +152,23 @@ func replayMany(cmd *cobra.Command, c *client, kind string) error {
 	if kind != "" {
 		ask = map[string]any{"type": kind}
 	}
-	var done deadletter.Replayed
-	printed, err := c.ask(cmd.Context(), http.MethodPost, lettersPath+"/replay", ask, &done)
-	if printed || err != nil {
+	b, err := json.Marshal(ask)
+	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(c.out, "replayed %d\n", done.Replayed); err != nil {
+	if b, err = c.call(cmd.Context(), http.MethodPost, lettersPath+"/replay", "application/json", bytes.NewReader(b), int64(len(b))); err != nil {
 		return err
+	}
+	var done deadletter.Replayed
+	if err := json.Unmarshal(b, &done); err != nil { // with -o json too: what failed decides how the command ends
+		return err
+	}
+	if printed, err := c.show(b, &done); err != nil {
+		return err
+	} else if !printed {
+		if _, err := fmt.Fprintf(c.out, "replayed %d\n", done.Replayed); err != nil {
+			return err
+		}
 	}
 	var errs []error
 	for _, f := range done.Failed {

@@ -86,10 +86,10 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%q: got %v, want %s", args, err, wantErr)
 		}
 	}
-	try("AT  TYPE  EVENT  CODE  REASON  ID\n"+
-		"2026-11-24 09:30:02  my.type  two  503  no room  20261124T093002.000Z-SUM\n"+
-		"2026-11-24 09:30:01  my.type  bad  503  no room  20261124T093001.000Z-SUM\n"+
-		"2026-11-24 09:30:00  my.type  one  503  no room  20261124T093000.000Z-SUM\n", "<nil>", "events", "list")
+	try("AT  TYPE  EVENT  DESTINATION  CODE  REASON  ID\n"+
+		"2026-11-24 09:30:02  my.type  two  http://predict/events  503  no room  20261124T093002.000Z-SUM\n"+
+		"2026-11-24 09:30:01  my.type  bad  http://predict/events  503  no room  20261124T093001.000Z-SUM\n"+
+		"2026-11-24 09:30:00  my.type  one  http://predict/events  503  no room  20261124T093000.000Z-SUM\n", "<nil>", "events", "list")
 	try("no dead letters\n", "<nil>", "events", "list", "--type", "other")
 	out, err := run(t, "", "events", "show", ids[0], "--server", url)
 	if err != nil || !strings.Contains(out, "http://predict/events") || !strings.Contains(out, `"id": "two"`) || !strings.Contains(out, `"a": 1`) {
@@ -99,6 +99,8 @@ func TestEvents(t *testing.T) {
 	try("", "name either letters or --all and --type", "events", "replay", "x", "--all")
 	try("replayed 1\n", ids[1]+": the broker refuses the event with 400: no", "events", "replay", ids[0], ids[1])
 	try("replayed 1\n", ids[1]+": the broker refuses the event with 400: no", "events", "replay", "--all")
+	try(`{"replayed":0,"failed":[{"id":"`+strings.ReplaceAll(ids[1], ids[1][20:], "-SUM")+`","error":"the broker refuses the event with 400: no"}]}`+"\n",
+		ids[1]+": the broker refuses the event with 400: no", "events", "replay", "--all", "-o", "json")
 	try("deleted 1\n", "<nil>", "events", "delete", ids[1])
 	try("{\"deadletters\":[]}\n", "<nil>", "events", "list", "-o", "json")
 	try("deleted 0\n", "x: \"x\" is not the id of a dead letter, such as 20261124T093000.000Z- and 32 hexadecimal digits", "events", "delete", "x")

@@ -137,11 +137,7 @@ func letter(e *event.Event) *Letter {
 	}
 	l.Destination = take(errorDestination)
 	l.Code, _ = strconv.Atoi(take(errorCode)) // 0 stands for none
-	l.Reason = take(errorData)
-	if b, err := base64.StdEncoding.DecodeString(l.Reason); err == nil && utf8.Valid(b) {
-		l.Reason = string(b)
-	}
-	l.Reason = strings.ToValidUTF8(l.Reason[:min(len(l.Reason), reasonMost)], "")
+	l.Reason = reason(take(errorData))
 	l.At = e.Time().UTC()
 	arrived := take(arrival)
 	if at, err := time.Parse(time.RFC3339Nano, arrived); err == nil {
@@ -155,6 +151,26 @@ func letter(e *event.Event) *Letter {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", e.Source(), e.ID(), l.Destination, arrived))
 	l.ID = l.At.Format(timeLayout) + "-" + hex.EncodeToString(sum[:16])
 	return l
+}
+
+// reason reads what the destination said. Knative's brokers give the start of it in
+// base64, cut after so many bytes and so perhaps within a character; others as it is.
+func reason(data string) string {
+	if b, err := base64.StdEncoding.DecodeString(data); err == nil {
+		whole := b
+		for i := range min(len(b), utf8.UTFMax) {
+			if start := len(b) - 1 - i; utf8.RuneStart(b[start]) {
+				if !utf8.FullRune(b[start:]) {
+					whole = b[:start]
+				}
+				break
+			}
+		}
+		if utf8.Valid(whole) {
+			data = string(whole)
+		}
+	}
+	return strings.ToValidUTF8(data[:min(len(data), reasonMost)], "")
 }
 
 // Keep stores a dead letter durably. One that is there already is not stored again.
@@ -201,8 +217,22 @@ func (s *Store) Get(ctx context.Context, id string) (*Letter, error) {
 	if err = errors.Join(err, r.Close()); err != nil {
 		return nil, fmt.Errorf("read dead letter %s: %w", id, err)
 	}
+	return decode(id, b)
+}
+
+// decode reads a letter as Keep wrote it under that id.
+func decode(id string, b []byte) (*Letter, error) {
 	l := &Letter{}
-	if err := json.Unmarshal(b, l); err != nil || l.Event == nil || event.Check(l.Event) != nil {
+	err := json.Unmarshal(b, l)
+	switch {
+	case err == nil && l.Event == nil:
+		err = errors.New("it holds no event")
+	case err == nil && l.ID != id: // pages and replays go by it
+		err = fmt.Errorf("it says that it is %.100q", l.ID)
+	case err == nil:
+		err = event.Check(l.Event)
+	}
+	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "the dead letter %s is damaged in the bucket", id)
 	}
 	return l, nil

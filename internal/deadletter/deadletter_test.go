@@ -268,6 +268,7 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/replay", "", 400, "the body is not the JSON expected here"},
 		{"POST", "/replay", "{}", 400, `say which letters`},
 		{"POST", "/replay", `{"al":true}`, 400, `unknown field`},
+		{"POST", "/replay", `{"all":true} {"type":"a"}`, 400, `something follows the JSON value`},
 	} {
 		if said := s.call(test.method, "/admin/v1/deadletters"+test.path, test.body, test.status, nil); !strings.Contains(said, test.err) {
 			t.Errorf("%s %s: got %s, want %s", test.method, test.path, said, test.err)
@@ -370,8 +371,9 @@ func TestATickSweepsAndADeadTickDoesNot(t *testing.T) {
 func TestADamagedLetterHidesNoOther(t *testing.T) {
 	s := open(t)
 	s.post(dead("1", "a", now))
+	const damaged = `{"event":{}}`
 	const id = "20261124T093100.000Z-00000000000000000000000000000000"
-	if _, err := s.bucket.Put(t.Context(), prefix+id, strings.NewReader(`{"event":{}}`), 12, store.Condition{}); err != nil {
+	if _, err := s.bucket.Put(t.Context(), prefix+id, strings.NewReader(damaged), int64(len(damaged)), store.Condition{}); err != nil {
 		t.Fatal(err)
 	}
 	if all := s.list("").Letters; len(all) != 1 {
@@ -380,4 +382,49 @@ func TestADamagedLetterHidesNoOther(t *testing.T) {
 	s.call("GET", "/admin/v1/deadletters/"+id, "", 500, nil)
 	s.call("DELETE", "/admin/v1/deadletters/"+id, "", 204, nil)
 	s.call("GET", "/admin/v1/deadletters/"+id, "", 404, nil)
+}
+
+func TestReason(t *testing.T) {
+	in64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	for data, want := range map[string]string{
+		"":                                "",
+		"no room":                         "no room",
+		in64("no room"):                   "no room",
+		in64("kein Gerät"):                "kein Gerät",
+		in64("kein Ger\xc3"):              "kein Ger", // the broker cut it there
+		in64("zu teuer: 5 \xe2\x82"):      "zu teuer: 5 ",
+		in64("\xff\xfe and more"):         in64("\xff\xfe and more"), // no text
+		"\xffbroken":                      "broken",
+		strings.Repeat("!", 2*reasonMost): strings.Repeat("!", reasonMost),
+	} {
+		if got := reason(data); got != want {
+			t.Errorf("%.60q: got %.60q, want %.60q", data, got, want)
+		}
+	}
+}
+
+// A letter under another's name would lead pages and replays astray.
+func TestALetterUnderAnothersName(t *testing.T) {
+	s := open(t)
+	s.post(dead("1", "a", now))
+	id := s.list("").Letters[0].ID
+	b, _, err := s.bucket.Get(t.Context(), prefix+id, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	copied, err := io.ReadAll(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const other = "20261124T093100.000Z-00000000000000000000000000000000"
+	if _, err := s.bucket.Put(t.Context(), prefix+other, strings.NewReader(string(copied)), int64(len(copied)), store.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	if said := s.call("GET", "/admin/v1/deadletters/"+other, "", 500, nil); !strings.Contains(said, "the dead letter "+other+" is damaged in the bucket") {
+		t.Errorf("got %s", said)
+	}
+	if all := s.list("").Letters; len(all) != 1 || all[0].ID != id {
+		t.Errorf("got %+v", all)
+	}
 }

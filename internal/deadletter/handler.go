@@ -3,7 +3,9 @@ package deadletter
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -160,7 +162,13 @@ func (s *Store) replayAll(w http.ResponseWriter, r *http.Request) error {
 	}{}
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
-	if err := d.Decode(&ask); err != nil {
+	err := d.Decode(&ask)
+	if err == nil {
+		if _, end := d.Token(); !errors.Is(end, io.EOF) {
+			err = errors.New("something follows the JSON value")
+		}
+	}
+	if err != nil {
 		return fault.Wrap(fault.Invalid, err, `the body is not the JSON expected here, such as {"all":true} or {"type":"..."}: %.200s`, err)
 	}
 	if !ask.All && ask.Filter == (Filter{}) {
