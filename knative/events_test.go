@@ -77,10 +77,14 @@ func (m *manifests) checkEvents(t *testing.T) (problems []string) {
 				problem("%s: %q: %v", where, f.CESQL, err)
 			}
 		}
-		filter := subscriptionsapi.CreateSubscriptionsAPIFilters(zap.NewNop(), trigger.Spec.Filters)
+		passes := func(e event.Event) bool {
+			return !slices.ContainsFunc(trigger.Spec.Filters, func(f eventingv1.SubscriptionsAPIFilter) bool { // one by one: Knative's lists race with themselves
+				return subscriptionsapi.MaterializeSubscriptionsAPIFilter(zap.NewNop(), f).Filter(t.Context(), e) != eventfilter.PassFilter
+			})
+		}
 		any := false
 		for _, e := range samples() {
-			if filter.Filter(t.Context(), e) == eventfilter.PassFilter {
+			if passes(e) {
 				any, took[e.Type()] = true, true
 			}
 		}

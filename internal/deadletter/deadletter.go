@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -119,8 +120,8 @@ func (s *Store) tick(ctx context.Context, e *event.Event) error {
 	if tick.Job != "sweep-deadletters" {
 		return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
 	}
-	n, err := s.Sweep(ctx)
-	telemetry.LineFrom(ctx).Set(slog.Int("swept", n))
+	swept, left, err := s.Sweep(ctx)
+	telemetry.LineFrom(ctx).Set(slog.Int("swept", swept), slog.Int("left", left))
 	return err
 }
 
@@ -273,7 +274,7 @@ func (s *Store) ids(ctx context.Context, f *Filter) (ids []string, err error) {
 	return ids, nil
 }
 
-// reads is how many letters are read or put back at once.
+// reads is how many letters are read, put back or deleted at once.
 const reads = 16
 
 // List gives the newest letters that pass the filter, newest first, limit at
@@ -353,46 +354,82 @@ type Failure struct {
 	Error string `json:"error"`
 }
 
-// ReplayAll replays the letters that pass the filter, oldest first, and tells how
-// many, and which of them failed. It stops at the first error when there is
-// nowhere to put them.
+// ReplayAll replays the letters that pass the filter, the oldest begun first and
+// several at once, and tells how many, and which of them failed. It begins no
+// more when there is nowhere to put them.
 func (s *Store) ReplayAll(ctx context.Context, f *Filter) (replayed int, failed []Failure, err error) {
 	ids, err := s.ids(ctx, f)
 	if err != nil {
 		return 0, nil, err
 	}
-	for _, id := range ids {
-		if f.Type != "" {
-			l, err := s.Get(ctx, id)
-			if err == nil && l.Type != f.Type || fault.Is(err, fault.NotFound) {
-				continue
+	done := make([]bool, len(ids))
+	failures := make([]error, len(ids))
+	group, sending := errgroup.WithContext(ctx)
+	group.SetLimit(reads)
+	for i, id := range ids {
+		if sending.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			if f.Type != "" {
+				l, err := s.Get(ctx, id)
+				if err == nil && l.Type != f.Type || fault.Is(err, fault.NotFound) {
+					return nil
+				}
 			}
-		}
-		err := s.Replay(ctx, id)
-		switch {
-		case err == nil:
+			err := s.Replay(ctx, id) // not of sending: what has begun is brought to its end
+			switch {
+			case err == nil:
+				done[i] = true
+			case fault.Is(err, fault.NotFound): // somebody else replayed it
+			case fault.Is(err, fault.Unavailable) || ctx.Err() != nil:
+				return err
+			default:
+				failures[i] = err
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	for i, id := range ids {
+		if done[i] {
 			replayed++
-		case fault.Is(err, fault.NotFound): // somebody else replayed it
-		case fault.Is(err, fault.Unavailable) || ctx.Err() != nil:
-			return replayed, failed, fmt.Errorf("after %d: %w", replayed, err)
-		default:
-			failed = append(failed, Failure{id, fault.Message(err)})
 		}
+		if failures[i] != nil {
+			failed = append(failed, Failure{id, fault.Message(failures[i])})
+		}
+	}
+	if err != nil {
+		return replayed, failed, fmt.Errorf("after %d: %w", replayed, err)
 	}
 	return replayed, failed, nil
 }
 
-// Sweep deletes the letters that are older than DEADLETTER_KEEP.
-func (s *Store) Sweep(ctx context.Context) (n int, err error) {
+// sweepMost bounds a sweep, which must end before the broker stops waiting for
+// it. What it leaves is for the next.
+const sweepMost = 10_000
+
+// Sweep deletes the letters that are older than DEADLETTER_KEEP, the oldest
+// first, and tells how many are left of them.
+func (s *Store) Sweep(ctx context.Context) (swept, left int, err error) {
 	ids, err := s.ids(ctx, &Filter{Before: s.now().Add(-s.keep)})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	for _, id := range ids {
-		if err := s.blob.Delete(ctx, prefix+id); err != nil {
-			return n, fmt.Errorf("sweep dead letter %s: %w", id, err)
-		}
-		n++
+	part := ids[:min(len(ids), sweepMost)]
+	var n atomic.Int64
+	group, deleting := errgroup.WithContext(ctx)
+	group.SetLimit(reads)
+	for _, id := range part {
+		group.Go(func() error {
+			if err := s.blob.Delete(deleting, prefix+id); err != nil {
+				return fmt.Errorf("sweep dead letter %s: %w", id, err)
+			}
+			n.Add(1)
+			return nil
+		})
 	}
-	return n, nil
+	err = group.Wait()
+	swept = int(n.Load())
+	return swept, len(ids) - swept, err
 }

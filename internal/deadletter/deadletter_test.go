@@ -10,8 +10,10 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -317,8 +319,13 @@ func TestReplayMany(t *testing.T) {
 	}
 	var done Replayed
 	s.call("POST", "/admin/v1/deadletters/replay", `{"type":"odd"}`, 200, &done)
-	if done.Replayed != 15 || len(s.list("").Letters) != 15 || s.broker.got[0].ID() != "1" {
+	if done.Replayed != 15 || len(s.list("").Letters) != 15 {
 		t.Errorf("got %+v", done)
+	}
+	for _, e := range s.broker.got {
+		if e.Type() != "odd" {
+			t.Errorf("replayed %s, want odd ones only", e)
+		}
 	}
 	s.broker.refuse = fault.New(fault.Invalid, "no")
 	s.call("POST", "/admin/v1/deadletters/replay", `{"all":true}`, 200, &done)
@@ -326,7 +333,9 @@ func TestReplayMany(t *testing.T) {
 		t.Errorf("got %+v", done)
 	}
 	s.broker.refuse = fault.New(fault.Unavailable, "away")
-	s.call("POST", "/admin/v1/deadletters/replay", `{"all":true}`, 503, nil)
+	if said := s.call("POST", "/admin/v1/deadletters/replay", `{"all":true}`, 503, nil); !strings.Contains(said, "away") || len(s.list("").Letters) != 15 {
+		t.Errorf("got %s, and %d letters", said, len(s.list("").Letters))
+	}
 	s.broker.refuse = nil
 	s.call("POST", "/admin/v1/deadletters/replay", `{"before":"2026-11-24T09:35:00Z"}`, 200, &done)
 	if done.Replayed != 3 {
@@ -427,4 +436,95 @@ func TestALetterUnderAnothersName(t *testing.T) {
 	if all := s.list("").Letters; len(all) != 1 || all[0].ID != id {
 		t.Errorf("got %+v", all)
 	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	s := open(t)
+	var posts sync.WaitGroup
+	for i := range 64 { // each event comes four times
+		posts.Go(func() {
+			if status := s.post(dead(fmt.Sprint(i%16), "a", now)); status != 202 {
+				t.Errorf("got %d", status)
+			}
+		})
+	}
+	posts.Wait()
+	if n := len(s.list("").Letters); n != 16 {
+		t.Errorf("got %d letters, want 16", n)
+	}
+	var replays sync.WaitGroup
+	var sum atomic.Int64
+	for range 2 {
+		replays.Go(func() {
+			n, failed, err := s.ReplayAll(t.Context(), &Filter{})
+			if err != nil || len(failed) > 0 {
+				t.Errorf("got %v %v", failed, err)
+			}
+			sum.Add(int64(n))
+		})
+	}
+	replays.Wait()
+	// Two that replay the same letter may both send it; neither may lose one.
+	sent := map[string]bool{}
+	for _, e := range s.broker.got {
+		sent[e.ID()] = true
+	}
+	if len(sent) != 16 || int(sum.Load()) != len(s.broker.got) || len(s.list("").Letters) != 0 {
+		t.Errorf("got %d different events of %d sent, %d told of", len(sent), len(s.broker.got), sum.Load())
+	}
+}
+
+func TestASweepHasABoundAndTellsWhatItLeaves(t *testing.T) {
+	s := open(t)
+	s.now = func() time.Time { return now.Add(48 * time.Hour) }
+	for i := range sweepMost + 5 {
+		id := now.Add(time.Duration(i)*time.Millisecond).Format(timeLayout) + "-00000000000000000000000000000000"
+		if _, err := s.bucket.Put(t.Context(), prefix+id, strings.NewReader(""), 0, store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if swept, left, err := s.Sweep(t.Context()); swept != sweepMost || left != 5 || err != nil {
+		t.Errorf("got %d swept and %d left, %v", swept, left, err)
+	}
+	s.bucket.set(false, true)
+	if swept, left, err := s.Sweep(t.Context()); swept != 0 || left != 5 || !fault.Is(err, fault.Unavailable) {
+		t.Errorf("without deletes: got %d swept and %d left, %v", swept, left, err)
+	}
+	s.bucket.set(false, false)
+	if swept, left, err := s.Sweep(t.Context()); swept != 5 || left != 0 || err != nil {
+		t.Errorf("got %d swept and %d left, %v", swept, left, err)
+	}
+}
+
+// FuzzDecode: what lies in a bucket may be anybody's, and is refused or kept as it is.
+func FuzzDecode(f *testing.F) {
+	e := dead("1", "a", now)
+	l := letter(&e)
+	b, err := json.Marshal(l)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(l.ID, b)
+	f.Add("../x", []byte(`{"event":{}}`))
+	f.Fuzz(func(t *testing.T, id string, b []byte) {
+		if checkID(id) == nil {
+			if err := store.CheckKey(prefix + id); err != nil {
+				t.Errorf("the id %q passes, and its key does not: %v", id, err)
+			}
+		}
+		l, err := decode(id, b)
+		if err != nil {
+			return
+		}
+		if l.ID != id || event.Check(l.Event) != nil {
+			t.Errorf("got %+v", l)
+		}
+		again, err := json.Marshal(l)
+		if err != nil {
+			return // a time beyond the year 9999
+		}
+		if _, err := decode(id, again); err != nil && utf8.ValidString(id) {
+			t.Errorf("%q: once written anew it is refused: %v", b, err)
+		}
+	})
 }
