@@ -331,6 +331,18 @@ func (s *System) broken(t *testing.T) {
 			t.Errorf("%v: got %d %s %v, want 400", h, status, answer, err)
 		}
 	}
+
+	// A broker does not take those. It takes this one, of which only the function knows that its data must be JSON.
+	e := anEvent(event.ModelPublished.Name, eventtest.Wish{})
+	e.SetDataContentType("text/xml")
+	s.send(t, e)
+	if l := s.dead(t, e.ID(), 400); !strings.Contains(l.Reason, "is JSON, not") {
+		t.Errorf("got reason %q, want what predict said", l.Reason)
+	}
+	time.Sleep(time.Second)
+	if all := s.letters(t, e.ID()); len(all) != 1 {
+		t.Errorf("got %d dead letters, want one", len(all))
+	}
 }
 
 // registry: who publishes a model is heard of.
