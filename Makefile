@@ -7,6 +7,7 @@ GO      ?= go
 PYTHON  ?= python3
 
 ORT_DIR   := $(CURDIR)/.ort
+MODULE    := github.com/pilotlight-ml/pilotlight
 TOOLS     := $(CURDIR)/.tools
 VENV      := $(CURDIR)/.venv
 DATA_DIR  ?= $(CURDIR)/.data
@@ -14,7 +15,8 @@ LIB_NAME  := $(if $(filter Darwin,$(shell uname -s)),libonnxruntime.dylib,libonn
 export ORT_LIB ?= $(ORT_DIR)/$(LIB_NAME)
 
 # How images are built, and what for: ko puts one kodata folder into images for all platforms, so it is one at a time.
-export KO_CONFIG_PATH := ko.yaml
+# ko takes no base per image from the environment; .ko.yaml is ko.yaml with those of STATIC_BASEIMAGE.
+export KO_CONFIG_PATH := $(if $(STATIC_BASEIMAGE),.ko.yaml,ko.yaml)
 PLATFORM ?= linux/$(shell $(GO) env GOARCH)
 ORT_IMAGE_DIR := $(ORT_DIR)/$(subst /,-,$(PLATFORM))
 
@@ -69,6 +71,8 @@ conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
 .PHONY: base
 base:
 	@[ -n "$$KO_DEFAULTBASEIMAGE" ] || { echo 'set KO_DEFAULTBASEIMAGE to a base image with glibc and libstdc++, such as cc-debian12:nonroot of the distroless project' >&2; exit 1; }
+	@[ -z "$(STATIC_BASEIMAGE)" ] || { cat ko.yaml; echo; echo baseImageOverrides:; \
+	  for f in functions/deadletter test/receiver; do echo "  $(MODULE)/$$f: $(STATIC_BASEIMAGE)"; done; } > .ko.yaml
 
 .PHONY: kodata
 kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the images
@@ -92,7 +96,7 @@ undeploy: ## take it off again, with everything in its namespace
 	knative/deploy.sh undeploy
 
 .PHONY: e2e
-e2e: kodata ort venv ## try it on the cluster of KUBECONFIG, in a namespace of its own
+e2e: base kodata ort venv ## try it on the cluster of KUBECONFIG, in a namespace of its own
 	$(GO) test -tags=e2e -count=1 -timeout=30m -v $(TESTFLAGS) ./test/e2e
 
 .PHONY: gen
