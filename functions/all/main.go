@@ -80,7 +80,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		if _, err := deadletter.Open(ctx, p, &dc, deadletter.Deps{Blob: blob, Sink: events, Events: hear.deadletter}); err != nil {
+		if _, err := deadletter.Open(p, &dc, deadletter.Deps{Blob: blob, Sink: events, Events: hear.deadletter}); err != nil {
 			return err
 		}
 		p.Defer(events.Close)

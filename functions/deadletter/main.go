@@ -51,7 +51,7 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		events.Register(p.Mux)
-		_, err = deadletter.Open(ctx, p, &dc, deadletter.Deps{Blob: blob, Sink: sink, Events: events})
+		_, err = deadletter.Open(p, &dc, deadletter.Deps{Blob: blob, Sink: sink, Events: events})
 		return err
 	}
 	return &serve.Function{Name: "deadletter", Configs: []any{&own, &dc, &ec}, Wire: wire, Register: register}

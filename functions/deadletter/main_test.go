@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 )
@@ -63,5 +64,25 @@ func TestItKeepsListsAndPutsBack(t *testing.T) {
 	call("POST", "/admin/v1/deadletters/"+l.Letters[0].ID+"/replay", nil, "", http.StatusOK)
 	if id := <-back; id != "7" {
 		t.Errorf("the broker got %q", id)
+	}
+}
+
+// TestItEndsWhileTheBucketIsAway: a pod that never became ready goes when it is told to.
+func TestItEndsWhileTheBucketIsAway(t *testing.T) {
+	p, err := function(nil).Start(context.Background(), map[string]string{"PORT": "0", "LOG_LEVEL": "ERROR", "BLOB_URL": "s3://bucket?endpoint=http://127.0.0.1:1&region=r", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told, end := context.WithCancel(context.Background()) // as by SIGTERM, which Start knows nothing of
+	done := make(chan error, 1)
+	go func() { done <- p.Run(told) }()
+	end()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it goes on looking for the bucket")
 	}
 }

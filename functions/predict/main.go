@@ -43,7 +43,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		p.Go(func() {
+		p.Go(func(ctx context.Context) {
 			// Beside the rest of the start, so that the first model need not wait for the library.
 			if err := format.Warm(); err != nil {
 				p.Tel.Log.ErrorContext(ctx, "load ONNX Runtime", "error", err)

@@ -26,7 +26,7 @@ type Deps struct {
 
 // Open wires the store of a bucket and mounts it on a process. The process is
 // ready once the bucket has answered: before that it could keep nothing.
-func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*Store, error) {
+func Open(p *serve.Process, c *Config, d Deps) (*Store, error) {
 	s, err := New(c, d.Blob, d.Sink, p.Tel)
 	if err != nil {
 		return nil, err
@@ -34,9 +34,7 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*Store, err
 	s.Hear(d.Events)
 	s.Register(p.Mux)
 	var reached atomic.Bool
-	ctx, stop := context.WithCancel(ctx)
-	p.Defer(func() error { stop(); return nil })
-	p.Go(func() {
+	p.Go(func(ctx context.Context) {
 		for ctx.Err() == nil && !reached.Load() {
 			err := s.reach(ctx)
 			if reached.Store(err == nil); err == nil {

@@ -3,8 +3,12 @@ package predict_test
 import (
 	"bytes"
 	"context"
+	"io"
+	"iter"
 	"net/http"
 	"net/http/httptest"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +16,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/env"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -29,20 +34,26 @@ func (h heard) Send(_ context.Context, events ...event.Event) error {
 	return nil
 }
 
-// member is one process of several on a bucket, which looks there by itself once an hour.
-func member(t *testing.T, blob store.Blob, sink event.Sink) (*model.Registry, *event.Mux) {
+// process is one of several on a bucket, which looks there by itself once an hour.
+type process struct {
+	*model.Registry
+	events *event.Mux
+	api    http.Handler
+}
+
+func member(t *testing.T, blob store.Blob, sink event.Sink) *process {
 	t.Helper()
 	var mc model.Config
 	if _, err := env.Load(map[string]string{"MODEL_CACHE_DIR": t.TempDir(), "MODEL_REFRESH": "1h"}, &mc); err != nil {
 		t.Fatal(err)
 	}
-	var registry *model.Registry
-	var mux *event.Mux
+	m := &process{}
 	wire := func(ctx context.Context, p *serve.Process) (err error) {
-		if mux, err = event.NewMux(p.Tel); err != nil {
+		if m.events, err = event.NewMux(p.Tel); err != nil {
 			return err
 		}
-		registry, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{onnxtest.Format(t)}, Sink: sink, Events: mux})
+		m.api = p.Mux
+		m.Registry, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{onnxtest.Format(t)}, Sink: sink, Events: m.events})
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -59,14 +70,13 @@ func member(t *testing.T, blob store.Blob, sink event.Sink) (*model.Registry, *e
 			t.Error(err)
 		}
 	})
-	return registry, mux
+	return m
 }
 
 func TestAHintReachesAnotherProcessAtOnce(t *testing.T) {
 	blob := newBlob(t)
 	events := make(heard, 100)
-	here, _ := member(t, blob, events)
-	there, mux := member(t, blob, nil)
+	here, there := member(t, blob, events), member(t, blob, nil)
 	push := func(dim int64) {
 		t.Helper()
 		spec := tensor.Spec{Name: "x", Type: tensor.FP32, Shape: []int64{dim}}
@@ -81,7 +91,7 @@ func TestAHintReachesAnotherProcessAtOnce(t *testing.T) {
 			select {
 			case e := <-events:
 				types = append(types, e.Type())
-				if err := mux.Handle(t.Context(), &e); err != nil {
+				if err := there.events.Handle(t.Context(), &e); err != nil {
 					t.Error(err)
 				}
 			case <-time.After(10 * time.Second):
@@ -130,7 +140,7 @@ func TestAHintReachesAnotherProcessAtOnce(t *testing.T) {
 }
 
 func TestHintsThatSayNothing(t *testing.T) {
-	_, mux := member(t, newBlob(t), nil)
+	mux := member(t, newBlob(t), nil).events
 	for _, test := range []struct {
 		data   event.Published
 		status int
@@ -148,5 +158,111 @@ func TestHintsThatSayNothing(t *testing.T) {
 		if w.Code != test.status {
 			t.Errorf("%+v: got %d %s, want %d", test.data, w.Code, w.Body, test.status)
 		}
+	}
+}
+
+func (m *process) push(t *testing.T, values ...int64) {
+	t.Helper()
+	for _, dim := range values {
+		spec := tensor.Spec{Name: "x", Type: tensor.FP32, Shape: []int64{dim}}
+		if _, err := m.Push(t.Context(), model.Push{Name: "m"}, bytes.NewReader(onnxtest.Identity(spec).Bytes())); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// hint posts an event as a broker does and gives the status.
+func (m *process) hint(t *testing.T, e event.Event) int {
+	t.Helper()
+	r, err := event.Request(t.Context(), "/events", &e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	m.events.ServeHTTP(w, r)
+	return w.Code
+}
+
+func TestAnAliasThatIsInUseIsLoadedWhenItMoves(t *testing.T) {
+	blob := newBlob(t)
+	here, there := member(t, blob, nil), member(t, blob, nil)
+	here.push(t, 1, 2)
+	two, err := there.Resolve(t.Context(), model.Ref{Name: "m", Version: "2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	move := func(to int) {
+		t.Helper()
+		if _, err := here.Move(t.Context(), "m", model.Champion, model.Change{To: to}); err != nil {
+			t.Fatal(err)
+		}
+		moved := event.AliasMoved.New(event.Moved{Model: "m", Alias: model.Champion, Seq: to, To: to, At: time.Now()})
+		if status := there.hint(t, moved); status != http.StatusAccepted {
+			t.Fatalf("got %d", status)
+		}
+	}
+	move(2)
+	if state, _ := there.Warm.State(two); state != model.Cold {
+		t.Errorf("got state %v of a model that nobody used here, want cold", state)
+	}
+	move(1)
+	w := httptest.NewRecorder()
+	body := `{"inputs":[{"name":"INPUT0","datatype":"FP32","shape":[1],"data":[1]}]}`
+	there.api.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v2/models/m/infer", strings.NewReader(body)))
+	if w.Code != http.StatusOK {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	move(2)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		state, err := there.Warm.State(two)
+		if state == model.Ready {
+			return
+		}
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("got state %v %v of what the alias names now, want ready without a request", state, err)
+		}
+	}
+}
+
+// outage is a bucket that can be away.
+type outage struct {
+	store.Blob
+	away atomic.Bool
+}
+
+func (o *outage) Get(ctx context.Context, key string, from, n int64) (io.ReadCloser, store.Object, error) {
+	if o.away.Load() {
+		return nil, store.Object{}, fault.New(fault.Unavailable, "the object store cannot be reached")
+	}
+	return o.Blob.Get(ctx, key, from, n)
+}
+
+func (o *outage) List(ctx context.Context, prefix, after string) iter.Seq2[store.Object, error] {
+	if o.away.Load() {
+		return func(yield func(store.Object, error) bool) {
+			yield(store.Object{}, fault.New(fault.Unavailable, "the object store cannot be reached"))
+		}
+	}
+	return o.Blob.List(ctx, prefix, after)
+}
+
+func TestAHintIsTriedAgainWhileTheBucketIsAway(t *testing.T) {
+	blob := &outage{Blob: newBlob(t)}
+	m := member(t, blob, nil)
+	m.push(t, 1)
+	if _, err := m.Resolve(t.Context(), model.Ref{Name: "m"}); err != nil {
+		t.Fatal(err)
+	}
+	published := event.ModelPublished.New(event.Published{Model: "m", Version: 1, At: time.Now()})
+	blob.away.Store(true)
+	if status := m.hint(t, published); !event.Retried(status) {
+		t.Errorf("got %d, which no broker tries again", status)
+	}
+	if _, err := m.Resolve(t.Context(), model.Ref{Name: "m"}); err != nil {
+		t.Errorf("what was known is lost: %v", err)
+	}
+	blob.away.Store(false)
+	if status := m.hint(t, published); status != http.StatusAccepted {
+		t.Errorf("got %d once the bucket is back", status)
 	}
 }

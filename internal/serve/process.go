@@ -39,6 +39,8 @@ type Process struct {
 	opened []func(*Server)
 	ready  []func() error
 	closes []func() error
+	ctx    context.Context // of work
+	stop   context.CancelFunc
 	work   sync.WaitGroup
 }
 
@@ -51,8 +53,9 @@ func (p *Process) Defer(f func() error) { p.closes = append(p.closes, f) }
 // Listening has f called once the server listens.
 func (p *Process) Listening(f func(*Server)) { p.opened = append(p.opened, f) }
 
-// Go has f done beside the start; the process does not end before it.
-func (p *Process) Go(f func()) { p.work.Go(f) }
+// Go has f done beside the start. The process does not end before it: its
+// context ends once the server has drained.
+func (p *Process) Go(f func(context.Context)) { p.work.Go(func() { f(p.ctx) }) }
 
 // Server gives the server, once it listens.
 func (p *Process) Server() *Server { return p.server }
@@ -106,6 +109,7 @@ func (f *Function) Start(ctx context.Context, environ map[string]string) (_ *Pro
 		return nil, err
 	}
 	p := &Process{Tel: tel, Mux: http.NewServeMux()}
+	p.ctx, p.stop = context.WithCancel(ctx)
 	p.Defer(func() error { return tel.Shutdown(context.WithoutCancel(ctx)) })
 	if err := f.Wire(ctx, p); err != nil {
 		return nil, errors.Join(err, p.close())
@@ -129,6 +133,7 @@ func (p *Process) Run(ctx context.Context) error {
 }
 
 func (p *Process) close() error {
+	p.stop()
 	p.work.Wait()
 	var errs []error
 	for _, c := range slices.Backward(p.closes) {
