@@ -208,7 +208,7 @@ func TestAnAliasThatIsInUseIsLoadedWhenItMoves(t *testing.T) {
 	move(1)
 	w := httptest.NewRecorder()
 	body := `{"inputs":[{"name":"INPUT0","datatype":"FP32","shape":[1],"data":[1]}]}`
-	there.api.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v2/models/m/infer", strings.NewReader(body)))
+	there.api.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v2/models/m/infer", strings.NewReader(body)))
 	if w.Code != http.StatusOK {
 		t.Fatalf("got %d %s", w.Code, w.Body)
 	}
