@@ -78,7 +78,7 @@ func (c *client) call(ctx context.Context, method, path, contentType string, bod
 }
 
 // ask sends v as JSON (nothing when nil) and decodes the answer into answer.
-// With -o json it prints the answer as it came and reports that it did.
+// With -o json it also prints the answer as it came and reports that it did.
 func (c *client) ask(ctx context.Context, method, path string, v, answer any) (printed bool, err error) {
 	var body io.Reader
 	var size int64
@@ -98,10 +98,12 @@ func (c *client) ask(ctx context.Context, method, path string, v, answer any) (p
 
 func (c *client) show(b []byte, answer any) (printed bool, err error) {
 	if c.format == "json" {
-		_, err := fmt.Fprintln(c.out, strings.TrimSpace(string(b)))
-		return true, err
+		if _, err := fmt.Fprintln(c.out, strings.TrimSpace(string(b))); err != nil {
+			return true, err
+		}
+		printed = true
 	}
-	return false, json.Unmarshal(b, answer)
+	return printed, json.Unmarshal(b, answer)
 }
 
 // table prints rows in columns.

@@ -152,20 +152,12 @@ func replayMany(cmd *cobra.Command, c *client, kind string) error {
 	if kind != "" {
 		ask = map[string]any{"type": kind}
 	}
-	b, err := json.Marshal(ask)
+	var done deadletter.Replayed
+	printed, err := c.ask(cmd.Context(), http.MethodPost, lettersPath+"/replay", ask, &done)
 	if err != nil {
 		return err
 	}
-	if b, err = c.call(cmd.Context(), http.MethodPost, lettersPath+"/replay", "application/json", bytes.NewReader(b), int64(len(b))); err != nil {
-		return err
-	}
-	var done deadletter.Replayed
-	if err := json.Unmarshal(b, &done); err != nil { // with -o json too: what failed decides how the command ends
-		return err
-	}
-	if printed, err := c.show(b, &done); err != nil {
-		return err
-	} else if !printed {
+	if !printed {
 		if _, err := fmt.Fprintf(c.out, "replayed %d\n", done.Replayed); err != nil {
 			return err
 		}

@@ -158,17 +158,11 @@ func letter(e *event.Event) *Letter {
 // base64, cut after so many bytes and so perhaps within a character; others as it is.
 func reason(data string) string {
 	if b, err := base64.StdEncoding.DecodeString(data); err == nil {
-		whole := b
-		for i := range min(len(b), utf8.UTFMax) {
-			if start := len(b) - 1 - i; utf8.RuneStart(b[start]) {
-				if !utf8.FullRune(b[start:]) {
-					whole = b[:start]
-				}
+		for cut := range min(len(b)+1, utf8.UTFMax) {
+			if whole := b[:len(b)-cut]; utf8.Valid(whole) {
+				data = string(whole)
 				break
 			}
-		}
-		if utf8.Valid(whole) {
-			data = string(whole)
 		}
 	}
 	return strings.ToValidUTF8(data[:min(len(data), reasonMost)], "")

@@ -3,9 +3,7 @@ package deadletter
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -158,19 +156,11 @@ func (s *Store) replayAll(w http.ResponseWriter, r *http.Request) error {
 		Filter
 		All bool `json:"all"`
 	}{}
-	d := json.NewDecoder(r.Body)
-	d.DisallowUnknownFields()
-	err := d.Decode(&ask)
-	if err == nil {
-		if _, end := d.Token(); !errors.Is(end, io.EOF) {
-			err = errors.New("something follows the JSON value")
-		}
-	}
-	if err != nil {
-		return fault.Wrap(fault.Invalid, err, `the body is not the JSON expected here, such as {"all":true} or {"type":"..."}: %.200s`, err)
+	if err := serve.ReadJSON(r, &ask, serve.Strict); err != nil {
+		return err
 	}
 	if !ask.All && ask.Filter == (Filter{}) {
-		return fault.New(fault.Invalid, `say which letters: "type", "since", "before" or "all"`)
+		return fault.New(fault.Invalid, `say which letters: "type", "since", "before" or "all", such as {"all":true}`)
 	}
 	n, failed, err := s.ReplayAll(r.Context(), &ask.Filter)
 	if err != nil {

@@ -169,14 +169,14 @@ func pushParts(r *http.Request) (*PushSettings, io.Reader, error) {
 		case errors.Is(err, io.EOF):
 			return nil, nil, fault.New(fault.Invalid, `the form has no part "model" that holds the model's file`)
 		case err != nil:
-			return nil, nil, bodyError(err)
+			return nil, nil, serve.BodyError(err)
 		case part.FormName() == "settings":
 			b, err := io.ReadAll(http.MaxBytesReader(nil, part, settingsMost))
 			if err != nil {
-				return nil, nil, bodyError(err)
+				return nil, nil, serve.BodyError(err)
 			}
-			if err := decodeStrict(b, settings); err != nil {
-				return nil, nil, fault.Wrap(fault.Invalid, err, `the part "settings" is not the JSON expected there: %s`, misread(err))
+			if err := serve.Strict(b, settings); err != nil {
+				return nil, nil, fault.Wrap(fault.Invalid, err, `the part "settings" is not the JSON expected there: %s`, serve.Misread(err))
 			}
 		case part.FormName() == "model":
 			return settings, &modelFile{part, form}, nil
@@ -202,14 +202,14 @@ func (f *modelFile) Read(p []byte) (int, error) {
 		}
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = bodyError(err)
+		err = serve.BodyError(err)
 	}
 	return n, err
 }
 
 func (h *Handler) moveAlias(w http.ResponseWriter, r *http.Request) error {
 	var ask AliasChange
-	if err := readJSON(r, &ask, decodeStrict); err != nil {
+	if err := serve.ReadJSON(r, &ask, serve.Strict); err != nil {
 		return err
 	}
 	switch remove := r.Method == http.MethodDelete; {
@@ -228,7 +228,7 @@ func (h *Handler) moveAlias(w http.ResponseWriter, r *http.Request) error {
 
 func (h *Handler) rollback(w http.ResponseWriter, r *http.Request) error {
 	var ask AliasChange
-	if err := readJSON(r, &ask, decodeStrict); err != nil {
+	if err := serve.ReadJSON(r, &ask, serve.Strict); err != nil {
 		return err
 	}
 	move, err := h.flow.registry.Rollback(r.Context(), r.PathValue("model"), r.PathValue("alias"), ask.By, ask.Why)

@@ -234,7 +234,7 @@ func readBody(r *http.Request, header int) (body []byte, done func(), err error)
 	}
 	if _, err := buf.ReadFrom(in); err != nil {
 		done()
-		return nil, nil, bodyError(err)
+		return nil, nil, serve.BodyError(err)
 	}
 	return buf.Bytes()[pad:], done, nil
 }

@@ -1,16 +1,9 @@
 package predict
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
-	"reflect"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -218,7 +211,7 @@ func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {
 
 func (h *Handler) index(w http.ResponseWriter, r *http.Request) error {
 	var ask oip.IndexRequest
-	if err := readJSON(r, &ask, json.Unmarshal); err != nil {
+	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
 	entries, err := h.flow.index(r.Context())
@@ -241,7 +234,7 @@ func (h *Handler) load(w http.ResponseWriter, r *http.Request) error {
 	var ask struct {
 		Parameters map[string]json.RawMessage `json:"parameters"`
 	}
-	if err := readJSON(r, &ask, json.Unmarshal); err != nil {
+	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
 	for name := range ask.Parameters {
@@ -264,7 +257,7 @@ func (h *Handler) unload(w http.ResponseWriter, r *http.Request) error {
 	var ask struct {
 		Parameters map[string]json.RawMessage `json:"parameters"`
 	}
-	if err := readJSON(r, &ask, json.Unmarshal); err != nil {
+	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
 	m, err := h.flow.Pick(r.Context(), refOf(r))
@@ -276,62 +269,4 @@ func (h *Handler) unload(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return answer(w, http.StatusOK, struct{}{})
-}
-
-// readJSON reads a small JSON body by json.Unmarshal or decodeStrict; an empty one
-// changes nothing.
-func readJSON(r *http.Request, v any, decode func([]byte, any) error) error {
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		return bodyError(err)
-	}
-	if len(strings.TrimSpace(string(b))) == 0 {
-		return nil
-	}
-	if err := decode(b, v); err != nil {
-		return fault.Wrap(fault.Invalid, err, "the body is not the JSON expected here: %s", misread(err))
-	}
-	return nil
-}
-
-// decodeStrict reads one JSON value and refuses fields that it does not know: a
-// misspelt setting must not be taken for an absent one.
-func decodeStrict(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the JSON value")
-	}
-	return nil
-}
-
-// misread says what is wrong with JSON in words of JSON instead of Go's.
-func misread(err error) string {
-	var wrong *json.UnmarshalTypeError
-	if !errors.As(err, &wrong) {
-		return strings.TrimPrefix(err.Error(), "json: ")
-	}
-	expected := "a string"
-	switch wrong.Type.Kind() {
-	case reflect.Bool:
-		expected = "a boolean"
-	case reflect.Int:
-		expected = "an integer"
-	case reflect.Struct, reflect.Map:
-		expected = "an object"
-	}
-	field := strings.TrimPrefix(wrong.Field, "Settings.") // which is embedded, and no part of the JSON
-	return fmt.Sprintf("%s must be %s, not %s", cmp.Or(field, "the value"), expected, wrong.Value)
-}
-
-// bodyError says what went wrong with a body that could not be read to its end.
-func bodyError(err error) error {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) || fault.KindOf(err) != fault.Internal {
-		return err
-	}
-	return fault.Wrap(fault.Invalid, err, "the body could not be read to its end")
 }

@@ -75,6 +75,10 @@ func TestWhatShortensColdStarts(t *testing.T) {
 			c.EnvFrom = nil
 		}},
 		{"pinned model", func(s *servingv1.Service) { setenv(s, "MODEL_PINNED", "flights") }},
+		{"initial-scale 2", func(s *servingv1.Service) { s.Spec.Template.Annotations["autoscaling.knative.dev/initial-scale"] = "2" }},
+		{"activation-scale 2", func(s *servingv1.Service) {
+			s.Spec.Template.Annotations["autoscaling.knative.dev/activation-scale"] = "2"
+		}},
 		{"a CPU for queue-proxy", func(s *servingv1.Service) {
 			s.Spec.Template.Annotations["queue.sidecar.serving.knative.dev/cpu-resource-request"] = "500m"
 			container(s).Resources.Requests[corev1.ResourceCPU] = resource.MustParse("500m")
