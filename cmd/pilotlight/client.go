@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +16,20 @@ import (
 	"syscall"
 	"text/tabwriter"
 )
+
+// caller takes names below localhost, as ingresses on this machine have them, for
+// this machine (RFC 6761, section 6.3), as curl and browsers do and Go's resolver does not.
+var caller = func() *http.Client {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	dial := t.DialContext
+	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if host, port, err := net.SplitHostPort(address); err == nil && strings.HasSuffix(host, ".localhost") {
+			address = net.JoinHostPort("localhost", port)
+		}
+		return dial(ctx, network, address)
+	}
+	return &http.Client{Transport: t}
+}()
 
 // client is the server as commands see it, and where they write.
 type client struct {
@@ -53,7 +68,7 @@ func (c *client) call(ctx context.Context, method, path, contentType string, bod
 	if c.key != "" {
 		r.Header.Set("Authorization", "Bearer "+c.key)
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := caller.Do(r)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, fmt.Errorf("no server answers at %s; start one with `make run`, or name another with --server", c.server)
 	}

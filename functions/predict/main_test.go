@@ -141,9 +141,7 @@ const (
 // serves pushes a model and asks it.
 func serves(t *testing.T, url string) {
 	t.Helper()
-	if status, body := call(t, "GET", url+"/readyz", nil); status != 200 || body != `{"ready":true}` {
-		t.Errorf("/readyz: got %d %s", status, body)
-	}
+	eventually(t, url+"/readyz", 200, `{"ready":true}`) // it listens before it is ready
 	if status, body := call(t, "POST", url+"/admin/v1/models/m/versions", onnxtest.NonZero().Bytes()); status != 201 {
 		t.Fatalf("push: got %d %s", status, body)
 	}

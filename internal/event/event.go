@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"mime"
 	"reflect"
 	"slices"
 	"strings"
@@ -105,9 +104,8 @@ func (t Type[T]) New(data T) Event {
 // Decode reads an event's data, which must fit the schema. The error says where it does not.
 func (t Type[T]) Decode(e *Event) (T, error) {
 	var data T
-	kind, _, err := mime.ParseMediaType(e.DataContentType())
-	if c := e.DataContentType(); c != "" && (err != nil || kind != sdk.ApplicationJSON && !strings.HasSuffix(kind, "+json")) {
-		return data, fault.New(fault.Invalid, "the data of an event %s is JSON, not %.100q", t.Name, c)
+	if !holdsJSON(e) {
+		return data, fault.New(fault.Invalid, "the data of an event %s is JSON, not %.100q", t.Name, e.DataContentType())
 	}
 	unfit := func(err error, format string, args ...any) error {
 		return fault.Wrap(fault.Invalid, err, "the data of the event %s does not fit its schema: %.300s", t.Name, fmt.Sprintf(format, args...))
@@ -130,6 +128,13 @@ func (t Type[T]) Decode(e *Event) (T, error) {
 		return data, unfit(err, "%s", err)
 	}
 	return data, nil
+}
+
+// holdsJSON tells whether an event says that its data is JSON, as the SDK reads it: by saying nothing, too.
+func holdsJSON(e *Event) bool {
+	kind, _, _ := strings.Cut(strings.ToLower(e.DataContentType()), ";")
+	kind = strings.TrimSpace(kind)
+	return kind == "" && e.DataContentType() == "" || kind == sdk.ApplicationJSON || kind == sdk.TextJSON || strings.HasSuffix(kind, "+json")
 }
 
 // Check tells what the envelope of an event lacks or has wrong.

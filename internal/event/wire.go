@@ -2,11 +2,13 @@ package event
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/cloudevents/sdk-go/v2/binding"
 	sdk "github.com/cloudevents/sdk-go/v2/event"
@@ -76,6 +78,11 @@ func decode(ctx context.Context, h http.Header, body io.ReadCloser) ([]Event, er
 		}
 		if err := Check(e); err != nil {
 			return nil, err
+		}
+		// What JSON could not hold as it is would make an event that is accepted here and can't be kept: neither
+		// on its way nor as a dead letter.
+		if !utf8.Valid(e.DataEncoded) || holdsJSON(e) && !json.Valid(e.DataEncoded) {
+			e.DataBase64 = true
 		}
 	}
 	return events, nil

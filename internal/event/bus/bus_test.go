@@ -238,7 +238,7 @@ func TestTheQueueIsBounded(t *testing.T) {
 }
 
 func TestARestartTakesUpWhatWasUnderWay(t *testing.T) {
-	before := open(t, routes, 100, nil).start(t)
+	before := open(t, strings.Replace(routes, "PT0.01S", "PT1M", 1), 100, nil).start(t)
 	before.sub.answer = func(_ int, w http.ResponseWriter) { w.WriteHeader(503) }
 	before.send(t, one("1", "t"))
 	if err := before.Close(); err != nil {
@@ -252,6 +252,28 @@ func TestARestartTakesUpWhatWasUnderWay(t *testing.T) {
 	within(t, "delivery", func() bool { return kept(t, after.kv) == 0 })
 	if got := after.sub.events(); len(got) != 2 {
 		t.Errorf("got %d events, want two", len(got))
+	}
+}
+
+// What is no JSON, though it says so, is an event like any other on its way.
+func TestBrokenDataIsDeliveredAndDiesWhole(t *testing.T) {
+	s := open(t, routes, 100, nil).start(t)
+	s.sub.answer = func(_ int, w http.ResponseWriter) { w.WriteHeader(400) }
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "/events", strings.NewReader(`{"x":`))
+	for k, v := range map[string]string{"Ce-Specversion": "1.0", "Ce-Id": "1", "Ce-Source": "/s", "Ce-Type": "t", "Content-Type": "application/json"} {
+		r.Header.Set(k, v)
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	if w.Code != http.StatusAccepted {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	within(t, "the dead letter", func() bool { return kept(t, s.kv) == 0 })
+	if got := s.dead.events(); len(got) != 1 || string(got[0].Data()) != `{"x":` {
+		t.Errorf("got dead letters %v", got)
+	}
+	if n := len(s.sub.events()); n != 1 {
+		t.Errorf("got %d attempts, want one", n)
 	}
 }
 

@@ -126,7 +126,7 @@ func (b *Bus) wait(d time.Duration) bool {
 	case <-b.ctx.Done():
 		return false
 	case <-timer.C:
-		return true
+		return b.ctx.Err() == nil // with both, select takes any
 	}
 }
 
@@ -138,6 +138,9 @@ func (b *Bus) call(t *trigger, to *destination, e *event.Event, timeout time.Dur
 		return nil, false
 	case slots <- struct{}{}:
 		defer func() { <-slots }()
+	}
+	if b.ctx.Err() != nil { // with both, select takes any
+		return nil, false
 	}
 	ctx, cancel := context.WithTimeout(b.calling, timeout)
 	defer cancel()

@@ -99,6 +99,30 @@ func TestCloseLetsACallEnd(t *testing.T) {
 	}
 }
 
+func TestNoAttemptBeginsAfterClose(t *testing.T) {
+	for range 20 {
+		s := open(t, strings.Replace(routes, "PT0.01S", "PT0S", 1), 10, nil).start(t)
+		begun, closing := make(chan struct{}), make(chan struct{})
+		s.sub.answer = func(n int, w http.ResponseWriter) {
+			if n == 1 {
+				close(begun)
+				<-closing
+				time.Sleep(5 * time.Millisecond)
+			}
+			w.WriteHeader(503)
+		}
+		s.send(t, one("1", "t"))
+		<-begun
+		close(closing)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(s.sub.events()); n != 1 || kept(t, s.kv) != 1 {
+			t.Fatalf("got %d attempts and %d events kept, want one and one", n, kept(t, s.kv))
+		}
+	}
+}
+
 func TestNoAnswerIsKnatives500(t *testing.T) {
 	s := open(t, strings.Replace(routes, `subscriber: {ref: {kind: Service, name: sub, apiVersion: v1}, uri: "/in?x=1"}`, `subscriber: {uri: "http://127.0.0.1:1/"}`, 1), 10, nil).start(t)
 	s.send(t, one("1", "t"))

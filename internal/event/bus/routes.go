@@ -100,7 +100,7 @@ func Load(folders ...fs.FS) (*Routes, error) {
 	var errs []error
 	for _, folder := range folders {
 		if _, err := fs.Stat(folder, "."); err != nil { // of which Glob says nothing
-			return nil, fault.Wrap(fault.Invalid, err, "a folder of manifests can't be read: %s", err)
+			return nil, fault.New(fault.Invalid, "a folder of manifests can't be read: %s", err)
 		}
 		names, err := fs.Glob(folder, "*.yaml")
 		if err != nil {
@@ -114,7 +114,7 @@ func Load(folders ...fs.FS) (*Routes, error) {
 			for i, doc := range documents.Split(string(all), -1) {
 				t, err := r.read([]byte(doc))
 				if err != nil {
-					errs = append(errs, fault.Wrap(fault.Invalid, err, "%s, object %d: %s", name, i+1, err))
+					errs = append(errs, fault.New(fault.Invalid, "%s, object %d: %s", name, i+1, err))
 				} else if t != nil {
 					triggers = append(triggers, found{name, t})
 				}
@@ -135,7 +135,7 @@ func Load(folders ...fs.FS) (*Routes, error) {
 		}
 		files[f.trigger.Name] = f.file
 		if err != nil {
-			errs = append(errs, fault.Wrap(fault.Invalid, err, "%s, Trigger %s: %s", f.file, f.trigger.Name, err))
+			errs = append(errs, fault.New(fault.Invalid, "%s, Trigger %s: %s", f.file, f.trigger.Name, err))
 			continue
 		}
 		r.triggers = append(r.triggers, ready)
