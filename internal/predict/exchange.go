@@ -19,16 +19,21 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
-// exchange is the memory of one inference request, reused by later ones.
+// exchange is one V2 request over HTTP. Its memory is reused by later ones.
 type exchange struct {
+	body    []byte
+	header  int // length of the JSON part of body, -1: all of it is
 	in      oip.Request
 	request Request
 	names   []string
-	out     oip.Response
-	buf     []byte
-	header  int
-	large   bool // the request was, and so is the memory that it took
+
+	out       oip.Response
+	buf       []byte
+	outHeader int  // as header, of buf
+	large     bool // the request was, and so is the memory that it took
 }
+
+var _ edge = (*exchange)(nil)
 
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
@@ -41,44 +46,44 @@ func (e *exchange) free() {
 	if cap(e.buf) > keepMost || e.large {
 		return
 	}
-	e.request = Request{}
+	e.body, e.request = nil, Request{}
 	e.out = oip.Response{Binary: e.out.Binary[:0]}
 	exchanges.Put(e)
 }
 
-func (e *exchange) decode(m *model.Manifest, body []byte, header int) error {
-	e.large = len(body) > keepMost
-	if header == 0 {
-		return e.decodeRaw(m, body)
+func (e *exchange) decode(m *model.Manifest) (*Request, error) {
+	e.large = len(e.body) > keepMost
+	if e.header == 0 {
+		return e.decodeRaw(m)
 	}
-	if err := e.in.Decode(body, header); err != nil {
-		return err
+	if err := e.in.Decode(e.body, e.header); err != nil {
+		return nil, err
 	}
 	e.names = e.names[:0]
 	for _, o := range e.in.Outputs {
 		if o.Parameters["classification"] != nil {
-			return fault.New(fault.Invalid, "output %q: the parameter classification is not supported", tensor.Clip(o.Name))
+			return nil, fault.New(fault.Invalid, "output %q: the parameter classification is not supported", tensor.Clip(o.Name))
 		}
 		e.names = append(e.names, o.Name)
 	}
-	e.request = Request{Inputs: e.in.Inputs, Outputs: e.names}
-	return nil
+	e.request = Request{ID: e.in.ID, Inputs: e.in.Inputs, Outputs: e.names}
+	return &e.request, nil
 }
 
 // decodeRaw takes a body that is one tensor and nothing else.
-func (e *exchange) decodeRaw(m *model.Manifest, body []byte) error {
+func (e *exchange) decodeRaw(m *model.Manifest) (*Request, error) {
 	if len(m.Signature.Inputs) != 1 {
-		return fault.New(fault.Invalid, "a raw request (%s: 0) needs a model with one input; model %q has %d", oip.HeaderLength, m.Name, len(m.Signature.Inputs))
+		return nil, fault.New(fault.Invalid, "a raw request (%s: 0) needs a model with one input; model %q has %d", oip.HeaderLength, m.Name, len(m.Signature.Inputs))
 	}
-	t, err := oip.RawInput(m.Signature.Inputs[0], body)
+	t, err := oip.RawInput(m.Signature.Inputs[0], e.body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	e.in.ID, e.in.Parameters, e.in.Outputs = "", nil, e.in.Outputs[:0]
 	e.in.Inputs = append(e.in.Inputs[:0], t)
 	e.in.BinaryOutput = true
 	e.request = Request{Inputs: e.in.Inputs}
-	return nil
+	return &e.request, nil
 }
 
 // encode writes the answer into the exchange's buffer.
@@ -94,7 +99,7 @@ func (e *exchange) encode(a *Answer, version string) error {
 		e.out.Binary = append(e.out.Binary, binary)
 	}
 	var err error
-	e.buf, e.header, err = e.out.Append(e.buf[:0])
+	e.buf, e.outHeader, err = e.out.Append(e.buf[:0])
 	return err
 }
 
@@ -104,9 +109,9 @@ const compressLeast = 1400
 
 func (e *exchange) write(w http.ResponseWriter, r *http.Request) error {
 	head := w.Header()
-	if e.header >= 0 {
+	if e.outHeader >= 0 {
 		head["Content-Type"] = octetStreamValue
-		head.Set(oip.HeaderLength, strconv.Itoa(e.header))
+		head.Set(oip.HeaderLength, strconv.Itoa(e.outHeader))
 	} else {
 		head["Content-Type"] = jsonValue
 	}

@@ -62,6 +62,7 @@ func (f *Flow) of(m *model.Manifest) *served {
 // Request is one inference, whatever protocol it came by.
 type Request struct {
 	Ref     model.Ref
+	ID      string // the caller's own name for it, for the log
 	Inputs  []tensor.Tensor
 	Outputs []string // wanted, in this order; empty: all
 }

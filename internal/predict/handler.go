@@ -160,9 +160,8 @@ func (h *Handler) allStats(w http.ResponseWriter, _ *http.Request) error {
 
 func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {
 	begin := time.Now()
-	line := telemetry.LineFrom(r.Context())
 	ref := refOf(r)
-	line.SetModel(ref.Name, ref.Version)
+	telemetry.LineFrom(r.Context()).SetModel(ref.Name, ref.Version)
 
 	header := -1
 	if text := r.Header.Get(oip.HeaderLength); text != "" {
@@ -177,35 +176,12 @@ func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer done()
-	m, err := h.flow.Pick(r.Context(), ref)
-	if err != nil {
-		return err
-	}
-	version := h.flow.of(m).version
-	line.SetModel(m.Name, version)
-
 	e := exchanges.Get().(*exchange)
 	defer e.free()
-	if err := e.decode(m, body, header); err != nil {
+	e.body, e.header = body, header
+	if err := h.flow.pass(r.Context(), ref, begin, e); err != nil {
 		return err
 	}
-	if e.in.ID != "" {
-		line.SetID(e.in.ID)
-	}
-	decoded := time.Now()
-	a, err := h.flow.InferWith(r.Context(), m, &e.request)
-	if err != nil {
-		return err
-	}
-	inferred := time.Now()
-	if err := e.encode(a, version); err != nil {
-		return err
-	}
-	encoded := time.Now()
-	h.flow.of(m).stats.recordEdge(rows(m, e.in.Inputs), decoded.Sub(begin), encoded.Sub(inferred))
-	line.Timing("decode", decoded.Sub(begin))
-	line.Timing("infer", inferred.Sub(decoded))
-	line.Timing("encode", encoded.Sub(inferred))
 	return e.write(w, r)
 }
 

@@ -1,0 +1,55 @@
+package predict
+
+import (
+	"context"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+)
+
+// edge is one request as its protocol knows it. Every protocol's requests take
+// the same way: Flow.pass.
+type edge interface {
+	// decode reads the request, given the version that is going to answer it. What
+	// it gives must stay as it is until encode has been called.
+	decode(m *model.Manifest) (*Request, error)
+	// encode writes the answer into memory; version is the number of the one that gave it.
+	encode(a *Answer, version string) error
+}
+
+// pass takes a request through the flow, and tells its log line and the
+// statistics of the version what each step took. begin is when the request's
+// body began to be read.
+func (f *Flow) pass(ctx context.Context, ref model.Ref, begin time.Time, e edge) error {
+	m, err := f.Pick(ctx, ref)
+	if err != nil {
+		return err
+	}
+	s := f.of(m)
+	line := telemetry.LineFrom(ctx)
+	line.SetModel(m.Name, s.version)
+
+	r, err := e.decode(m)
+	if err != nil {
+		return err
+	}
+	if r.ID != "" {
+		line.SetID(r.ID)
+	}
+	decoded := time.Now()
+	a, err := f.InferWith(ctx, m, r)
+	if err != nil {
+		return err
+	}
+	inferred := time.Now()
+	if err := e.encode(a, s.version); err != nil {
+		return err
+	}
+	encoded := time.Now()
+	s.stats.recordEdge(rows(m, r.Inputs), decoded.Sub(begin), encoded.Sub(inferred))
+	line.Timing("decode", decoded.Sub(begin))
+	line.Timing("infer", inferred.Sub(decoded))
+	line.Timing("encode", encoded.Sub(inferred))
+	return nil
+}
