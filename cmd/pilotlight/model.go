@@ -68,7 +68,7 @@ version; later versions wait until an alias is moved to them.`,
 	flags.StringToStringVar(&settings.Labels, "label", nil, "`key=value` to keep with the version; may be repeated")
 	flags.StringVar(&settings.Runtime, "runtime", "", "`name` of the runtime (default onnx)")
 	flags.IntVar(&settings.Threads, "threads", 0, "threads that one run may use (0: by the model's size)")
-	flags.IntVar(&settings.Batching.MaxRows, "max-rows", 0, "how many `rows` of different requests one run may join (0: none)")
+	flags.IntVar(&settings.Batching.MaxRows, "max-rows", 0, "how many `rows` of different requests one run may join (0: as many as are worth it, 1: none)")
 	flags.DurationVar(&ttl, "cache-ttl", 0, "how long an answer may be remembered (0: not at all)")
 	flags.StringVar(&sample, "sample", "", "`file` with a V2 inference request to check and warm the model with")
 	flags.IntVar(&settings.Warmup.Runs, "warmup-runs", 0, "how often the sample runs after each load (0: once)")

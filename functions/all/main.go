@@ -14,7 +14,6 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
-	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -60,7 +59,7 @@ func main() { function(functions.HTTP).Main() }
 func function(register serve.Register) *serve.Function {
 	var own config
 	var oc onnx.Config
-	var mc model.Config
+	var pc predict.Config
 	var dc deadletter.Config
 	var bc bus.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
@@ -76,7 +75,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		registry, err := predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{format}, Sink: events, Events: hear.predict})
+		registry, err := predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, Formats: []engine.Format{format}, Sink: events, Events: hear.predict})
 		if err != nil {
 			return err
 		}
@@ -89,5 +88,5 @@ func function(register serve.Register) *serve.Function {
 		}
 		return seed(ctx, registry, own.Seed, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: []any{&own, &oc, &mc, &dc, &bc}, Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: append(pc.Parts(), &own, &oc, &dc, &bc), Wire: wire, Register: register}
 }

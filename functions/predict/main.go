@@ -10,7 +10,6 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
-	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -36,7 +35,7 @@ func main() { function(functions.HTTP).Main() }
 func function(register serve.Register) *serve.Function {
 	var own config
 	var oc onnx.Config
-	var mc model.Config
+	var pc predict.Config
 	var ec event.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		format, err := onnx.New(oc)
@@ -65,8 +64,8 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		events.Register(p.Mux)
-		_, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{format}, Sink: sink, Events: events})
+		_, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, Formats: []engine.Format{format}, Sink: sink, Events: events})
 		return err
 	}
-	return &serve.Function{Name: "predict", Configs: []any{&own, &oc, &mc, &ec}, Wire: wire, Register: register}
+	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &own, &oc, &ec), Wire: wire, Register: register}
 }

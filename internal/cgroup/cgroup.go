@@ -13,6 +13,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -20,6 +21,16 @@ import (
 // CPU tells how many CPUs' worth of time the process may use; ok is false when
 // that is not limited.
 func CPU() (cpus float64, ok bool) { return tree{os.DirFS("/")}.cpu() }
+
+// CPUs is how many threads the process can keep busy: what CPU tells, rounded up,
+// and no more than there are.
+func CPUs() int {
+	n := runtime.GOMAXPROCS(0)
+	if quota, ok := CPU(); ok {
+		n = min(n, int(math.Ceil(quota)))
+	}
+	return max(n, 1)
+}
 
 // Memory tells how many bytes the process may use; ok is false when that is not
 // limited.

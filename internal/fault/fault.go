@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 )
 
 // Kind says what sort of failure an error is, and so who can do something about it.
@@ -96,6 +97,26 @@ func Message(err error) string {
 		return "the caller went away"
 	}
 	return "internal error"
+}
+
+// again is an error with a time after which trying again makes sense.
+type again struct {
+	error
+	after time.Duration
+}
+
+func (a *again) Unwrap() error { return a.error }
+
+// Again says of err how long to wait before trying again, where that is known.
+func Again(err error, after time.Duration) error { return &again{err, after} }
+
+// RetryAfter gives what was said by Again, or a second, which is as good a guess as any.
+func RetryAfter(err error) time.Duration {
+	var a *again
+	if errors.As(err, &a) {
+		return a.after
+	}
+	return time.Second
 }
 
 // StatusClientClosed is what logs and metrics show for a caller that went away

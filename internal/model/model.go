@@ -62,7 +62,7 @@ type Settings struct {
 
 // Batching bounds how many rows (entries of the first dimension) one run takes.
 type Batching struct {
-	MaxRows int `json:"max_rows,omitempty"` // 0: the model's requests are never joined
+	MaxRows int `json:"max_rows,omitempty"` // 0: as many as are found to be worth it; 1: requests are never joined
 }
 
 // Cache bounds how old a remembered answer may be.
@@ -96,7 +96,7 @@ func (s Settings) validate() error {
 	case s.Threads < 0 || s.Threads > 1024:
 		return fault.New(fault.Invalid, "threads is %d, expected 0 (automatic) to 1024", s.Threads)
 	case s.Batching.MaxRows < 0:
-		return fault.New(fault.Invalid, "batching.max_rows is %d, expected 0 (no batching) or more", s.Batching.MaxRows)
+		return fault.New(fault.Invalid, "batching.max_rows is %d, expected 0 (as many as are worth it), 1 (requests are never joined) or more", s.Batching.MaxRows)
 	case s.Cache.TTL < 0:
 		return fault.New(fault.Invalid, "cache.ttl is %s, expected 0 (no caching) or more", time.Duration(s.Cache.TTL))
 	case s.Warmup.Runs < 0 || s.Warmup.Runs > 100:

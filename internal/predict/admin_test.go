@@ -192,7 +192,7 @@ func TestRefusedPushes(t *testing.T) {
 		{"ttl is a number", "m", "", with(`{"cache":{"ttl":30}}`), 400, `the part "settings" is not the JSON expected there: cache.ttl must be a string, not number`},
 		{"labels are numbers", "m", "", with(`{"labels":{"auc":1}}`), 400, `the part "settings" is not the JSON expected there: labels must be a string, not number`},
 		{"negative threads", "m", "", with(`{"threads":-1}`), 400, `threads is -1, expected 0 (automatic) to 1024`},
-		{"negative rows", "m", "", with(`{"batching":{"max_rows":-1}}`), 400, `batching.max_rows is -1, expected 0 (no batching) or more`},
+		{"negative rows", "m", "", with(`{"batching":{"max_rows":-1}}`), 400, `batching.max_rows is -1, expected 0 (as many as are worth it), 1 (requests are never joined) or more`},
 		{"negative ttl", "m", "", with(`{"cache":{"ttl":"-1s"}}`), 400, `cache.ttl is -1s, expected 0 (no caching) or more`},
 		{"too many runs", "m", "", with(`{"warmup":{"runs":101}}`), 400, `warmup.runs is 101, expected 0 to 100`},
 		{"unknown runtime", "m", "", with(`{"runtime":"torch"}`), 400, `runtime "torch" is not one of ["onnx"]`},

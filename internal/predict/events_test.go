@@ -43,8 +43,8 @@ type process struct {
 
 func member(t *testing.T, blob store.Blob, sink event.Sink) *process {
 	t.Helper()
-	var mc model.Config
-	if _, err := env.Load(map[string]string{"MODEL_CACHE_DIR": t.TempDir(), "MODEL_REFRESH": "1h"}, &mc); err != nil {
+	var pc predict.Config
+	if _, err := env.Load(map[string]string{"MODEL_CACHE_DIR": t.TempDir(), "MODEL_REFRESH": "1h"}, pc.Parts()...); err != nil {
 		t.Fatal(err)
 	}
 	m := &process{}
@@ -53,7 +53,7 @@ func member(t *testing.T, blob store.Blob, sink event.Sink) *process {
 			return err
 		}
 		m.api = p.Mux
-		m.Registry, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{onnxtest.Format(t)}, Sink: sink, Events: m.events})
+		m.Registry, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, Formats: []engine.Format{onnxtest.Format(t)}, Sink: sink, Events: m.events})
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())

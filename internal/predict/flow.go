@@ -18,6 +18,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -25,6 +26,7 @@ import (
 // Flow answers inference requests.
 type Flow struct {
 	registry *model.Registry
+	queue    *queue.Queue
 	tel      *instruments
 
 	// last holds, for each ref without a number, the version that answered it last
@@ -34,20 +36,21 @@ type Flow struct {
 	served sync.Map
 }
 
-// New makes the flow of a registry.
-func New(registry *model.Registry, tel *telemetry.Telemetry) (*Flow, error) {
+// New makes the flow of a registry, whose models share the CPUs of a queue.
+func New(registry *model.Registry, q *queue.Queue, tel *telemetry.Telemetry) (*Flow, error) {
 	instruments, err := newInstruments(tel)
 	if err != nil {
 		return nil, err
 	}
-	return &Flow{registry: registry, tel: instruments}, nil
+	return &Flow{registry: registry, queue: q, tel: instruments}, nil
 }
 
 // served is what the flow keeps of one version.
 type served struct {
 	version  string                   // its number as text
 	labels   metric.MeasurementOption // of its metrics
-	unloaded atomic.Bool              // by a caller's wish, and not used since
+	lane     *queue.Lane
+	unloaded atomic.Bool // by a caller's wish, and not used since
 	stats    stats
 }
 
@@ -55,7 +58,10 @@ func (f *Flow) of(m *model.Manifest) *served {
 	if v, ok := f.served.Load(m); ok {
 		return v.(*served)
 	}
-	v, _ := f.served.LoadOrStore(m, &served{version: strconv.Itoa(m.Version), labels: labelsOf(m)})
+	v, _ := f.served.LoadOrStore(m, &served{
+		version: strconv.Itoa(m.Version), labels: labelsOf(m),
+		lane: f.queue.Lane(m.Name, m.Signature, m.Batching.MaxRows),
+	})
 	return v.(*served)
 }
 
@@ -88,7 +94,7 @@ func (f *Flow) InferWith(ctx context.Context, m *model.Manifest, r *Request) (*A
 	begin := time.Now()
 	s := f.of(m)
 	t := timings{rows: rows(m, r.Inputs)}
-	outputs, err := f.run(ctx, m, r, &t)
+	outputs, err := f.run(ctx, m, s, r, &t)
 	s.stats.record(begin, &t, err)
 	f.tel.inference(ctx, s.labels, &t, err)
 	if err != nil {
@@ -98,7 +104,7 @@ func (f *Flow) InferWith(ctx context.Context, m *model.Manifest, r *Request) (*A
 	return &Answer{Manifest: m, Outputs: outputs}, nil
 }
 
-func (f *Flow) run(ctx context.Context, m *model.Manifest, r *Request, t *timings) ([]tensor.Tensor, error) {
+func (f *Flow) run(ctx context.Context, m *model.Manifest, s *served, r *Request, t *timings) ([]tensor.Tensor, error) {
 	inputs, err := m.Arrange(r.Inputs)
 	if err != nil {
 		return nil, err
@@ -113,13 +119,12 @@ func (f *Flow) run(ctx context.Context, m *model.Manifest, r *Request, t *timing
 	}
 	defer lease.Release()
 	acquired := time.Now()
-	t.queue = acquired.Sub(begin)
-	outputs, err := lease.Run(ctx, inputs)
-	t.run = time.Since(acquired)
+	done, err := s.lane.Infer(ctx, lease.Session, inputs)
+	t.queue, t.run, t.first, t.batch = acquired.Sub(begin)+done.Waited, done.Took, done.First, done.Rows
 	if err != nil {
 		return nil, err
 	}
-	return choose(outputs, r.Outputs), nil
+	return choose(done.Outputs, r.Outputs), nil
 }
 
 // Pick finds the version that answers a ref now. Where the ref has come to mean

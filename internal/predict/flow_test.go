@@ -20,6 +20,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/predict/predicttest"
+	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
@@ -43,7 +44,11 @@ func TestFlowNeedsNoProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flow, err := predict.New(s.Registry, tel)
+	lanes, err := queue.New(&queue.Config{Length: 10, Wait: time.Second}, tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flow, err := predict.New(s.Registry, lanes, tel)
 	if err != nil {
 		t.Fatal(err)
 	}

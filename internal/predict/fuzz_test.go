@@ -21,10 +21,10 @@ import (
 // startHandler gives a whole server's handler, to be called without a network.
 func startHandler(t testing.TB) (http.Handler, *model.Registry) {
 	t.Helper()
-	var mc model.Config
+	var pc predict.Config
 	var registry *model.Registry
-	f := &serve.Function{Name: "test", Configs: []any{&mc}, Wire: func(ctx context.Context, p *serve.Process) (err error) {
-		registry, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: newBlob(t), Formats: []engine.Format{onnxtest.Format(t)}})
+	f := &serve.Function{Name: "test", Configs: pc.Parts(), Wire: func(ctx context.Context, p *serve.Process) (err error) {
+		registry, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: newBlob(t), Formats: []engine.Format{onnxtest.Format(t)}})
 		return err
 	}}
 	ctx, cancel := context.WithCancel(context.Background())

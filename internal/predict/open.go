@@ -6,6 +6,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
@@ -18,19 +19,32 @@ type Deps struct {
 	Events  *event.Mux // takes what the flow wants to hear; nil: it hears nothing
 }
 
+// Config is what a flow reads from the environment.
+type Config struct {
+	Model model.Config
+	Queue queue.Config
+}
+
+// Parts are the packages' own configurations, for whoever loads them.
+func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue} }
+
 // Open wires the flow of a bucket and mounts it on a process, which closes it.
-func Open(ctx context.Context, p *serve.Process, c *model.Config, d Deps) (*model.Registry, error) {
+func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Registry, error) {
 	outbox, err := event.NewOutbox(d.Sink, p.Tel)
 	if err != nil {
 		return nil, err
 	}
 	p.Defer(outbox.Close)
-	registry, err := model.Open(c, d.Blob, d.Formats, outbox, p.Tel)
+	registry, err := model.Open(&c.Model, d.Blob, d.Formats, outbox, p.Tel)
 	if err != nil {
 		return nil, err
 	}
 	p.Defer(registry.Close)
-	flow, err := New(registry, p.Tel)
+	lanes, err := queue.New(&c.Queue, p.Tel)
+	if err != nil {
+		return nil, err
+	}
+	flow, err := New(registry, lanes, p.Tel)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,9 @@ func (f *Flow) pass(ctx context.Context, ref model.Ref, begin time.Time, e edge)
 	line := telemetry.LineFrom(ctx)
 	line.SetModel(m.Name, s.version)
 
+	if err := s.lane.Admit(ctx); err != nil {
+		return err
+	}
 	r, err := e.decode(m)
 	if err != nil {
 		return err

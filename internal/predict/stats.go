@@ -11,8 +11,10 @@ import (
 // protocol's edge and are added by it.
 type timings struct {
 	rows  int64
-	queue time.Duration // waiting for a session: nothing when it is warm
-	run   time.Duration
+	queue time.Duration // waiting for a session and for a turn
+	run   time.Duration // of the run that it was in
+	first bool          // it stands for that run, in which there may have been others
+	batch int64         // rows of that run
 }
 
 // stats are what the statistics extension tells of one version, since this
@@ -61,12 +63,14 @@ func (s *stats) record(begin time.Time, t *timings, err error) {
 	}
 	s.last = begin
 	s.rows += uint64(t.rows)
-	s.runs++
 	s.success.add(total)
 	s.queue.add(t.queue)
 	s.infer.add(t.run)
-	if b := s.batch(t.rows); b != nil {
-		b.infer.add(t.run)
+	if t.first {
+		s.runs++
+		if b := s.batch(t.batch); b != nil {
+			b.infer.add(t.run)
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -211,7 +212,7 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 	h := w.Header()
 	h.Del("Content-Encoding") // of the answer that didn't come about
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", "1")
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(fault.RetryAfter(err).Seconds()))))
 	}
 	answer(w, status, errorBody{fault.Message(err)})
 }

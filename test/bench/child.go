@@ -13,7 +13,6 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
-	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
@@ -101,8 +100,8 @@ func profile(ctx context.Context, args []string) error {
 // server wires what functions/predict does.
 func server(ctx context.Context, more map[string]string) (*serve.Process, error) {
 	var oc onnx.Config
-	var mc model.Config
-	f := serve.Function{Name: "predict", Configs: []any{&oc, &mc}, Wire: func(ctx context.Context, p *serve.Process) error {
+	var pc predict.Config
+	f := serve.Function{Name: "predict", Configs: append(pc.Parts(), &oc), Wire: func(ctx context.Context, p *serve.Process) error {
 		format, err := onnx.New(oc)
 		if err != nil {
 			return err
@@ -113,7 +112,7 @@ func server(ctx context.Context, more map[string]string) (*serve.Process, error)
 			return err
 		}
 		p.Defer(blob.Close)
-		_, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{format}})
+		_, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, Formats: []engine.Format{format}})
 		return err
 	}}
 	environ := map[string]string{"PORT": os.Getenv("PORT"), "ORT_LIB": os.Getenv("ORT_LIB"), "MODEL_CACHE_DIR": os.Getenv("MODEL_CACHE_DIR")}

@@ -29,7 +29,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 
 	ort "github.com/yalue/onnxruntime_go"
@@ -74,18 +73,9 @@ func New(c Config) (*Format, error) {
 	}
 	f := &Format{library: library, threads: c.Threads}
 	if f.threads == 0 {
-		f.threads = cpus()
+		f.threads = cgroup.CPUs()
 	}
 	return f, nil
-}
-
-// cpus is the CPU quota in whole CPUs, at least 1.
-func cpus() int {
-	n := runtime.NumCPU()
-	if quota, ok := cgroup.CPU(); ok {
-		n = min(n, int(math.Ceil(quota)))
-	}
-	return n
 }
 
 // find tells the path of the library, or its bare name if it is up to the

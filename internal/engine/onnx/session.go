@@ -21,6 +21,7 @@ type Session struct {
 	learnt  shapes
 	idle    chan *ort.RunOptions // each cancellable run needs its own; these wait for one
 	memory  engine.Memory
+	threads int
 }
 
 var _ engine.Session = (*Session)(nil)
@@ -32,7 +33,7 @@ func open(artifact []byte, g graph, threads int) (*Session, error) {
 	}
 	defer options.Destroy() //nolint:errcheck // never fails
 
-	s := &Session{idle: make(chan *ort.RunOptions, 16), memory: memory(int64(len(artifact)), g.weights)}
+	s := &Session{idle: make(chan *ort.RunOptions, 16), memory: memory(int64(len(artifact)), g.weights), threads: threads}
 	defer release(s.memory.Loading - s.memory.Session)
 	var inputs, outputs []string
 	for _, v := range g.inputs {
@@ -104,6 +105,9 @@ func (s *Session) Signature() engine.Signature {
 
 // Memory that the session takes.
 func (s *Session) Memory() engine.Memory { return s.memory }
+
+// Threads that a run uses.
+func (s *Session) Threads() int { return s.threads }
 
 // Run computes all outputs. When ctx ends, the run ends after the operation that
 // the model is at.

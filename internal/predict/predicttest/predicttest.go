@@ -41,9 +41,9 @@ func Start(t testing.TB, blob store.Blob, environ map[string]string) *Server {
 		env[k] = v
 	}
 	s := &Server{}
-	var mc model.Config
-	f := &serve.Function{Name: "test", Configs: []any{&mc}, Wire: func(ctx context.Context, p *serve.Process) (err error) {
-		s.Registry, err = predict.Open(ctx, p, &mc, predict.Deps{Blob: blob, Formats: []engine.Format{onnxtest.Format(t)}})
+	var pc predict.Config
+	f := &serve.Function{Name: "test", Configs: pc.Parts(), Wire: func(ctx context.Context, p *serve.Process) (err error) {
+		s.Registry, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, Formats: []engine.Format{onnxtest.Format(t)}})
 		return err
 	}}
 	ctx, cancel := context.WithCancel(context.Background())

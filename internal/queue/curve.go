@@ -1,0 +1,84 @@
+package queue
+
+import (
+	"math/bits"
+	"time"
+)
+
+// average is a moving average.
+type average struct {
+	value float64
+	n     int
+}
+
+const (
+	recent  = 16 // samples that an average is about
+	outlier = 8  // times the average that one sample counts for at most: the machine was elsewhere
+)
+
+func (a *average) add(v float64) {
+	if a.n < recent {
+		a.n++
+	} else {
+		v = min(v, outlier*a.value)
+	}
+	a.value += (v - a.value) / float64(a.n)
+}
+
+// curve is what has been learned of how long a model takes for how many rows.
+type curve struct {
+	perRow [11]average // nanoseconds a row, of runs with 2^i to 2^(i+1)-1 rows; the last: and more
+	asked  int
+}
+
+const (
+	gain  = 0.95 // of the time of a row alone is little enough to join it
+	known = 3    // samples that an average must have to be believed
+	// probe is how often, in decisions, more rows are tried than have been worth it.
+	probe = 1024
+)
+
+func bucket(rows int64) int {
+	return min(bits.Len64(uint64(max(rows, 1)))-1, len(curve{}.perRow)-1)
+}
+
+func (c *curve) record(rows int64, took time.Duration) {
+	if rows > 0 {
+		c.perRow[bucket(rows)].add(float64(took) / float64(rows))
+	}
+}
+
+// expect tells how long so many rows are going to take, by the runs of that size
+// or else of the next smaller one that is known.
+func (c *curve) expect(rows int64) (took time.Duration, ok bool) {
+	for i := bucket(rows); i >= 0; i-- {
+		if c.perRow[i].n >= known {
+			return time.Duration(c.perRow[i].value * float64(max(rows, 1))), true
+		}
+	}
+	return 0, false
+}
+
+// most gives up to how many rows a request of so many is worth joining with
+// others: as long as a row gets cheaper with each doubling. The next doubling
+// that is not known yet is tried.
+func (c *curve) most(rows int64) int64 {
+	c.asked++
+	i := bucket(rows)
+	if c.perRow[i].n < known {
+		return rows // alone first, to compare with
+	}
+	for ; i+1 < len(c.perRow); i++ {
+		next := c.perRow[i+1]
+		if next.n < known {
+			return 1<<(i+2) - 1
+		}
+		if next.value > gain*c.perRow[i].value {
+			if c.asked%probe == 0 {
+				return 1<<(i+2) - 1
+			}
+			break
+		}
+	}
+	return 1<<(i+1) - 1
+}
