@@ -3,11 +3,9 @@ package cache
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"testing"
 	"time"
 
-	"github.com/pilotlight-ml/pilotlight/internal/store/redisstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -40,7 +38,10 @@ func BenchmarkHit(b *testing.B) {
 	c := open(b, &Config{Size: 1 << 26}, nil)
 	s := c.Scope(spec(nil))
 	inputs := floats("input", 50)
-	run := func(context.Context) ([]tensor.Tensor, error) { time.Sleep(time.Millisecond); return floats("out", 3), nil }
+	run := func(context.Context) ([]tensor.Tensor, error) {
+		time.Sleep(time.Millisecond)
+		return floats("out", 3), nil
+	}
 	hit := func(b *testing.B) {
 		_, o, err := s.Do(b.Context(), inputs, nil, Control{}, run)
 		if err != nil || !o.Status.Cached() && o.Status != Miss {
@@ -83,20 +84,14 @@ func BenchmarkMiss(b *testing.B) {
 
 // A hit in a real Redis, of a process whose memory does not hold it.
 func BenchmarkHitShared(b *testing.B) {
-	u, err := url.Parse(storetest.RedisURL(b))
-	if err != nil {
-		b.Fatal(err)
-	}
-	kv, err := redisstore.OpenKV(b.Context(), u)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { kv.Close() })
-	c := open(b, &Config{}, kv)
+	c := open(b, &Config{}, openRedis(b, storetest.RedisURL(b)))
 	awaitUp(b, c)
 	s := c.Scope(spec(nil))
 	inputs := floats("input", 50)
-	run := func(context.Context) ([]tensor.Tensor, error) { time.Sleep(time.Millisecond); return floats("out", 3), nil }
+	run := func(context.Context) ([]tensor.Tensor, error) {
+		time.Sleep(time.Millisecond)
+		return floats("out", 3), nil
+	}
 	await(b, func() bool {
 		_, o, err := s.Do(b.Context(), inputs, nil, Control{}, run)
 		return err == nil && o.Status == HitShared

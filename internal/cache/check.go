@@ -69,7 +69,8 @@ func near(a, b *tensor.Tensor) bool {
 	}
 	for i := 0; i < len(a.Data); i += size {
 		x, y := at(a.Data[i:]), at(b.Data[i:])
-		if x != y && !(math.IsNaN(x) && math.IsNaN(y)) && !(math.Abs(x-y) <= tolerance*(math.Max(math.Abs(x), math.Abs(y))+largest/100)) {
+		apart, most := math.Abs(x-y), tolerance*(math.Max(math.Abs(x), math.Abs(y))+largest/100)
+		if x != y && !(math.IsNaN(x) && math.IsNaN(y)) && (math.IsInf(apart, 1) || !(apart <= most)) {
 			return false
 		}
 	}

@@ -58,16 +58,16 @@ type Status uint8
 
 // The statuses. Off is that of a model whose answers are never remembered.
 const (
-	Off       Status = iota
-	Hit              // from the memory of this process
-	HitShared        // from the store that processes share
-	Stale            // from memory, past its time; a new one is being made
-	Joined           // of a run that another request had begun
-	Miss             // of a run
-	Forced           // of a run that the caller insisted on
-	Refused          // of a run, and the caller forbade to remember it
-	Skipped          // of a run, because looking up would cost more
-	Distrusted       // of a run, because the model answers differently each time
+	Off        Status = iota
+	Hit               // from the memory of this process
+	HitShared         // from the store that processes share
+	Stale             // from memory, past its time; a new one is being made
+	Joined            // of a run that another request had begun
+	Miss              // of a run
+	Forced            // of a run that the caller insisted on
+	Refused           // of a run, and the caller forbade to remember it
+	Skipped           // of a run, because looking up would cost more
+	Distrusted        // of a run, because the model answers differently each time
 	statuses
 )
 

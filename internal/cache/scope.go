@@ -73,6 +73,7 @@ type request struct {
 	outputs []string
 	keyer   *keyer
 	key     Key
+	away    time.Duration // spent on the run and on the store
 }
 
 type run func(ctx context.Context) ([]tensor.Tensor, error)
@@ -82,12 +83,30 @@ func (r *request) do(ctx context.Context, run run) ([]tensor.Tensor, Outcome, er
 		answer, err := r.compute(ctx, run)
 		return answer, Outcome{Status: without}, err
 	}
-	e, o := r.look()
-	switch {
-	case o.Status != Miss:
+	if n := r.Scope.memory.ask(r.hits, &r.run); n%sampled == 0 {
+		begin := time.Now()
+		answer, o, err := r.through(ctx, run)
+		if o.Status != Joined { // which waited for another
+			r.Scope.memory.cost.add(time.Since(begin) - r.away)
+		}
+		return answer, o, err
+	}
+	return r.through(ctx, run)
+}
+
+// sampled is of how many requests one has the time taken that the cache costs.
+const sampled = 16
+
+// through takes the request through the cache.
+func (r *request) through(ctx context.Context, run run) ([]tensor.Tensor, Outcome, error) {
+	r.keyer = r.cache.keyer.Load()
+	r.key = r.keyer.key(r.image, r.inputs, r.outputs)
+	e := r.cache.memory.get(r.key)
+	if o := r.judge(e, time.Now(), Hit); o.Status != Miss {
 		r.after(e.outputs, o)
 		return e.outputs, o, nil
-	case r.control.NoCache:
+	}
+	if r.control.NoCache {
 		return r.fill(ctx, run, Forced)
 	}
 	answer, o, joined, err := r.cache.flight.do(ctx, r.key, func(ctx context.Context) ([]tensor.Tensor, Outcome, error) {
@@ -121,27 +140,6 @@ func (r *request) without() Status {
 	return Miss
 }
 
-// sampled is of how many lookups one has its time taken.
-const sampled = 16
-
-// look hashes the request and looks into memory.
-func (r *request) look() (*entry, Outcome) {
-	level := &r.Scope.memory
-	n := level.ask(r.hits, &r.run)
-	var begin time.Time
-	if n%sampled == 0 {
-		begin = time.Now()
-	}
-	r.keyer = r.cache.keyer.Load()
-	r.key = r.keyer.key(r.image, r.inputs, r.outputs)
-	e := r.cache.memory.get(r.key)
-	now := time.Now()
-	if n%sampled == 0 {
-		level.cost.add(now.Sub(begin))
-	}
-	return e, r.judge(e, now, Hit)
-}
-
 // judge tells what an entry that was found is good for; Miss: nothing.
 func (r *request) judge(e *entry, now time.Time, fresh Status) Outcome {
 	if e == nil {
@@ -171,6 +169,7 @@ func (r *request) find(ctx context.Context, run run) ([]tensor.Tensor, Outcome, 
 		e := s.get(ctx, r.keyer, r.key)
 		now := time.Now()
 		level.cost.add(now.Sub(begin))
+		r.away += now.Sub(begin)
 		if o := r.judge(e, now, HitShared); o.Status != Miss {
 			e.life = o.TTL + r.spec.Stale
 			r.cache.memory.put(r.key, e)
@@ -192,8 +191,9 @@ func (r *request) fill(ctx context.Context, run run, status Status) ([]tensor.Te
 func (r *request) compute(ctx context.Context, run run) ([]tensor.Tensor, error) {
 	begin := time.Now()
 	answer, err := run(ctx)
-	if err == nil {
-		r.run.add(time.Since(begin))
+	spent := time.Since(begin)
+	if r.away += spent; err == nil {
+		r.run.add(spent)
 	}
 	return answer, err
 }

@@ -33,7 +33,7 @@ type level struct {
 	asked  atomic.Int64
 	skip   atomic.Int64 // requests still to go without
 	before atomic.Int64 // hits up to the last decision
-	cost   average      // of a lookup
+	cost   average      // for each request that looks here, beside what it finds
 }
 
 // wanted reports whether the next request should look here.
