@@ -75,7 +75,7 @@ func BenchmarkMiss(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		values[0]++
-		s.memory.skip.Store(0)
+		s.trials.skip.Store(0)
 		if _, o, err := s.Do(ctx, inputs, nil, Control{}, func(context.Context) ([]tensor.Tensor, error) { return answer, nil }); err != nil || o.Status != Miss && o.Status != Hit {
 			b.Fatal(o, err)
 		}

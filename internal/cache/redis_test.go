@@ -71,7 +71,7 @@ func TestRedisFailsUnderLoad(t *testing.T) {
 		load.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				limited, cancel := context.WithTimeout(context.Background(), deadline)
-				x := float32(g*1_000_000 + n%1000)
+				x := float32(g*1_000_000 + n%100)
 				_, o, err := s.Do(limited, []tensor.Tensor{tensor.Of("x", []int64{1}, []float32{x})}, nil, Control{}, m.run)
 				cancel()
 				if err != nil {

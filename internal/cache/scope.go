@@ -30,11 +30,12 @@ type Scope struct {
 	spec  Spec
 	image []byte // what keys begin with
 
-	run            average // what an answer costs without the cache
-	memory, shared level
-	distrusted     atomic.Bool
-	results        [statuses]atomic.Int64
-	checks         atomic.Int64
+	run        average // what an answer costs without the cache
+	trials     trials  // of the cache as a whole
+	sample     sample  // of the store
+	distrusted atomic.Bool
+	results    [statuses]atomic.Int64
+	checks     atomic.Int64
 }
 
 // Scope prepares the cache of a version. It lives as long as the cache.
@@ -83,19 +84,19 @@ func (r *request) do(ctx context.Context, run run) ([]tensor.Tensor, Outcome, er
 		answer, err := r.compute(ctx, run)
 		return answer, Outcome{Status: without}, err
 	}
-	if n := r.Scope.memory.ask(r.hits, &r.run); n%sampled == 0 {
+	if n := r.trials.ask(r.hits, &r.run); n%timed == 0 {
 		begin := time.Now()
 		answer, o, err := r.through(ctx, run)
 		if o.Status != Joined { // which waited for another
-			r.Scope.memory.cost.add(time.Since(begin) - r.away)
+			r.trials.cost.add(time.Since(begin) - r.away)
 		}
 		return answer, o, err
 	}
 	return r.through(ctx, run)
 }
 
-// sampled is of how many requests one has the time taken that the cache costs.
-const sampled = 16
+// timed is of how many requests one has the time taken that the cache costs.
+const timed = 16
 
 // through takes the request through the cache.
 func (r *request) through(ctx context.Context, run run) ([]tensor.Tensor, Outcome, error) {
@@ -134,7 +135,7 @@ func (r *request) without() Status {
 		return Distrusted
 	case r.control.NoStore:
 		return Refused
-	case !r.Scope.memory.wanted():
+	case !r.trials.wanted():
 		return Skipped
 	}
 	return Miss
@@ -163,14 +164,17 @@ func (r *request) find(ctx context.Context, run run) ([]tensor.Tensor, Outcome, 
 	if o := r.judge(e, time.Now(), Hit); o.Status != Miss {
 		return e.outputs, o, nil
 	}
-	if s, level := r.cache.shared, &r.Scope.shared; s != nil && s.up.Load() && level.wanted() {
-		level.ask(r.results[HitShared].Load, &r.run)
+	if s := r.store(); s != nil {
 		begin := time.Now()
-		e := s.get(ctx, r.keyer, r.key)
+		e, answered := s.get(ctx, r.keyer, r.key)
 		now := time.Now()
-		level.cost.add(now.Sub(begin))
 		r.away += now.Sub(begin)
-		if o := r.judge(e, now, HitShared); o.Status != Miss {
+		o := r.judge(e, now, HitShared)
+		if answered { // else it tells nothing of better days
+			r.sample.cost.add(now.Sub(begin))
+			r.sample.saw(r.key, o.Status != Miss, &r.run)
+		}
+		if o.Status != Miss {
 			e.life = o.TTL + r.spec.Stale
 			r.cache.memory.put(r.key, e)
 			return e.outputs, o, nil
@@ -179,13 +183,21 @@ func (r *request) find(ctx context.Context, run run) ([]tensor.Tensor, Outcome, 
 	return r.fill(ctx, run, Miss)
 }
 
+// store is the store that the request may use, or nil.
+func (r *request) store() *shared {
+	if s := r.cache.shared; s != nil && s.up.Load() && r.sample.wanted(r.key) {
+		return s
+	}
+	return nil
+}
+
 // fill runs the model and remembers its answer.
 func (r *request) fill(ctx context.Context, run run, status Status) ([]tensor.Tensor, Outcome, error) {
 	answer, err := r.compute(ctx, run)
 	if err != nil {
 		return nil, Outcome{Status: status}, err
 	}
-	return answer, Outcome{Status: status, Stored: r.store(answer)}, nil
+	return answer, Outcome{Status: status, Stored: r.remember(answer)}, nil
 }
 
 func (r *request) compute(ctx context.Context, run run) ([]tensor.Tensor, error) {
@@ -198,7 +210,7 @@ func (r *request) compute(ctx context.Context, run run) ([]tensor.Tensor, error)
 	return answer, err
 }
 
-func (r *request) store(answer []tensor.Tensor) bool {
+func (r *request) remember(answer []tensor.Tensor) bool {
 	raw := encode(answer, time.Now().UnixNano(), int(r.cache.config.Value))
 	if raw == nil {
 		return false
@@ -208,7 +220,7 @@ func (r *request) store(answer []tensor.Tensor) bool {
 		return false // no tensors: the engine's fault, and not for this place to tell
 	}
 	e.life = r.spec.TTL + r.spec.Stale
-	if s := r.cache.shared; s != nil && s.up.Load() && r.Scope.shared.skip.Load() <= 0 {
+	if s := r.store(); s != nil {
 		signature := r.keyer.sign(r.key, raw[entryStart:])
 		copy(raw, signature[:])
 		s.put(write{r.key, raw, e.life})

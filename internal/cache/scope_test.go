@@ -139,7 +139,7 @@ func TestMemoryHasABound(t *testing.T) {
 	c := open(t, &Config{Size: most}, nil)
 	s := c.Scope(spec(m.compute))
 	for x := range 5000 {
-		s.memory.skip.Store(0)
+		s.trials.skip.Store(0)
 		if _, _, err := s.Do(t.Context(), floats("x", 1+x), nil, Control{}, m.run); err != nil {
 			t.Fatal(err)
 		}
@@ -247,42 +247,71 @@ func TestBackgroundRunsOwnTheirInputs(t *testing.T) {
 	})
 }
 
-func TestCheapModelsGoWithout(t *testing.T) {
-	for name, c := range map[string]struct {
-		hits      int64
-		run, cost time.Duration
-		want      bool
-	}{
-		"dear":                     {0, time.Millisecond, time.Microsecond, true},
-		"cheaper than a lookup":    {trial, 5 * time.Microsecond, 60 * time.Microsecond, false},
-		"cheap and seldom hit":     {1, 5 * time.Microsecond, time.Microsecond, false},
-		"cheap and often hit":      {trial / 2, 5 * time.Microsecond, time.Microsecond, true},
-		"nothing known of the run": {0, 0, time.Microsecond, true},
-	} {
+var benefits = map[string]struct {
+	share     float64 // of hits
+	run, cost time.Duration
+	pays      bool
+}{
+	"dear":                     {0, time.Millisecond, 500 * time.Nanosecond, true},
+	"cheaper than a lookup":    {1, 5 * time.Microsecond, 60 * time.Microsecond, false},
+	"cheap and seldom hit":     {.05, 5 * time.Microsecond, time.Microsecond, false},
+	"cheap and often hit":      {.5, 5 * time.Microsecond, time.Microsecond, true},
+	"nothing known of the run": {0, 0, time.Microsecond, true},
+}
+
+func TestTrials(t *testing.T) {
+	for name, c := range benefits {
 		t.Run(name, func(t *testing.T) {
-			var l level
+			var trials trials
 			var run average
 			run.add(c.run)
-			l.cost.add(c.cost)
+			trials.cost.add(c.cost)
 			for range trial {
-				if !l.wanted() {
+				if !trials.wanted() {
 					t.Fatal("skipped before there was a trial")
 				}
-				l.ask(func() int64 { return c.hits }, &run)
+				trials.ask(func() int64 { return int64(c.share * trial) }, &run)
 			}
-			if got := l.wanted(); got != c.want {
-				t.Errorf("wanted: got %v, want %v", got, c.want)
+			paused := 0
+			for !trials.wanted() {
+				paused++
 			}
-			if c.want {
-				return
+			if want := trial * pause; c.pays && paused != 0 || !c.pays && paused != want {
+				t.Errorf("got a pause of %d requests, want one of %d: %v", paused, want, !c.pays)
 			}
-			for n := 1; ; n++ {
-				if l.wanted() {
-					if n != trial*pause {
-						t.Errorf("got another trial after %d requests, want %d", n, trial*pause)
-					}
-					return
+		})
+	}
+}
+
+func TestSample(t *testing.T) {
+	in, out := Key{0}, Key{1}
+	for name, c := range benefits {
+		t.Run(name, func(t *testing.T) {
+			var s sample
+			var run average
+			run.add(c.run)
+			s.cost.add(c.cost)
+			for range 10 * sampleLeast {
+				s.saw(out, true, &run) // tells nothing
+			}
+			for i := range sampleLeast {
+				if !s.wanted(out) {
+					t.Fatal("not wanted before there was a sample")
 				}
+				s.saw(in, float64(i) < c.share*sampleLeast, &run)
+			}
+			if got := s.wanted(out); got != c.pays {
+				t.Errorf("wanted: got %v, want %v", got, c.pays)
+			}
+			for range sampleLeast { // the model became slow, and asked for again and again
+				run.add(time.Second)
+				if !s.wanted(in) {
+					t.Fatal("a key of the sample is left out")
+				}
+				s.saw(in, true, &run)
+			}
+			if !s.wanted(out) {
+				t.Error("not wanted though it pays now")
 			}
 		})
 	}
@@ -304,7 +333,7 @@ func TestSkippedRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &oracle{same: true}
 		s := open(t, &Config{Size: 1 << 20}, nil).Scope(spec(m.compute))
-		s.memory.cost.add(time.Hour)
+		s.trials.cost.add(time.Hour)
 		s.run.add(time.Second)
 		for x := range trial {
 			m.ask(t, s, float32(x), "", Miss, 1)

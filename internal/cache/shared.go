@@ -61,22 +61,23 @@ func (s *shared) within(ctx context.Context) (context.Context, context.CancelFun
 	return context.WithTimeout(ctx, budget)
 }
 
-// get reads the entry of a key; nil: there is none to be had.
-func (s *shared) get(ctx context.Context, k *keyer, key Key) *entry {
+// get reads the entry of a key, nil where there is none; answered tells whether
+// the store said so, or said nothing in time.
+func (s *shared) get(ctx context.Context, k *keyer, key Key) (e *entry, answered bool) {
 	limited, cancel := s.within(ctx)
 	defer cancel()
 	item, err := s.kv.Get(limited, s.name(key))
-	if !s.answered(ctx, err, &s.readErrors) || err != nil {
-		return nil
+	if answered = s.answered(ctx, err, &s.readErrors); err != nil {
+		return nil, answered
 	}
 	raw := item.Value
 	if len(raw) >= entryStart && len(raw) <= s.most && Key(raw) == k.sign(key, raw[entryStart:]) {
-		if e := decode(raw); e != nil {
-			return e
-		}
+		e = decode(raw)
 	}
-	s.damaged.Add(1)
-	return nil
+	if e == nil {
+		s.damaged.Add(1)
+	}
+	return e, true
 }
 
 // answered notes whether the store did what was asked on behalf of ctx.

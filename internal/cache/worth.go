@@ -20,37 +20,64 @@ func (a *average) add(d time.Duration) {
 
 func (a *average) get() float64 { return math.Float64frombits(a.bits.Load()) }
 
-const (
-	// trial is after how many lookups it is decided anew whether they pay.
-	trial = 64
-	// pause is how many requests then go without, per lookup of a trial: what does
-	// not pay costs a thirty-third of what it would.
-	pause = 32
-)
+// pays reports whether asked lookups, hits of them good for a run, saved more
+// than they cost. No hit is no proof that there are none: the rule of succession
+// gives the benefit of the doubt. So does what was never measured.
+func pays(hits, asked int64, run, cost *average) bool {
+	saved := min(1, float64(hits+1)/float64(asked+2)) * run.get()
+	return saved == 0 || saved >= cost.get()
+}
 
-// level tells whether lookups at one level of the cache pay.
-type level struct {
+// trials decide about the whole cache, key and all: where a trial does not pay,
+// the requests after it go without, until the next one. What trials store stays,
+// so that in time they see what all requests would.
+type trials struct {
 	asked  atomic.Int64
 	skip   atomic.Int64 // requests still to go without
 	before atomic.Int64 // hits up to the last decision
-	cost   average      // for each request that looks here, beside what it finds
+	cost   average      // of the cache for a request, beside what the run and the store take
 }
 
-// wanted reports whether the next request should look here.
-func (l *level) wanted() bool { return l.skip.Load() <= 0 || l.skip.Add(-1) < 0 }
+const (
+	trial = 1024 // requests
+	pause = 16   // trials that a pause is long: what does not pay costs a seventeenth of what it would
+)
 
-// ask counts a lookup, and decides after each trial whether to go on. hits gives
-// all hits so far; run is what a hit saves. A trial without a hit is no proof
-// that there are none, so the rule of succession gives the benefit of the doubt.
-func (l *level) ask(hits func() int64, run *average) (n int64) {
-	n = l.asked.Add(1)
-	if n%trial != 0 {
-		return n
-	}
-	now := hits()
-	ratio := min(1, float64(now-l.before.Swap(now)+1)/(trial+2))
-	if saved := ratio * run.get(); saved > 0 && saved < l.cost.get() {
-		l.skip.Store(trial * pause)
+func (t *trials) wanted() bool { return t.skip.Load() <= 0 || t.skip.Add(-1) < 0 }
+
+// ask counts a request, and decides after each trial. hits gives all hits so far.
+func (t *trials) ask(hits func() int64, run *average) (n int64) {
+	if n = t.asked.Add(1); n%trial == 0 {
+		now := hits()
+		if !pays(now-t.before.Swap(now), trial, run, &t.cost) {
+			t.skip.Store(trial * pause)
+		}
 	}
 	return n
+}
+
+// sample decides about the store by a sixteenth of all keys, which always go
+// there: so it sees the share of hits that all would have, whether they go or not.
+type sample struct {
+	asked, hits atomic.Int64 // since the last decision
+	poor        atomic.Bool
+	cost        average // of a lookup
+}
+
+const sampleLeast = 64 // lookups for a decision
+
+func sampled(key Key) bool { return key[0]%16 == 0 }
+
+func (s *sample) wanted(key Key) bool { return sampled(key) || !s.poor.Load() }
+
+func (s *sample) saw(key Key, hit bool, run *average) {
+	if !sampled(key) {
+		return
+	}
+	if hit {
+		s.hits.Add(1)
+	}
+	if n := s.asked.Add(1); n >= sampleLeast && s.asked.CompareAndSwap(n, 0) {
+		s.poor.Store(!pays(s.hits.Swap(0), n, run, &s.cost))
+	}
 }
