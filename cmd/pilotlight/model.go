@@ -35,7 +35,7 @@ func modelCommand(c *client) *cobra.Command {
 
 func pushCommand(c *client) *cobra.Command {
 	settings := predict.PushSettings{By: whoami()}
-	var ttl time.Duration
+	var ttl, stale time.Duration
 	var sample string
 	cmd := &cobra.Command{
 		Use:   "push NAME FILE",
@@ -49,7 +49,7 @@ version; later versions wait until an alias is moved to them.`,
   pilotlight model push fraud fraud.onnx --alias champion --label commit=4f2c1e`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			settings.Cache.TTL = model.Duration(ttl)
+			settings.Cache = model.Cache{TTL: model.Duration(ttl), Stale: model.Duration(stale)}
 			if sample != "" {
 				b, err := os.ReadFile(sample)
 				if err != nil {
@@ -70,6 +70,7 @@ version; later versions wait until an alias is moved to them.`,
 	flags.IntVar(&settings.Threads, "threads", 0, "threads that one run may use (0: by the model's size)")
 	flags.IntVar(&settings.Batching.MaxRows, "max-rows", 0, "how many `rows` of different requests one run may join (0: as many as are worth it, 1: none)")
 	flags.DurationVar(&ttl, "cache-ttl", 0, "how long an answer may be remembered (0: not at all)")
+	flags.DurationVar(&stale, "cache-stale", 0, "how long after that it may still be given, while a new one is made (0: not at all)")
 	flags.StringVar(&sample, "sample", "", "`file` with a V2 inference request to check and warm the model with")
 	flags.IntVar(&settings.Warmup.Runs, "warmup-runs", 0, "how often the sample runs after each load (0: once)")
 	return cmd

@@ -270,7 +270,7 @@ func (r *request) check(before []tensor.Tensor) {
 			return
 		}
 		own.checks.Add(1)
-		if !same(before, now) && !own.distrusted.Swap(true) {
+		if !tensor.Near(before, now) && !own.distrusted.Swap(true) {
 			own.cache.log.Warn("cache: the model answers the same request differently, so its answers are remembered no more by this process", "model", own.spec.Model)
 		}
 	})

@@ -16,6 +16,7 @@
 package model
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -46,6 +47,16 @@ type Manifest struct {
 	CreatedBy string    `json:"created_by,omitempty"`
 }
 
+// Identity is a digest of all that the manifest says.
+func (m *Manifest) Identity() string {
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // it was read from JSON, or is about to be written
+	}
+	sum := sha256.Sum256(b)
+	return string(newDigest(sum[:]))
+}
+
 // Settings are what a publisher may decide about a version.
 type Settings struct {
 	// Threads that one run may use; 0 leaves it to the runtime.
@@ -68,6 +79,9 @@ type Batching struct {
 // Cache bounds how old a remembered answer may be.
 type Cache struct {
 	TTL Duration `json:"ttl,omitempty"` // 0: answers are never remembered
+	// Stale is for how long after that an answer may be given once more, while a
+	// new one is made behind it.
+	Stale Duration `json:"stale,omitempty"`
 }
 
 // Warmup is run whenever a session has been made.
@@ -99,6 +113,10 @@ func (s Settings) validate() error {
 		return fault.New(fault.Invalid, "batching.max_rows is %d, expected 0 (as many as are worth it), 1 (requests are never joined) or more", s.Batching.MaxRows)
 	case s.Cache.TTL < 0:
 		return fault.New(fault.Invalid, "cache.ttl is %s, expected 0 (no caching) or more", time.Duration(s.Cache.TTL))
+	case s.Cache.Stale < 0:
+		return fault.New(fault.Invalid, "cache.stale is %s, expected 0 (stale answers are never given) or more", time.Duration(s.Cache.Stale))
+	case s.Cache.Stale > 0 && s.Cache.TTL == 0:
+		return fault.New(fault.Invalid, "cache.stale is %s without cache.ttl: answers are not remembered at all", time.Duration(s.Cache.Stale))
 	case s.Warmup.Runs < 0 || s.Warmup.Runs > 100:
 		return fault.New(fault.Invalid, "warmup.runs is %d, expected 0 to 100", s.Warmup.Runs)
 	}

@@ -8,10 +8,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zlib"
 
+	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
@@ -23,13 +25,15 @@ import (
 type exchange struct {
 	body    []byte
 	header  int // length of the JSON part of body, -1: all of it is
+	control cache.Control
 	in      oip.Request
 	request Request
 	names   []string
 
 	out       oip.Response
 	buf       []byte
-	outHeader int  // as header, of buf
+	outHeader int // as header, of buf
+	cached    cache.Outcome
 	large     bool // the request was, and so is the memory that it took
 }
 
@@ -66,7 +70,7 @@ func (e *exchange) decode(m *model.Manifest) (*Request, error) {
 		}
 		e.names = append(e.names, o.Name)
 	}
-	e.request = Request{ID: e.in.ID, Inputs: e.in.Inputs, Outputs: e.names}
+	e.request = Request{ID: e.in.ID, Inputs: e.in.Inputs, Outputs: e.names, Cache: e.control}
 	return &e.request, nil
 }
 
@@ -82,14 +86,14 @@ func (e *exchange) decodeRaw(m *model.Manifest) (*Request, error) {
 	e.in.ID, e.in.Parameters, e.in.Outputs = "", nil, e.in.Outputs[:0]
 	e.in.Inputs = append(e.in.Inputs[:0], t)
 	e.in.BinaryOutput = true
-	e.request = Request{Inputs: e.in.Inputs}
+	e.request = Request{Inputs: e.in.Inputs, Cache: e.control}
 	return &e.request, nil
 }
 
 // encode writes the answer into the exchange's buffer.
 func (e *exchange) encode(a *Answer, version string) error {
 	e.out.ModelName, e.out.ModelVersion, e.out.ID = a.Manifest.Name, version, e.in.ID
-	e.out.Outputs = a.Outputs
+	e.out.Outputs, e.cached = a.Outputs, a.Cache
 	e.out.Binary = e.out.Binary[:0]
 	for i := range a.Outputs {
 		binary := e.in.BinaryOutput
@@ -115,6 +119,7 @@ func (e *exchange) write(w http.ResponseWriter, r *http.Request) error {
 	} else {
 		head["Content-Type"] = jsonValue
 	}
+	tellCache(head, e.cached)
 	if len(e.buf) >= compressLeast {
 		head["Vary"] = varyValue
 		if coding := acceptedCoding(r.Header.Get("Accept-Encoding")); coding != "" {
@@ -124,6 +129,17 @@ func (e *exchange) write(w http.ResponseWriter, r *http.Request) error {
 	head.Set("Content-Length", strconv.Itoa(len(e.buf)))
 	_, err := w.Write(e.buf)
 	return writeError(r, err)
+}
+
+// tellCache says in the header where an answer came from (RFC 9211, and RFC 9111 of its age).
+func tellCache(head http.Header, o cache.Outcome) {
+	if o.Status == cache.Off {
+		return
+	}
+	head["Cache-Status"] = []string{string(o.AppendHeader(nil))}
+	if o.Status.Cached() {
+		head["Age"] = []string{strconv.FormatInt(int64(o.Age/time.Second), 10)}
+	}
 }
 
 // Header values that never change are shared, not made anew for each answer.

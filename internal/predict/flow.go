@@ -1,6 +1,6 @@
 // Package predict answers inference requests: it finds the version that a
-// request means, has it loaded where it is not warm, checks the inputs against
-// its signature, runs it, and encodes what it says.
+// request means, checks the inputs against its signature, remembers the answer or
+// has the model loaded and run, and encodes what it says.
 //
 // Flow is that path for typed tensors and knows no protocol; Handler is its
 // HTTP edge, the Open Inference Protocol V2 and the registry's administration.
@@ -16,6 +16,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/queue"
@@ -27,22 +28,25 @@ import (
 type Flow struct {
 	registry *model.Registry
 	queue    *queue.Queue
+	cache    *cache.Cache
 	tel      *instruments
 
 	// last holds, for each ref without a number, the version that answered it last
 	// (model.Ref -> *model.Manifest): it goes on answering while a new one loads.
 	last sync.Map
 	// served holds what is kept of each version (*model.Manifest -> *served).
-	served sync.Map
+	served  sync.Map
+	serving sync.Mutex // held while something is put there
 }
 
-// New makes the flow of a registry, whose models share the CPUs of a queue.
-func New(registry *model.Registry, q *queue.Queue, tel *telemetry.Telemetry) (*Flow, error) {
+// New makes the flow of a registry, whose models share the CPUs of a queue, and
+// whose answers a cache remembers where their publishers allow it.
+func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, tel *telemetry.Telemetry) (*Flow, error) {
 	instruments, err := newInstruments(tel)
 	if err != nil {
 		return nil, err
 	}
-	return &Flow{registry: registry, queue: q, tel: instruments}, nil
+	return &Flow{registry: registry, queue: q, cache: c, tel: instruments}, nil
 }
 
 // served is what the flow keeps of one version.
@@ -50,19 +54,40 @@ type served struct {
 	version  string                   // its number as text
 	labels   metric.MeasurementOption // of its metrics
 	lane     *queue.Lane
-	unloaded atomic.Bool // by a caller's wish, and not used since
+	answers  *cache.Scope // nil: they are not remembered
+	unloaded atomic.Bool  // by a caller's wish, and not used since
 	stats    stats
 }
 
 func (f *Flow) of(m *model.Manifest) *served {
-	if v, ok := f.served.Load(m); ok {
-		return v.(*served)
+	v, ok := f.served.Load(m)
+	if !ok {
+		v = f.serve(m)
 	}
-	v, _ := f.served.LoadOrStore(m, &served{
+	return v.(*served)
+}
+
+func (f *Flow) serve(m *model.Manifest) any {
+	f.serving.Lock()
+	defer f.serving.Unlock()
+	if v, ok := f.served.Load(m); ok {
+		return v
+	}
+	s := &served{
 		version: strconv.Itoa(m.Version), labels: labelsOf(m),
 		lane: f.queue.Lane(m.Name, m.Signature, m.Batching.MaxRows),
-	})
-	return v.(*served)
+	}
+	if m.Cache.TTL > 0 {
+		s.answers = f.cache.Scope(cache.Spec{
+			Model: m.Name, Identity: []string{string(m.Digest), m.Identity()},
+			TTL: time.Duration(m.Cache.TTL), Stale: time.Duration(m.Cache.Stale),
+			Compute: func(ctx context.Context, inputs []tensor.Tensor, outputs []string) ([]tensor.Tensor, error) {
+				return f.compute(ctx, m, s, inputs, outputs, &timings{})
+			},
+		})
+	}
+	f.served.Store(m, s)
+	return s
 }
 
 // Request is one inference, whatever protocol it came by.
@@ -70,17 +95,19 @@ type Request struct {
 	Ref     model.Ref
 	ID      string // the caller's own name for it, for the log
 	Inputs  []tensor.Tensor
-	Outputs []string // wanted, in this order; empty: all
+	Outputs []string      // wanted, in this order; empty: all
+	Cache   cache.Control // what the caller says of remembered answers
 }
 
-// Answer is what a model said.
+// Answer is what a model said. Others may have been given the same outputs:
+// nobody writes to them.
 type Answer struct {
 	Manifest *model.Manifest
 	Outputs  []tensor.Tensor
+	Cache    cache.Outcome
 }
 
-// Infer runs one request. The inputs are read until it returns; the outputs
-// are the caller's.
+// Infer answers one request. The inputs are read until it returns.
 func (f *Flow) Infer(ctx context.Context, r *Request) (*Answer, error) {
 	m, err := f.Pick(ctx, r.Ref)
 	if err != nil {
@@ -101,7 +128,7 @@ func (f *Flow) InferWith(ctx context.Context, m *model.Manifest, r *Request) (*A
 		return nil, err
 	}
 	s.unloaded.Store(false)
-	return &Answer{Manifest: m, Outputs: outputs}, nil
+	return &Answer{Manifest: m, Outputs: outputs, Cache: t.cache}, nil
 }
 
 func (f *Flow) run(ctx context.Context, m *model.Manifest, s *served, r *Request, t *timings) ([]tensor.Tensor, error) {
@@ -112,6 +139,18 @@ func (f *Flow) run(ctx context.Context, m *model.Manifest, s *served, r *Request
 	if err := knownOutputs(m, r.Outputs); err != nil {
 		return nil, err
 	}
+	if s.answers == nil {
+		return f.compute(ctx, m, s, inputs, r.Outputs, t)
+	}
+	var outputs []tensor.Tensor
+	outputs, t.cache, err = s.answers.Do(ctx, inputs, r.Outputs, r.Cache, func(ctx context.Context) ([]tensor.Tensor, error) {
+		return f.compute(ctx, m, s, inputs, r.Outputs, t)
+	})
+	return outputs, err
+}
+
+// compute has the model run.
+func (f *Flow) compute(ctx context.Context, m *model.Manifest, s *served, inputs []tensor.Tensor, outputs []string, t *timings) ([]tensor.Tensor, error) {
 	begin := time.Now()
 	lease, err := f.registry.Warm.Acquire(ctx, m)
 	if err != nil {
@@ -120,11 +159,11 @@ func (f *Flow) run(ctx context.Context, m *model.Manifest, s *served, r *Request
 	defer lease.Release()
 	acquired := time.Now()
 	done, err := s.lane.Infer(ctx, lease.Session, inputs)
-	t.queue, t.run, t.first, t.batch = acquired.Sub(begin)+done.Waited, done.Took, done.First, done.Rows
 	if err != nil {
 		return nil, err
 	}
-	return choose(done.Outputs, r.Outputs), nil
+	t.ran, t.queue, t.run, t.first, t.batch = true, acquired.Sub(begin)+done.Waited, done.Took, done.First, done.Rows
+	return choose(done.Outputs, outputs), nil
 }
 
 // Pick finds the version that answers a ref now. Where the ref has come to mean

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
@@ -48,7 +49,12 @@ func TestFlowNeedsNoProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flow, err := predict.New(s.Registry, lanes, tel)
+	answers, err := cache.Open(&cache.Config{}, nil, tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answers.Close()
+	flow, err := predict.New(s.Registry, lanes, answers, tel)
 	if err != nil {
 		t.Fatal(err)
 	}

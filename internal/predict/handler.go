@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
@@ -178,11 +180,19 @@ func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {
 	defer done()
 	e := exchanges.Get().(*exchange)
 	defer e.free()
-	e.body, e.header = body, header
+	e.body, e.header, e.control = body, header, cacheControl(r)
 	if err := h.flow.pass(r.Context(), ref, begin, e); err != nil {
 		return err
 	}
 	return e.write(w, r)
+}
+
+// cacheControl reads what the caller says of remembered answers.
+func cacheControl(r *http.Request) cache.Control {
+	if values := r.Header["Cache-Control"]; values != nil {
+		return cache.ParseControl(strings.Join(values, ","))
+	}
+	return cache.Control{}
 }
 
 func (h *Handler) index(w http.ResponseWriter, r *http.Request) error {

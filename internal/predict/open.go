@@ -3,6 +3,7 @@ package predict
 import (
 	"context"
 
+	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
@@ -14,6 +15,7 @@ import (
 // Deps are what a flow is made of.
 type Deps struct {
 	Blob    store.Blob // the bucket
+	Answers store.KV   // where processes share what they remember of answers; nil: each has its own
 	Formats []engine.Format
 	Sink    event.Sink // hears of changes to models; nil: nobody does
 	Events  *event.Mux // takes what the flow wants to hear; nil: it hears nothing
@@ -23,10 +25,11 @@ type Deps struct {
 type Config struct {
 	Model model.Config
 	Queue queue.Config
+	Cache cache.Config
 }
 
 // Parts are the packages' own configurations, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue} }
+func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache} }
 
 // Open wires the flow of a bucket and mounts it on a process, which closes it.
 func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Registry, error) {
@@ -44,7 +47,12 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 	if err != nil {
 		return nil, err
 	}
-	flow, err := New(registry, lanes, p.Tel)
+	answers, err := cache.Open(&c.Cache, d.Answers, p.Tel)
+	if err != nil {
+		return nil, err
+	}
+	p.Defer(answers.Close)
+	flow, err := New(registry, lanes, answers, p.Tel)
 	if err != nil {
 		return nil, err
 	}

@@ -79,6 +79,7 @@ func (f *Flow) statistics(m *model.Manifest) oip.ModelStatistics {
 		Inference: oip.InferenceStatistics{
 			Success: s.success.stat(), Fail: s.fail.stat(), Queue: s.queue.stat(),
 			ComputeInput: s.input.stat(), ComputeInfer: s.infer.stat(), ComputeOutput: s.output.stat(),
+			CacheHit: s.hit.stat(), CacheMiss: s.miss.stat(),
 		},
 		Response: map[string]struct{}{}, Batches: []oip.BatchStatistics{}, Memory: []oip.MemoryUsage{},
 	}

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
 )
 
@@ -11,6 +12,8 @@ import (
 // protocol's edge and are added by it.
 type timings struct {
 	rows  int64
+	cache cache.Outcome
+	ran   bool          // the model ran for it: else what follows is nothing
 	queue time.Duration // waiting for a session and for a turn
 	run   time.Duration // of the run that it was in
 	first bool          // it stands for that run, in which there may have been others
@@ -29,6 +32,7 @@ type stats struct {
 	input      sum
 	infer      sum
 	output     sum
+	hit, miss  sum
 	batches    map[int64]*batch
 }
 
@@ -62,8 +66,18 @@ func (s *stats) record(begin time.Time, t *timings, err error) {
 		return
 	}
 	s.last = begin
-	s.rows += uint64(t.rows)
 	s.success.add(total)
+	switch t.cache.Status {
+	case cache.Off:
+	case cache.Hit, cache.HitShared, cache.Stale, cache.Joined:
+		s.hit.add(total)
+	default:
+		s.miss.add(total - t.queue - t.run)
+	}
+	if !t.ran {
+		return
+	}
+	s.rows += uint64(t.rows)
 	s.queue.add(t.queue)
 	s.infer.add(t.run)
 	if t.first {

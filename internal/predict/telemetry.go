@@ -45,6 +45,8 @@ func (t *instruments) inference(ctx context.Context, labels metric.MeasurementOp
 		t.failures.Add(ctx, 1, labels, metric.WithAttributes(attribute.String("kind", fault.KindOf(err).String())))
 		return
 	}
-	t.duration.Record(ctx, spent.run.Seconds(), labels)
+	if spent.ran {
+		t.duration.Record(ctx, spent.run.Seconds(), labels)
+	}
 	t.rows.Add(ctx, spent.rows, labels)
 }

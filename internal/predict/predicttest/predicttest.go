@@ -30,12 +30,19 @@ type Server struct {
 // that keep it to itself; blob is its bucket, nil for a new one in memory.
 func Start(t testing.TB, blob store.Blob, environ map[string]string) *Server {
 	t.Helper()
-	if blob == nil {
+	return StartOn(t, predict.Deps{Blob: blob}, environ)
+}
+
+// StartOn is Start with more than a bucket; the engine is added.
+func StartOn(t testing.TB, d predict.Deps, environ map[string]string) *Server {
+	t.Helper()
+	if d.Blob == nil {
 		var err error
-		if blob, err = memstore.OpenBlob(t.Context(), nil); err != nil {
+		if d.Blob, err = memstore.OpenBlob(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
+	d.Formats = []engine.Format{onnxtest.Format(t)}
 	env := map[string]string{"PORT": "0", "LOG_LEVEL": "ERROR", "MODEL_CACHE_DIR": t.TempDir()}
 	for k, v := range environ {
 		env[k] = v
@@ -43,7 +50,7 @@ func Start(t testing.TB, blob store.Blob, environ map[string]string) *Server {
 	s := &Server{}
 	var pc predict.Config
 	f := &serve.Function{Name: "test", Configs: pc.Parts(), Wire: func(ctx context.Context, p *serve.Process) (err error) {
-		s.Registry, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, Formats: []engine.Format{onnxtest.Format(t)}})
+		s.Registry, err = predict.Open(ctx, p, &pc, d)
 		return err
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
