@@ -271,7 +271,7 @@ func (r *request) check(before []tensor.Tensor) {
 		}
 		own.checks.Add(1)
 		if !tensor.Near(before, now) && !own.distrusted.Swap(true) {
-			own.cache.log.Warn("cache: the model answers the same request differently, so its answers are remembered no more by this process", "model", own.spec.Model)
+			own.cache.log.WarnContext(ctx, "cache: the model answers the same request differently, so this process remembers its answers no more", "model", own.spec.Model)
 		}
 	})
 }

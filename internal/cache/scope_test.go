@@ -241,6 +241,7 @@ func TestBackgroundRunsOwnTheirInputs(t *testing.T) {
 		clear(inputs[0].Data)
 		outputs[0] = "z"
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if len(seen) != 2 || seen[1] != 1 {
 			t.Errorf("got inputs %v, want [0 1]", seen)
 		}
@@ -622,7 +623,7 @@ func TestMetrics(t *testing.T) {
 	m.ask(t, one, 1, "", Hit, 1)
 	m.ask(t, c.Scope(two), 1, "", Miss, 1)
 	w := httptest.NewRecorder()
-	tel.Metrics().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	tel.Metrics().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
 	for _, want := range []string{
 		`pilotlight_cache_requests_total{model="m",result="hit"} 1`,
 		`pilotlight_cache_requests_total{model="m",result="miss"} 2`,

@@ -12,26 +12,22 @@ import (
 
 // measure has the cache's numbers read whenever somebody asks: counting an
 // answer is then one addition.
-func (c *Cache) measure(tel *telemetry.Telemetry) (err error) {
-	var errs [8]error
-	requests, err := tel.Meter.Int64ObservableCounter("pilotlight.cache.requests",
+func (c *Cache) measure(tel *telemetry.Telemetry) error {
+	var errs [7]error
+	var requests, checks, failures metric.Int64ObservableCounter
+	var distrusted, size, up metric.Int64ObservableGauge
+	requests, errs[0] = tel.Meter.Int64ObservableCounter("pilotlight.cache.requests",
 		metric.WithDescription("Requests for models whose answers may be remembered, by model and by what the cache did."))
-	errs[0] = err
-	checks, err := tel.Meter.Int64ObservableCounter("pilotlight.cache.checks",
+	checks, errs[1] = tel.Meter.Int64ObservableCounter("pilotlight.cache.checks",
 		metric.WithDescription("Hits that were computed again, by model."))
-	errs[1] = err
-	distrusted, err := tel.Meter.Int64ObservableGauge("pilotlight.cache.distrusted",
+	distrusted, errs[2] = tel.Meter.Int64ObservableGauge("pilotlight.cache.distrusted",
 		metric.WithDescription("Versions of a model that answered a request differently when it was computed again: this process remembers their answers no more."))
-	errs[2] = err
-	size, err := tel.Meter.Int64ObservableGauge("pilotlight.cache.memory", metric.WithUnit("By"),
+	size, errs[3] = tel.Meter.Int64ObservableGauge("pilotlight.cache.memory", metric.WithUnit("By"),
 		metric.WithDescription("Memory that remembered answers take."))
-	errs[3] = err
-	up, err := tel.Meter.Int64ObservableGauge("pilotlight.cache.shared.up",
+	up, errs[4] = tel.Meter.Int64ObservableGauge("pilotlight.cache.shared.up",
 		metric.WithDescription("1 while the shared cache is in use, 0 while it is away."))
-	errs[4] = err
-	failures, err := tel.Meter.Int64ObservableCounter("pilotlight.cache.shared.failures",
-		metric.WithDescription("What went wrong with the shared cache: reads, writes, damaged entries, and entries that were dropped because too many waited to be written."))
-	errs[5] = err
+	failures, errs[5] = tel.Meter.Int64ObservableCounter("pilotlight.cache.shared.failures",
+		metric.WithDescription("What went wrong with the shared cache: reads, writes, damaged entries, and entries dropped because too many waited to be written."))
 	c.metrics, errs[6] = tel.Meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		type total struct {
 			results            [statuses]int64
