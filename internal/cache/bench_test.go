@@ -20,7 +20,7 @@ func floats(name string, n int) []tensor.Tensor {
 
 func BenchmarkKey(b *testing.B) {
 	k := newKeyer(newSecret())
-	scope := make([]byte, 150)
+	scope := make([]byte, 32)
 	for _, size := range []int{200, 600_000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			inputs := floats("input", size/4)

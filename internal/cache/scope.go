@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"crypto/sha256"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,7 @@ type Spec struct {
 type Scope struct {
 	cache *Cache
 	spec  Spec
-	image []byte // what keys begin with
+	image [sha256.Size]byte // what keys begin with
 
 	run        average // what an answer costs without the cache
 	trials     trials  // of the cache as a whole
@@ -45,7 +46,7 @@ func (c *Cache) Scope(spec Spec) *Scope {
 	for _, part := range spec.Identity {
 		image.appendString(part)
 	}
-	s := &Scope{cache: c, spec: spec, image: image.image}
+	s := &Scope{cache: c, spec: spec, image: sha256.Sum256(image.image)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.scopes = append(c.scopes, s)
@@ -101,7 +102,7 @@ const timed = 16
 // through takes the request through the cache.
 func (r *request) through(ctx context.Context, run run) ([]tensor.Tensor, Outcome, error) {
 	r.keyer = r.cache.keyer.Load()
-	r.key = r.keyer.key(r.image, r.inputs, r.outputs)
+	r.key = r.keyer.key(r.image[:], r.inputs, r.outputs)
 	e := r.cache.memory.get(r.key)
 	if o := r.judge(e, time.Now(), Hit); o.Status != Miss {
 		r.after(e.outputs, o)
@@ -170,7 +171,7 @@ func (r *request) find(ctx context.Context, run run) ([]tensor.Tensor, Outcome, 
 		now := time.Now()
 		r.away += now.Sub(begin)
 		o := r.judge(e, now, HitShared)
-		if answered { // else it tells nothing of better days
+		if answered || s.up.Load() { // an outage tells nothing of better days
 			r.sample.cost.add(now.Sub(begin))
 			r.sample.saw(r.key, o.Status != Miss, &r.run)
 		}

@@ -327,6 +327,16 @@ func TestAverageForgets(t *testing.T) {
 	if got := a.get(); got < 1000 || got > 4000 {
 		t.Errorf("got %vns, want about 1µs", got)
 	}
+	a.add(time.Hour) // without the CPU
+	if got := a.get(); got > 6000 {
+		t.Errorf("got %vns, want little more than before", got)
+	}
+	for range 20 { // it really is slow now
+		a.add(time.Millisecond)
+	}
+	if got := a.get(); got < 500_000 {
+		t.Errorf("got %vns, want near 1ms", got)
+	}
 }
 
 // A model that is faster than its lookups is soon asked directly.
@@ -423,7 +433,7 @@ func TestForgedEntriesAreMisses(t *testing.T) {
 		synctest.Wait()
 		s := writer.Scope(spec(m.compute))
 		key := func(x float32) string {
-			return writer.shared.name(writer.keyer.Load().key(s.image, []tensor.Tensor{tensor.Of("x", []int64{1}, []float32{x})}, nil))
+			return writer.shared.name(writer.keyer.Load().key(s.image[:], []tensor.Tensor{tensor.Of("x", []int64{1}, []float32{x})}, nil))
 		}
 		m.ask(t, s, 1, "", Miss, 1)
 		synctest.Wait()

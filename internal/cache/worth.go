@@ -6,14 +6,16 @@ import (
 	"time"
 )
 
-// average is a moving average that forgets soon: a model that was loaded on the
-// way must not seem slow for long. Updates that race lose one of them.
+// average is a moving average that forgets soon, as a model that was loaded on
+// the way must not seem slow for long, and takes nothing for more than four times
+// what it knows, as one that lost the CPU for a while must not either. Updates
+// that race lose one of them.
 type average struct{ bits atomic.Uint64 }
 
 func (a *average) add(d time.Duration) {
 	next := float64(d)
 	if old := a.get(); old > 0 {
-		next = old + (next-old)/8
+		next = old + (min(next, 4*old)-old)/8
 	}
 	a.bits.Store(math.Float64bits(next))
 }
