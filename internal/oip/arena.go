@@ -1,7 +1,5 @@
 package oip
 
-import "strings"
-
 // arena hands out slices of one block of memory, which a reset takes back. A
 // block that is too small is left to its tenants, and the next one is large
 // enough for all that was asked for since the reset; so after a few requests of
@@ -33,22 +31,4 @@ func (a *arena[T]) take(n int) []T {
 	}
 	a.block = a.block[:from+n]
 	return a.block[from : from+n : from+n]
-}
-
-// charsBlock is how many bytes of short strings share one allocation.
-const charsBlock = 1 << 10
-
-// keep copies text into a string that stays valid for ever. Short ones share
-// blocks; a block is only ever appended to, so strings in it never change.
-func (r *Request) keep(text []byte) string {
-	if len(text) > charsBlock/4 {
-		return string(text)
-	}
-	if len(text) > r.chars.Cap()-r.chars.Len() {
-		r.chars = strings.Builder{}
-		r.chars.Grow(charsBlock)
-	}
-	from := r.chars.Len()
-	r.chars.Write(text)
-	return r.chars.String()[from:]
 }

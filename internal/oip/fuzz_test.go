@@ -94,18 +94,6 @@ func needsBinary(x *tensor.Tensor) bool {
 	return false
 }
 
-// FuzzFloat compares the reading of numbers with strconv's.
-func FuzzFloat(f *testing.F) {
-	f.Fuzz(func(t *testing.T, literal string) {
-		var s scanner
-		s.text = []byte(literal)
-		if _, _, err := s.number(); err != nil || s.pos != len(literal) {
-			return
-		}
-		checkFloat(t, literal)
-	})
-}
-
 // FuzzAgainstStdlib compares with encoding/json: what Decode accepts is JSON and
 // has the values that encoding/json finds in it; what is JSON is not refused for
 // being none.

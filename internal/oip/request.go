@@ -2,12 +2,11 @@ package oip
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/jsonwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -23,7 +22,7 @@ type Request struct {
 	// request's parameter binary_data_output.
 	BinaryOutput bool
 
-	scan  scanner
+	scan  jsonwire.Scanner
 	names []string
 	sizes []int64 // for each input: how many bytes it takes of the binary part, -1 when it is JSON
 	said  []bool  // for each output: whether it says itself how to be sent
@@ -31,7 +30,6 @@ type Request struct {
 	words   arena[uint64]
 	strings arena[string]
 	dims    arena[int64]
-	chars   strings.Builder
 }
 
 // Output is one output that a request asks for.
@@ -56,13 +54,13 @@ func (r *Request) Decode(body []byte, header int) error {
 		return invalid("%s is %d, which does not fit a body of %d bytes", HeaderLength, header, len(body))
 	}
 	r.reset()
-	r.scan.text, r.scan.pos = body, 0
+	r.scan.Text, r.scan.Pos = body, 0
 	var raw []byte
 	if header >= 0 {
-		r.scan.text, raw = body[:header], body[header:]
+		r.scan.Text, raw = body[:header], body[header:]
 	}
 	err := r.request()
-	r.scan.text = nil
+	r.scan.Text = nil
 	if err != nil {
 		return err
 	}
@@ -119,51 +117,12 @@ const (
 
 const outputName = 0
 
-// members is which known members of one object were seen, a bit each.
-type members uint8
-
-func (m members) has(i int) bool { return m>>i&1 == 1 }
-
-// object reads an object whose brace is consumed. For each of the known members
-// that it has, read gets the position in names and what was seen before, with
-// the value next in the text; where names the object in errors.
-func (s *scanner) object(names []string, where func() string, read func(m int, seen members) error) (seen members, err error) {
-	guess := 0 // clients write members in the usual order, the one of names
-	for i := 0; ; i++ {
-		if s.take('}') {
-			return seen, nil
-		}
-		if i > 0 && !s.take(',') {
-			return seen, s.expected("a comma or }")
-		}
-		m := guess
-		if guess >= len(names) || !s.key(names[guess]) {
-			key, err := s.anyKey()
-			if err != nil {
-				return seen, err
-			}
-			m = slices.IndexFunc(names, func(name string) bool { return name == string(key) })
-		}
-		if m < 0 {
-			err = s.skip()
-		} else if guess = m + 1; seen.has(m) {
-			return seen, invalid("%s: %s is given twice", where(), names[m])
-		} else {
-			err = read(m, seen)
-			seen |= 1 << m
-		}
-		if err != nil {
-			return seen, err
-		}
-	}
-}
-
 func (r *Request) request() error {
 	s := &r.scan
-	if !s.take('{') {
+	if !s.Take('{') {
 		return invalid("the body must be a JSON object")
 	}
-	_, err := s.object(requestMembers, requestLabel, func(m int, _ members) error {
+	_, err := s.Object(requestMembers, requestLabel, func(m int, _ jsonwire.Members) error {
 		switch m {
 		case requestID:
 			return r.readID()
@@ -178,8 +137,8 @@ func (r *Request) request() error {
 	if err != nil {
 		return err
 	}
-	if s.peek(); s.pos < len(s.text) {
-		return s.expected("the end of the request")
+	if s.Peek(); s.Pos < len(s.Text) {
+		return s.Expected("the end of the request")
 	}
 	if len(r.Inputs) == 0 {
 		return invalid("inputs is missing or empty, at least one input is required")
@@ -191,14 +150,14 @@ func requestLabel() string { return "request" }
 
 func (r *Request) readID() error {
 	s := &r.scan
-	if s.word("null") {
+	if s.Word("null") {
 		return nil
 	}
-	if s.peek() != '"' {
+	if s.Peek() != '"' {
 		return invalid("id must be a string")
 	}
-	id, err := s.string()
-	r.ID = r.keep(id)
+	id, err := s.Quoted()
+	r.ID = s.Keep(id)
 	return err
 }
 
@@ -208,7 +167,7 @@ func (r *Request) requestParameters() error {
 			return false, nil
 		}
 		var ok bool
-		if r.BinaryOutput, ok = r.scan.flag(); !ok {
+		if r.BinaryOutput, ok = r.flag(); !ok {
 			return true, invalid("request: binary_data_output must be true or false")
 		}
 		return true, nil
@@ -217,15 +176,15 @@ func (r *Request) requestParameters() error {
 
 func (r *Request) inputs() error {
 	s := &r.scan
-	if !s.take('[') {
+	if !s.Take('[') {
 		return invalid("inputs must be an array of objects")
 	}
 	for i := 0; ; i++ {
-		more, err := s.element(i)
+		more, err := s.Element(i)
 		if err != nil || !more {
 			return err
 		}
-		if !s.take('{') {
+		if !s.Take('{') {
 			return invalid("inputs[%d] must be an object", i)
 		}
 		// The name of the input that stood here last time is kept until the new one
@@ -248,7 +207,7 @@ func (r *Request) input(t *tensor.Tensor) error {
 	before := t.Name
 	t.Name = ""
 	early := -1 // where data lies that came before the shape or the datatype
-	seen, err := s.object(inputMembers, r.where, func(m int, seen members) (err error) {
+	seen, err := s.Object(inputMembers, r.where, func(m int, seen jsonwire.Members) (err error) {
 		switch m {
 		case inputName:
 			t.Name, err = r.readName("inputs", len(r.Inputs)-1, before)
@@ -259,12 +218,12 @@ func (r *Request) input(t *tensor.Tensor) error {
 		case inputParameters:
 			err = r.inputParameters()
 		case inputData:
-			if seen.has(inputShape) && seen.has(inputDatatype) {
+			if seen.Has(inputShape) && seen.Has(inputDatatype) {
 				return r.readData(t)
 			}
-			s.peek()
-			early = s.pos
-			err = s.skip()
+			s.Peek()
+			early = s.Pos
+			err = s.Skip()
 		}
 		return err
 	})
@@ -272,24 +231,24 @@ func (r *Request) input(t *tensor.Tensor) error {
 		return err
 	}
 	for _, m := range [...]int{inputName, inputDatatype, inputShape} {
-		if !seen.has(m) {
+		if !seen.Has(m) {
 			return invalid("%s: %s is missing", r.where(), inputMembers[m])
 		}
 	}
 	binary := r.sizes[len(r.sizes)-1] >= 0
 	switch {
-	case !seen.has(inputData) && !binary:
+	case !seen.Has(inputData) && !binary:
 		return invalid("%s: data is missing", r.where())
-	case seen.has(inputData) && binary:
+	case seen.Has(inputData) && binary:
 		return invalid("%s: data and binary_data_size exclude each other", r.where())
 	}
 	if early >= 0 {
-		after := s.pos
-		s.pos = early
+		after := s.Pos
+		s.Pos = early
 		if err := r.readData(t); err != nil {
 			return err
 		}
-		s.pos = after
+		s.Pos = after
 	}
 	return nil
 }
@@ -310,8 +269,8 @@ func quote(name string) string { return strconv.Quote(tensor.Clip(name)) }
 // what it was last time.
 func (r *Request) readName(list string, i int, before string) (string, error) {
 	s := &r.scan
-	if s.peek() == '"' {
-		name, err := s.string()
+	if s.Peek() == '"' {
+		name, err := s.Quoted()
 		if err != nil {
 			return "", err
 		}
@@ -319,7 +278,7 @@ func (r *Request) readName(list string, i int, before string) (string, error) {
 			return before, nil
 		}
 		if len(name) > 0 {
-			return r.keep(name), nil
+			return s.Keep(name), nil
 		}
 	}
 	return "", invalid("%s[%d]: name must be a string that is not empty", list, i)
@@ -327,10 +286,10 @@ func (r *Request) readName(list string, i int, before string) (string, error) {
 
 func (r *Request) readType(t *tensor.Tensor) error {
 	s := &r.scan
-	if s.peek() != '"' {
+	if s.Peek() != '"' {
 		return invalid("%s: datatype must be a string such as FP32", r.where())
 	}
-	name, err := s.string()
+	name, err := s.Quoted()
 	if err != nil {
 		return err
 	}
@@ -342,13 +301,13 @@ func (r *Request) readType(t *tensor.Tensor) error {
 
 func (r *Request) readShape(t *tensor.Tensor) error {
 	s := &r.scan
-	if !s.take('[') {
+	if !s.Take('[') {
 		return invalid("%s: shape must be an array of integers", r.where())
 	}
 	var dims [tensor.MaxRank]int64
 	rank := 0
 	for ; ; rank++ {
-		more, err := s.element(rank)
+		more, err := s.Element(rank)
 		if err != nil {
 			return err
 		}
@@ -358,7 +317,7 @@ func (r *Request) readShape(t *tensor.Tensor) error {
 		if rank == len(dims) {
 			return invalid("%s: shape has more than %d dimensions", r.where(), tensor.MaxRank)
 		}
-		if dims[rank], err = s.count(); err != nil {
+		if dims[rank], err = s.Count(); err != nil {
 			return invalid("%s: shape[%d] must be an integer from 0 to 2^63-1", r.where(), rank)
 		}
 	}
@@ -367,26 +326,10 @@ func (r *Request) readShape(t *tensor.Tensor) error {
 	return nil
 }
 
-// count reads an integer that is not negative.
-func (s *scanner) count() (int64, error) {
-	s.peek()
-	n, negative, end := integerAt(s.text, s.pos)
-	if end >= 0 && !negative && n <= math.MaxInt64 && (s.text[end] == ',' || s.text[end] == ']' || s.text[end] == '}') {
-		s.pos = end
-		return int64(n), nil
-	}
-	literal, _, err := s.number()
-	if err != nil {
-		return 0, err
-	}
-	n, err = strconv.ParseUint(string(literal), 10, 63)
-	return int64(n), err
-}
-
 // flag reads a boolean if one comes next.
-func (s *scanner) flag() (value, ok bool) {
-	value = s.word("true")
-	return value, value || s.word("false")
+func (r *Request) flag() (value, ok bool) {
+	value = r.scan.Word("true")
+	return value, value || r.scan.Word("false")
 }
 
 // inputParameters reads what an input says about its bytes. Other settings have
@@ -395,7 +338,7 @@ func (r *Request) inputParameters() error {
 	return r.readParameters(r.where, nil, func(key []byte) (bool, error) {
 		switch string(key) {
 		case "binary_data_size":
-			size, err := r.scan.count()
+			size, err := r.scan.Count()
 			if err != nil {
 				return true, invalid("%s: binary_data_size must be an integer from 0 to 2^63-1", r.where())
 			}
@@ -410,18 +353,18 @@ func (r *Request) inputParameters() error {
 
 func (r *Request) outputs() error {
 	s := &r.scan
-	if s.word("null") {
+	if s.Word("null") {
 		return nil
 	}
-	if !s.take('[') {
+	if !s.Take('[') {
 		return invalid("outputs must be an array of objects")
 	}
 	for i := 0; ; i++ {
-		more, err := s.element(i)
+		more, err := s.Element(i)
 		if err != nil || !more {
 			return err
 		}
-		if !s.take('{') {
+		if !s.Take('{') {
 			return invalid("outputs[%d] must be an object", i)
 		}
 		before := ""
@@ -444,7 +387,7 @@ func (r *Request) output(at int, before string) error {
 		}
 		return "output " + quote(o.Name)
 	}
-	seen, err := r.scan.object(outputMembers, where, func(m int, _ members) (err error) {
+	seen, err := r.scan.Object(outputMembers, where, func(m int, _ jsonwire.Members) (err error) {
 		if m == outputName {
 			o.Name, err = r.readName("outputs", at, before)
 			return err
@@ -453,13 +396,13 @@ func (r *Request) output(at int, before string) error {
 			if string(key) != "binary_data" {
 				return false, nil
 			}
-			if o.Binary, r.said[at] = r.scan.flag(); !r.said[at] {
+			if o.Binary, r.said[at] = r.flag(); !r.said[at] {
 				return true, invalid("%s: binary_data must be true or false", where())
 			}
 			return true, nil
 		})
 	})
-	if err == nil && !seen.has(outputName) {
+	if err == nil && !seen.Has(outputName) {
 		err = invalid("outputs[%d]: name is missing", at)
 	}
 	return err
@@ -470,15 +413,15 @@ func (r *Request) output(at int, before string) error {
 // value; the others are put into rest, or forgotten when that is nil.
 func (r *Request) readParameters(where func() string, rest *Parameters, own func(key []byte) (bool, error)) error {
 	s := &r.scan
-	if s.word("null") {
+	if s.Word("null") {
 		return nil
 	}
-	if !s.take('{') {
+	if !s.Take('{') {
 		return invalid("%s: parameters must be an object", where())
 	}
 	owned := false
 	for i := 0; ; i++ {
-		key, err := s.member(i)
+		key, err := s.Member(i)
 		if err != nil || key == nil {
 			return err
 		}
@@ -512,20 +455,20 @@ func (r *Request) readParameters(where func() string, rest *Parameters, own func
 // readParameter reads one setting; null, which is as good as none, gives nil.
 func (r *Request) readParameter() (any, error) {
 	s := &r.scan
-	switch c := s.peek(); {
-	case s.word("null"):
+	switch c := s.Peek(); {
+	case s.Word("null"):
 		return nil, nil
-	case s.word("true"):
+	case s.Word("true"):
 		return true, nil
-	case s.word("false"):
+	case s.Word("false"):
 		return false, nil
 	case c == '"':
-		text, err := s.string()
-		return r.keep(text), err
+		text, err := s.Quoted()
+		return s.Keep(text), err
 	case c == '{' || c == '[':
 		return nil, invalid("it must be a string, a number or a boolean")
 	}
-	literal, integer, err := s.number()
+	literal, integer, err := s.Number()
 	if err != nil {
 		return nil, err
 	}

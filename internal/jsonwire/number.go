@@ -1,4 +1,4 @@
-package oip
+package jsonwire
 
 import (
 	"encoding/binary"

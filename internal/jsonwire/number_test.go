@@ -1,7 +1,6 @@
-package oip
+package jsonwire
 
 import (
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"strconv"
@@ -19,20 +18,24 @@ func checkFloat(t *testing.T, literal string) {
 		size := 8 * kind.Size()
 		want, err := strconv.ParseFloat(literal, size)
 		for _, tail := range []string{"", "                        "} {
-			body := fmt.Sprintf(`{"inputs":[{"name":"x","shape":[1],"datatype":%q,"data":[%s]}]}`, kind, literal+tail)
-			var r Request
-			refused := r.Decode([]byte(body), -1)
-			if (refused == nil) != (err == nil) {
-				t.Fatalf("%s %s: got %v, strconv says %v", kind, literal, refused, err)
+			s := Scanner{Text: []byte(literal + tail + "]")}
+			x := tensor.Tensor{Type: kind, Data: tensor.Raw([]uint64{0})}
+			misfit := ""
+			_, broken := s.Run(&x, 0, 1, func(x *tensor.Tensor, i int) (err error) {
+				misfit, err = s.Value(x, i)
+				return err
+			})
+			if broken != nil || (misfit == "") != (err == nil) {
+				t.Fatalf("%s %s: got %v %q, strconv says %v", kind, literal, broken, misfit, err)
 			}
 			if err != nil {
 				continue
 			}
 			var got float64
 			if kind == tensor.FP32 {
-				got = float64(tensor.View[float32](r.Inputs[0].Data)[0])
+				got = float64(tensor.View[float32](x.Data)[0])
 			} else {
-				got = tensor.View[float64](r.Inputs[0].Data)[0]
+				got = tensor.View[float64](x.Data)[0]
 			}
 			if math.Float64bits(got) != math.Float64bits(want) {
 				t.Fatalf("%s %s: got %v, want %v", kind, literal, got, want)
@@ -108,14 +111,14 @@ func TestAppendFloat(t *testing.T) {
 	for range 100_000 {
 		f32 := math.Float32frombits(random.Uint32())
 		if !math.IsNaN(float64(f32)) && !math.IsInf(float64(f32), 0) {
-			text := string(appendFloat(nil, float64(f32), 32))
+			text := string(AppendFloat(nil, float64(f32), 32))
 			if got, err := strconv.ParseFloat(text, 32); err != nil || math.Float32bits(float32(got)) != math.Float32bits(f32) || len(text) >= widest[tensor.FP32] {
 				t.Fatalf("%v is written as %s, %v", f32, text, err)
 			}
 		}
 		f64 := math.Float64frombits(random.Uint64())
 		if !math.IsNaN(f64) && !math.IsInf(f64, 0) {
-			text := string(appendFloat(nil, f64, 64))
+			text := string(AppendFloat(nil, f64, 64))
 			if got, err := strconv.ParseFloat(text, 64); err != nil || math.Float64bits(got) != math.Float64bits(f64) || len(text) >= widest[tensor.FP64] {
 				t.Fatalf("%v is written as %s, %v", f64, text, err)
 			}
@@ -150,4 +153,15 @@ func TestAppendFraction(t *testing.T) {
 	for i := range 100_000 {
 		check(float32(i) / 1000)
 	}
+}
+
+// FuzzFloat compares the reading of numbers with strconv's.
+func FuzzFloat(f *testing.F) {
+	f.Fuzz(func(t *testing.T, literal string) {
+		s := Scanner{Text: []byte(literal)}
+		if _, _, err := s.Number(); err != nil || s.Pos != len(literal) {
+			return
+		}
+		checkFloat(t, literal)
+	})
 }
