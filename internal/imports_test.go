@@ -23,7 +23,7 @@ var levels = []struct {
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
 	{"tensor", "typed arrays know only the ground"},
 	{"jsonwire", "JSON text knows the types of elements"},
-	{"engine event oip store", "ports and wire formats know values, not each other"},
+	{"engine event oip store tfserving", "ports and wire formats know values, not each other"},
 	{"cache model queue serve", "what mains compose flows of"},
 	{"deadletter predict", "flows"},
 }

@@ -41,9 +41,11 @@ type Declaration struct {
 	Subject string       // what the attribute "subject" says, in words
 	ID      string       // what the attribute "id" says, in words
 	Summary string       // when it is sent, and what it is good for
-	Data    reflect.Type // the Go struct of its data, flat; a field without omitempty is required
+	Data    reflect.Type // the Go struct of its data, flat; a field without omitempty is required. nil: the data is of another's form, as Summary says
 	// Foreign are events of others that we take, as Knative's; they have any source.
 	Foreign bool
+	// Outbound are events that nobody of ours takes: they are for others.
+	Outbound bool
 
 	required []string
 }

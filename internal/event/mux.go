@@ -86,10 +86,8 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Handle hands one event to its handler.
 func (m *Mux) Handle(ctx context.Context, e *Event) error {
-	line := telemetry.LineFrom(ctx)
-	line.SetID(e.ID())
-	line.Set(slog.String("type", clip(e.Type())), slog.String("source", clip(e.Source())))
-	ctx, span := m.start(ctx, e)
+	note(ctx, e)
+	ctx, span := start(ctx, m.tel, e)
 	defer span.End()
 	begin := time.Now()
 	handle := m.handlers[e.Type()]
@@ -102,26 +100,33 @@ func (m *Mux) Handle(ctx context.Context, e *Event) error {
 	} else {
 		err = handle(ctx, e)
 	}
-	line.Timing("handle", time.Since(begin))
+	telemetry.LineFrom(ctx).Timing("handle", time.Since(begin))
 	m.metrics.count(ctx, m.metrics.received, e.Type(), Status(err))
 	return err
 }
 
+// note tells the request's log line what the event is.
+func note(ctx context.Context, e *Event) {
+	line := telemetry.LineFrom(ctx)
+	line.SetID(e.ID())
+	line.Set(slog.String("type", clip(e.Type())), slog.String("source", clip(e.Source())))
+}
+
 // start begins the span of handling an event: below that of the request, and
 // linked to the span that the event itself comes from.
-func (m *Mux) start(ctx context.Context, e *Event) (context.Context, trace.Span) {
-	if !m.tel.Tracing {
+func start(ctx context.Context, tel *telemetry.Telemetry, e *Event) (context.Context, trace.Span) {
+	if !tel.Tracing {
 		return ctx, trace.SpanFromContext(context.Background())
 	}
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(describe(e)...)}
-	origin := trace.SpanContextFromContext(m.tel.Context.Extract(context.Background(), (*carrier)(e)))
+	origin := trace.SpanContextFromContext(tel.Context.Extract(context.Background(), (*carrier)(e)))
 	if origin.IsValid() {
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: origin}))
 		if !trace.SpanContextFromContext(ctx).IsValid() {
 			ctx = trace.ContextWithRemoteSpanContext(ctx, origin)
 		}
 	}
-	return m.tel.Tracer.Start(ctx, "process "+known(e.Type()), options...)
+	return tel.Tracer.Start(ctx, "process "+known(e.Type()), options...)
 }
 
 // carrier is an event as what carries the W3C trace context: the extensions

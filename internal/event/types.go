@@ -2,6 +2,7 @@ package event
 
 import (
 	"fmt"
+	"reflect"
 	"time"
 )
 
@@ -65,3 +66,29 @@ var Tick = declare(Type[Ticked]{
 		Summary: "It is time for a job, by the schedule of a PingSource in triggers/.",
 	},
 })
+
+// PredictionMade answers an event that was a request for inference.
+var PredictionMade = declareReply(&Declaration{
+	Name: "dev.pilotlight.prediction.made.v1", Source: predictions, Subject: "model:version", Outbound: true, ID: replyID,
+	Summary: "An event that was posted to .../infer or ...:predict was answered. The data is the answer as the same request without an event gets it, JSON or bytes by the content type; " +
+		"`causationid` is the id of the request.",
+})
+
+// Failed is the data of PredictionFailed.
+type Failed struct {
+	Error  string `json:"error" jsonschema:"what was wrong, in one sentence"`
+	Status int    `json:"status" jsonschema:"the HTTP status that the event would have got if it had come alone: 429 and from 500 on it may be sent again"`
+}
+
+// PredictionFailed stands in an answered batch for an event that could not be answered.
+var PredictionFailed = declareReply(&Declaration{
+	Name: "dev.pilotlight.prediction.failed.v1", Source: predictions, Subject: "model, or model:version as it was asked", Outbound: true, ID: replyID,
+	Summary: "An event in a batch that was posted to .../infer or ...:predict could not be answered; one that comes alone is answered by an HTTP status instead. `causationid` is the id of the request.",
+	Data:    reflect.TypeFor[Failed](),
+})
+
+const (
+	// predictions is the source of events about answers.
+	predictions = "/pilotlight/predictions"
+	replyID     = "made of the type, the model as it was asked, and the source and id of the request: a request that comes twice is answered by the same id"
+)

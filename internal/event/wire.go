@@ -31,7 +31,7 @@ func Read(w http.ResponseWriter, r *http.Request) ([]Event, error) {
 // because its body is empty. A body that is no event is Invalid.
 func ReadResponse(r *http.Response) (*Event, error) {
 	body := http.MaxBytesReader(nil, r.Body, Most)
-	if !isEvent(r.Header) {
+	if !Carries(r.Header) {
 		rest, err := io.ReadAll(body)
 		if err == nil && len(rest) > 0 {
 			err = fault.New(fault.Invalid, "the answer is neither empty nor an event: %.100q", rest)
@@ -45,12 +45,13 @@ func ReadResponse(r *http.Response) (*Event, error) {
 	return &events[0], nil
 }
 
-func isEvent(h http.Header) bool {
+// Carries tells by its header whether a message is an event, or a batch of them.
+func Carries(h http.Header) bool {
 	return h.Get("Ce-Specversion") != "" || strings.HasPrefix(h.Get("Content-Type"), "application/cloudevents")
 }
 
 func decode(ctx context.Context, h http.Header, body io.ReadCloser) ([]Event, error) {
-	if !isEvent(h) {
+	if !Carries(h) {
 		return nil, fault.New(fault.Invalid, "the request holds no event: it has neither the header ce-specversion nor the content type application/cloudevents+json")
 	}
 	message := protocol.NewMessage(h, body)

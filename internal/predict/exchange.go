@@ -25,21 +25,25 @@ import (
 type exchange struct {
 	body    []byte
 	header  int // length of the JSON part of body, -1: all of it is
-	control cache.Control
 	in      oip.Request
 	request Request
 	names   []string
 
 	out       oip.Response
 	buf       []byte
-	outHeader int // as header, of buf
-	cached    cache.Outcome
+	outHeader int  // as header, of buf
 	large     bool // the request was, and so is the memory that it took
 }
 
-var _ edge = (*exchange)(nil)
+var _ call = (*exchange)(nil)
 
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+
+func newExchange() call { return exchanges.Get().(*exchange) }
+
+func (e *exchange) take(body []byte, header int) { e.body, e.header = body, header }
+
+func (e *exchange) answer() ([]byte, int) { return e.buf, e.outHeader }
 
 // keepMost is the largest buffer that is kept for reuse: an odd giant must not
 // stay in memory for ever.
@@ -70,7 +74,7 @@ func (e *exchange) decode(m *model.Manifest) (*Request, error) {
 		}
 		e.names = append(e.names, o.Name)
 	}
-	e.request = Request{ID: e.in.ID, Inputs: e.in.Inputs, Outputs: e.names, Cache: e.control}
+	e.request = Request{ID: e.in.ID, Inputs: e.in.Inputs, Outputs: e.names}
 	return &e.request, nil
 }
 
@@ -86,14 +90,14 @@ func (e *exchange) decodeRaw(m *model.Manifest) (*Request, error) {
 	e.in.ID, e.in.Parameters, e.in.Outputs = "", nil, e.in.Outputs[:0]
 	e.in.Inputs = append(e.in.Inputs[:0], t)
 	e.in.BinaryOutput = true
-	e.request = Request{Inputs: e.in.Inputs, Cache: e.control}
+	e.request = Request{Inputs: e.in.Inputs}
 	return &e.request, nil
 }
 
 // encode writes the answer into the exchange's buffer.
 func (e *exchange) encode(a *Answer, version string) error {
 	e.out.ModelName, e.out.ModelVersion, e.out.ID = a.Manifest.Name, version, e.in.ID
-	e.out.Outputs, e.cached = a.Outputs, a.Cache
+	e.out.Outputs = a.Outputs
 	e.out.Binary = e.out.Binary[:0]
 	for i := range a.Outputs {
 		binary := e.in.BinaryOutput
@@ -111,24 +115,32 @@ func (e *exchange) encode(a *Answer, version string) error {
 // gets no faster.
 const compressLeast = 1400
 
-func (e *exchange) write(w http.ResponseWriter, r *http.Request) error {
+// write sends an answer, of which header bytes are JSON; -1: all of it is.
+func write(w http.ResponseWriter, r *http.Request, body []byte, header int) error {
 	head := w.Header()
-	if e.outHeader >= 0 {
+	if header >= 0 {
 		head["Content-Type"] = octetStreamValue
-		head.Set(oip.HeaderLength, strconv.Itoa(e.outHeader))
+		head.Set(oip.HeaderLength, strconv.Itoa(header))
 	} else {
 		head["Content-Type"] = jsonValue
 	}
-	tellCache(head, e.cached)
-	if len(e.buf) >= compressLeast {
+	if len(body) >= compressLeast {
 		head["Vary"] = varyValue
 		if coding := acceptedCoding(r.Header.Get("Accept-Encoding")); coding != "" {
-			return writeCompressed(w, coding, e.buf)
+			return writeCompressed(w, coding, body)
 		}
 	}
-	head.Set("Content-Length", strconv.Itoa(len(e.buf)))
-	_, err := w.Write(e.buf)
+	head.Set("Content-Length", strconv.Itoa(len(body)))
+	_, err := w.Write(body)
 	return writeError(r, err)
+}
+
+// cacheControl reads what the caller says of remembered answers.
+func cacheControl(r *http.Request) cache.Control {
+	if values := r.Header["Cache-Control"]; values != nil {
+		return cache.ParseControl(strings.Join(values, ","))
+	}
+	return cache.Control{}
 }
 
 // tellCache says in the header where an answer came from (RFC 9211, and RFC 9111 of its age).

@@ -1,8 +1,10 @@
 package predict_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
@@ -55,9 +58,8 @@ var fuzzed = []struct {
 	{"mixed", onnxtest.Identity(tensor.Spec{Type: tensor.FP16, Shape: []int64{-1, 2}}, tensor.Spec{Type: tensor.Int64}, tensor.Spec{Type: tensor.Bytes, Shape: []int64{-1, -1}})},
 }
 
-// FuzzInfer sends any body with any headers to a whole server. It must not fail
-// or panic, and whatever it says must be JSON, or JSON and as many bytes as that tells.
-func FuzzInfer(f *testing.F) {
+// startFuzzed runs a server with the models that are fuzzed, and gives their numbers.
+func startFuzzed(f *testing.F) (http.Handler, map[string]uint8) {
 	handler, registry := startHandler(f)
 	numbers := map[string]uint8{}
 	for i, m := range fuzzed {
@@ -66,6 +68,13 @@ func FuzzInfer(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
+	return handler, numbers
+}
+
+// FuzzInfer sends any body with any headers to a whole server. It must not fail
+// or panic, and whatever it says must be JSON, or JSON and as many bytes as that tells.
+func FuzzInfer(f *testing.F) {
+	handler, numbers := startFuzzed(f)
 	for _, test := range refusals {
 		if n, ok := numbers[test.path]; ok && len(test.body) < 10_000 {
 			header, coding := "", ""
@@ -117,10 +126,7 @@ func FuzzInfer(f *testing.F) {
 		switch w.Code {
 		case 200:
 		case 400, 413:
-			var refused map[string]string
-			if err := json.Unmarshal([]byte(text), &refused); err != nil || len(refused) != 1 || refused["error"] == "" || len(refused["error"]) > 2000 {
-				t.Errorf("got %d %q: %v", w.Code, text, err)
-			}
+			isRefusal(t, []byte(text))
 			return
 		default:
 			t.Fatalf("got %d %s", w.Code, text)
@@ -171,4 +177,86 @@ func FuzzInfer(f *testing.F) {
 			t.Errorf("%d bytes are left over", len(raw))
 		}
 	})
+}
+
+// FuzzPredictV1 sends any V1 body to a whole server. It must not fail or
+// panic; what it answers is JSON in and out.
+func FuzzPredictV1(f *testing.F) {
+	handler, _ := startFuzzed(f)
+	for i := range fuzzed {
+		for _, body := range []string{
+			`{"instances":[1,2.5]}`, `{"instances":[[1,2,3],[4,5,6]]}`, `{"instances":["a",{"b64":"/w=="}]}`, `{"instances":[true]}`, `{"instances":[{"INPUT0":1},{"INPUT0":2}]}`,
+			`{"inputs":[]}`, `{"inputs":{"INPUT0":[[1,2,3],[4,5,6]]}}`, `{"signature_name":"","inputs":[1e300,-0]}`, `{"instances":[{"INPUT0":[1],"INPUT1":[2]}]}`,
+			`{"instances":[[1],[]]}`, `{"instances":[{"b64":"*"}]}`, `{"instances":[{}]}`, `{"instances":[],"inputs":1}`, `{"inputs":{"INPUT0":[[]]}}`,
+		} {
+			f.Add(uint8(i), []byte(body))
+		}
+	}
+	f.Fuzz(func(t *testing.T, which uint8, body []byte) {
+		name := fuzzed[int(which)%len(fuzzed)].name
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/models/"+name+":predict", bytes.NewReader(body))
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if w.Code == 400 {
+			isRefusal(t, w.Body.Bytes())
+			return
+		}
+		var answer struct{ Predictions, Outputs any }
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code != 200 || (answer.Predictions == nil) == (answer.Outputs == nil) {
+			t.Fatalf("%s: got %d %s: %v", body, w.Code, w.Body, err)
+		}
+		if !json.Valid(body) {
+			t.Fatalf("answered %q, which is not JSON", body)
+		}
+	})
+}
+
+// FuzzRespond sends anything as an event, in each mode, to a whole server.
+func FuzzRespond(f *testing.F) {
+	handler, _ := startFuzzed(f)
+	const request = `{"instances":[1,2.5]}`
+	f.Add(uint8(1), "application/json", "1", "/s", "t", "", []byte(request))
+	f.Add(uint8(1), "application/cloudevents+json", "", "", "", "", []byte(envelope("1", `"data":`+request)))
+	f.Add(uint8(1), "application/cloudevents+json", "", "", "", "", []byte(envelope("1", `"data_base64":"eyJpbnN0YW5jZXMiOlsxXX0=","traceparent":"x"`)))
+	f.Add(uint8(1), "application/cloudevents-batch+json", "", "", "", "", []byte("["+envelope("1", `"data":`+request)+","+envelope("2", `"data":7`)+"]"))
+	f.Add(uint8(0), "application/octet-stream", "%C3%A4", "/%", "", "5", []byte(`{"inp`))
+	f.Add(uint8(3), "text/plain", "1", ":", "t", "0", []byte("a"))
+	f.Fuzz(func(t *testing.T, which uint8, kind, id, source, typ, header string, body []byte) {
+		name := fuzzed[int(which)%len(fuzzed)].name
+		for _, path := range []string{"/v1/models/" + name + ":predict", "/v2/models/" + name + "/infer"} {
+			r := httptest.NewRequestWithContext(t.Context(), "POST", path, bytes.NewReader(body))
+			for name, value := range map[string]string{"Content-Type": kind, "Ce-Specversion": "1.0", "Ce-Id": id, "Ce-Source": source, "Ce-Type": typ, oip.HeaderLength: header} {
+				if value != "" {
+					r.Header.Set(name, value)
+				}
+			}
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, r)
+			switch w.Code {
+			case 200:
+				got := &http.Response{StatusCode: 200, Header: w.Header(), Body: io.NopCloser(w.Body)}
+				if strings.HasPrefix(kind, "application/cloudevents-batch+json") {
+					var events []event.Event
+					if err := json.Unmarshal(w.Body.Bytes(), &events); err != nil {
+						t.Errorf("%s: got %s: %v", body, w.Body, err)
+					}
+				} else if e, err := event.ReadResponse(got); err != nil || e == nil || e.Type() != event.PredictionMade.Name {
+					t.Errorf("%s: got %v %s: %v", body, w.Header(), w.Body, err)
+				}
+			case 400, 413, 422:
+				isRefusal(t, w.Body.Bytes())
+			default:
+				t.Fatalf("got %d %s", w.Code, w.Body)
+			}
+		}
+	})
+}
+
+// isRefusal checks the body of an error.
+func isRefusal(t *testing.T, body []byte) {
+	t.Helper()
+	var refused map[string]string
+	if err := json.Unmarshal(body, &refused); err != nil || len(refused) != 1 || refused["error"] == "" || len(refused["error"]) > 2000 {
+		t.Errorf("got %q: %v", body, err)
+	}
 }

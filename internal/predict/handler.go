@@ -4,43 +4,44 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
-	"strings"
-	"time"
 
-	"github.com/pilotlight-ml/pilotlight/internal/cache"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
-	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
-// serverName and extensions are what the server tells of itself.
-const serverName = "pilotlight"
-
+// extensions are what the server tells of itself.
 var extensions = []string{"binary_tensor_data", "model_repository", "model_configuration", "statistics"}
 
 // Handler is the flow's HTTP edge.
 type Handler struct {
 	flow    *Flow
+	events  *event.Responder
+	compat  Compat
 	version string
 	ready   func() error
 }
 
-// NewHandler makes the edge of a flow. version is the server's own; ready says
-// what the server still waits for, or nil.
-func NewHandler(flow *Flow, version string, ready func() error) *Handler {
-	return &Handler{flow: flow, version: version, ready: ready}
+// NewHandler makes the edge of a flow. ready says what the server still
+// waits for, or nil.
+func NewHandler(flow *Flow, compat Compat, tel *telemetry.Telemetry, ready func() error) (*Handler, error) {
+	events, err := event.NewResponder(tel)
+	if err != nil {
+		return nil, err
+	}
+	return &Handler{flow: flow, events: events, compat: compat, version: tel.Version(), ready: ready}, nil
 }
 
-// Register adds the flow's routes to a mux: the protocol under /v2 and the
-// registry under /admin/v1.
+// Register adds the flow's routes to a mux: the protocols under /v2 and /v1, and
+// the registry under /admin/v1.
 func (h *Handler) Register(mux *http.ServeMux) {
 	route := func(pattern string, handle func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := handle(w, r); err != nil {
-				serve.Error(w, r, err)
+				serve.Error(w, r, h.compat.word(r, err))
 			}
 		})
 	}
@@ -60,6 +61,7 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	route("POST /v2/repository/index", h.index)
 	route("POST /v2/repository/models/{model}/load", h.load)
 	route("POST /v2/repository/models/{model}/unload", h.unload)
+	h.registerV1(route)
 	h.registerAdmin(route)
 }
 
@@ -79,7 +81,7 @@ func answer(w http.ResponseWriter, status int, v any) error {
 }
 
 func (h *Handler) server(w http.ResponseWriter, _ *http.Request) error {
-	return answer(w, http.StatusOK, oip.ServerMetadata{Name: serverName, Version: h.version, Extensions: extensions})
+	return answer(w, http.StatusOK, oip.ServerMetadata{Name: h.compat.serverName(), Version: h.version, Extensions: extensions})
 }
 
 func (h *Handler) live(w http.ResponseWriter, _ *http.Request) error {
@@ -87,11 +89,8 @@ func (h *Handler) live(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (h *Handler) serverReady(w http.ResponseWriter, _ *http.Request) error {
-	status := http.StatusOK
-	if h.ready() != nil {
-		status = http.StatusServiceUnavailable
-	}
-	return answer(w, status, oip.Ready{Ready: status == http.StatusOK})
+	ready := h.ready() == nil
+	return answer(w, readyStatus(ready), oip.Ready{Ready: ready})
 }
 
 func (h *Handler) models(w http.ResponseWriter, r *http.Request) error {
@@ -121,21 +120,20 @@ func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// modelReady tells whether a request would be answered. A model that is not warm
-// is ready: its first request loads it. One that was unloaded by hand, or that
-// failed to load just now, is not.
 func (h *Handler) modelReady(w http.ResponseWriter, r *http.Request) error {
 	m, err := h.flow.Pick(r.Context(), refOf(r))
 	if err != nil {
 		return err
 	}
-	state, _ := h.flow.registry.Warm.State(m)
-	ready := state != model.Failed && !h.flow.of(m).unloaded.Load()
-	status := http.StatusOK
-	if !ready {
-		status = http.StatusServiceUnavailable
+	ready := h.flow.ready(m)
+	return answer(w, readyStatus(ready), oip.ModelReady{Name: m.Name, Ready: ready})
+}
+
+func readyStatus(ready bool) int {
+	if ready {
+		return http.StatusOK
 	}
-	return answer(w, status, oip.ModelReady{Name: m.Name, Ready: ready})
+	return http.StatusServiceUnavailable
 }
 
 func (h *Handler) config(w http.ResponseWriter, r *http.Request) error {
@@ -161,38 +159,7 @@ func (h *Handler) allStats(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {
-	begin := time.Now()
-	ref := refOf(r)
-	telemetry.LineFrom(r.Context()).SetModel(ref.Name, ref.Version)
-
-	header := -1
-	if text := r.Header.Get(oip.HeaderLength); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 0 {
-			return fault.New(fault.Invalid, "header %s is %q, expected the length of the JSON part in bytes", oip.HeaderLength, tensor.Clip(text))
-		}
-		header = n
-	}
-	body, done, err := readBody(r, header)
-	if err != nil {
-		return err
-	}
-	defer done()
-	e := exchanges.Get().(*exchange)
-	defer e.free()
-	e.body, e.header, e.control = body, header, cacheControl(r)
-	if err := h.flow.pass(r.Context(), ref, begin, e); err != nil {
-		return err
-	}
-	return e.write(w, r)
-}
-
-// cacheControl reads what the caller says of remembered answers.
-func cacheControl(r *http.Request) cache.Control {
-	if values := r.Header["Cache-Control"]; values != nil {
-		return cache.ParseControl(strings.Join(values, ","))
-	}
-	return cache.Control{}
+	return h.call(w, r, newExchange)
 }
 
 func (h *Handler) index(w http.ResponseWriter, r *http.Request) error {

@@ -68,7 +68,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		status       int
 		sentence     string
 	}{
-		{"GET", "/", 404, "there is nothing at /"},
+		{"GET", "/v1", 404, "there is nothing at /v1"},
 		{"GET", "/v3", 404, "there is nothing at /v3"},
 		{"GET", "/v2/models/", 404, "there is nothing at /v2/models/"},
 		{"POST", "/v2/models/m/generate", 404, "there is nothing at /v2/models/m/generate"},

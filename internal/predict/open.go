@@ -23,13 +23,14 @@ type Deps struct {
 
 // Config is what a flow reads from the environment.
 type Config struct {
-	Model model.Config
-	Queue queue.Config
-	Cache cache.Config
+	Model  model.Config
+	Queue  queue.Config
+	Cache  cache.Config
+	Compat Compat
 }
 
-// Parts are the packages' own configurations, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache} }
+// Parts are the configurations that it is made of, for whoever loads them.
+func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache, &c.Compat} }
 
 // Open wires the flow of a bucket and mounts it on a process, which closes it.
 func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Registry, error) {
@@ -61,6 +62,10 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 	}
 	ready := registry.Start(ctx)
 	p.Ready(ready)
-	NewHandler(flow, p.Tel.Version(), ready).Register(p.Mux)
+	handler, err := NewHandler(flow, c.Compat, p.Tel, ready)
+	if err != nil {
+		return nil, err
+	}
+	handler.Register(p.Mux)
 	return registry, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
@@ -20,39 +21,40 @@ type edge interface {
 
 // pass takes a request through the flow, and tells its log line and the
 // statistics of the version what each step took. begin is when the request's
-// body began to be read.
-func (f *Flow) pass(ctx context.Context, ref model.Ref, begin time.Time, e edge) error {
+// body began to be read, control what its caller says of remembered answers.
+func (f *Flow) pass(ctx context.Context, ref model.Ref, begin time.Time, control cache.Control, e edge) (cache.Outcome, error) {
 	m, err := f.Pick(ctx, ref)
 	if err != nil {
-		return err
+		return cache.Outcome{}, err
 	}
 	s := f.of(m)
 	line := telemetry.LineFrom(ctx)
 	line.SetModel(m.Name, s.version)
 
 	if err := s.lane.Admit(ctx); err != nil {
-		return err
+		return cache.Outcome{}, err
 	}
 	r, err := e.decode(m)
 	if err != nil {
-		return err
+		return cache.Outcome{}, err
 	}
+	r.Cache = control
 	if r.ID != "" {
 		line.SetID(r.ID)
 	}
 	decoded := time.Now()
 	a, err := f.InferWith(ctx, m, r)
 	if err != nil {
-		return err
+		return cache.Outcome{}, err
 	}
 	inferred := time.Now()
 	if err := e.encode(a, s.version); err != nil {
-		return err
+		return cache.Outcome{}, err
 	}
 	encoded := time.Now()
 	s.stats.recordEdge(rows(m, r.Inputs), decoded.Sub(begin), encoded.Sub(inferred))
 	line.Timing("decode", decoded.Sub(begin))
 	line.Timing("infer", inferred.Sub(decoded))
 	line.Timing("encode", encoded.Sub(inferred))
-	return nil
+	return a.Cache, nil
 }

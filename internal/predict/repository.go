@@ -69,6 +69,14 @@ func (f *Flow) entry(m *model.Manifest) oip.IndexEntry {
 	return e
 }
 
+// ready tells whether a request would be answered. A model that is not warm is
+// ready: its first request loads it. One that was unloaded by hand, or that
+// failed to load just now, is not.
+func (f *Flow) ready(m *model.Manifest) bool {
+	state, _ := f.registry.Warm.State(m)
+	return state != model.Failed && !f.of(m).unloaded.Load()
+}
+
 func (f *Flow) statistics(m *model.Manifest) oip.ModelStatistics {
 	served := f.of(m)
 	s := &served.stats

@@ -44,7 +44,7 @@ func generate(root string) (map[string][]byte, error) {
 	}
 	files := map[string][]byte{filepath.Join(root, "docs/events.md"): text}
 	for _, d := range event.Declared() {
-		if d.Foreign {
+		if d.Foreign || d.Data == nil {
 			continue
 		}
 		path := filepath.Join(root, "internal/event/schema", d.Name+".json")
@@ -117,12 +117,15 @@ func schemaOf(d *event.Declaration) (*jsonschema.Schema, error) {
 func page() ([]byte, error) {
 	var b strings.Builder
 	b.WriteString("# Events\n\nWritten by `make gen` from `internal/event/types.go`; the schemas are in `internal/event/schema`. " +
-		"All of them are CloudEvents 1.0 with JSON as data. They are hints: one may come twice, late, in another order, or never; " +
+		"All of them are CloudEvents 1.0, with JSON as data where nothing else is said. They are hints: one may come twice, late, in another order, or never; " +
 		"source and id together name it. Who gets which is said in `triggers/`.\n\n| type | when | source | subject | id |\n|---|---|---|---|---|\n")
 	for _, d := range event.Declared() {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", d.Name, d.Summary, source(d), d.Subject, d.ID)
 	}
 	for _, d := range event.Declared() {
+		if d.Data == nil {
+			continue
+		}
 		schema, err := schemaOf(d)
 		if err != nil {
 			return nil, err
