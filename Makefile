@@ -65,8 +65,9 @@ bench: ort s3 ## measure overhead, start, load and memory; results in docs/bench
 	$(GO) run ./test/bench
 
 .PHONY: conformance
-conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
+conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient and, after `make kserve`, kserve's client
 	$(VENV)/bin/python test/conformance/triton_http.py $(or $(URL),127.0.0.1:8080)
+	$(or $(wildcard $(VENV)-kserve/bin/python),$(VENV)/bin/python) test/conformance/kserve_rest.py $(or $(URL),127.0.0.1:8080)
 
 .PHONY: base
 base:
@@ -135,6 +136,14 @@ cloudevents: $(TOOLS)/cloudevents ## build the conformance tool of CloudEvents t
 
 .PHONY: venv
 venv: $(VENV)/.done ## make the Python environment that tests run clients in
+
+.PHONY: kserve
+kserve: $(VENV)-kserve/.done ## make the Python environment with kserve's client (450 MB), for conformance and tests
+
+$(VENV)-kserve/.done:
+	$(PYTHON) -m venv $(VENV)-kserve
+	$(VENV)-kserve/bin/pip install --quiet --disable-pip-version-check kserve==0.21.0
+	touch $@
 
 # Tools are pinned in a modfile of their own, so that they weigh on nobody else.
 $(TOOLS)/versitygw: tool.mod

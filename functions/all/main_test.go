@@ -118,8 +118,8 @@ func TestSettingsThatCantWork(t *testing.T) {
 	}
 }
 
-// TestTritonClient runs the unchanged tritonclient.http against the function.
-func TestTritonClient(t *testing.T) {
+// TestPythonClients runs clients that others wrote, unchanged, against the function.
+func TestPythonClients(t *testing.T) {
 	python := filepath.Join(root, ".venv/bin/python")
 	if _, err := os.Stat(python); err != nil {
 		const how = "no Python environment with tritonclient: run `make venv`"
@@ -128,22 +128,33 @@ func TestTritonClient(t *testing.T) {
 		}
 		t.Skip(how)
 	}
-	url, _ := start(t, nil)
+	kserve := filepath.Join(root, ".venv-kserve/bin/python")
+	if _, err := os.Stat(kserve); err != nil {
+		kserve = python // the script makes the calls by itself
+	}
 	flights, err := os.ReadFile(filepath.Join(root, "examples/flights/flights.onnx"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	spec := func(d tensor.Type) tensor.Spec { return tensor.Spec{Name: "INPUT0", Type: d, Shape: []int64{-1}} }
-	upload(t, url, "flights", flights)
-	upload(t, url, "simple", onnxtest.Simple(-1).Bytes())
-	upload(t, url, "identity_bytes", onnxtest.Identity(spec(tensor.Bytes)).Bytes())
-	upload(t, url, "identity_fp16", onnxtest.Identity(spec(tensor.FP16)).Bytes())
-
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, python, filepath.Join(root, "test/conformance/triton_http.py"), strings.TrimPrefix(url, "http://")).CombinedOutput()
-	t.Logf("%s", out)
-	if err != nil {
-		t.Fatal(err)
+	for _, c := range []struct{ name, python, script, compat string }{
+		{"tritonclient", python, "triton_http.py", ""},
+		{"as Triton's examples", python, "triton_examples.py", "triton"},
+		{"kserve", kserve, "kserve_rest.py", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			url, _ := start(t, map[string]string{"COMPAT": c.compat})
+			upload(t, url, "flights", flights)
+			upload(t, url, "simple", onnxtest.Simple(-1).Bytes())
+			upload(t, url, "identity_bytes", onnxtest.Identity(spec(tensor.Bytes)).Bytes())
+			upload(t, url, "identity_fp16", onnxtest.Identity(spec(tensor.FP16)).Bytes())
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			out, err := exec.CommandContext(ctx, c.python, filepath.Join(root, "test/conformance", c.script), strings.TrimPrefix(url, "http://")).CombinedOutput()
+			t.Logf("%s", out)
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }

@@ -88,7 +88,7 @@ func FuzzDecode(f *testing.F) {
 // sameNumbers compares with what encoding/json finds in the body.
 func sameNumbers(t *testing.T, body []byte, got []float64) {
 	t.Helper()
-	var std struct{ Instances, Inputs any }
+	var std map[string]any
 	if err := json.Unmarshal(body, &std); err != nil {
 		return // numbers that don't fit, in members that nobody reads
 	}
@@ -106,8 +106,8 @@ func sameNumbers(t *testing.T, body []byte, got []float64) {
 			flatten(v["x"])
 		}
 	}
-	flatten(std.Instances)
-	flatten(std.Inputs)
+	flatten(std["instances"])
+	flatten(std["inputs"])
 	if !slices.Equal(got, want) {
 		t.Fatalf("%s: got %v, encoding/json says %v", body, got, want)
 	}
