@@ -63,6 +63,49 @@ func door(url string) eventsuite.Door {
 	}
 }
 
+// TestTriggersInfer has a trigger ask a model, whose answer goes back into the
+// broker and on to who waits for it.
+func TestTriggersInfer(t *testing.T) {
+	answers := make(chan *http.Request, 1)
+	bodies := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		answers <- r
+		bodies <- string(b)
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	t.Cleanup(server.Close)
+	dir := t.TempDir()
+	const manifests = `{apiVersion: eventing.knative.dev/v1, kind: Trigger, metadata: {name: ask}, spec: {broker: pilotlight,
+  filters: [{exact: {type: org.kubeflow.serving.inference.request}}], subscriber: {ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: predict}, uri: /v1/models/simple:predict}}}
+---
+{apiVersion: eventing.knative.dev/v1, kind: Trigger, metadata: {name: hear}, spec: {broker: pilotlight,
+  filters: [{exact: {type: dev.pilotlight.prediction.made.v1}}, {exact: {causationid: order-7}}], subscriber: {uri: %s}}}`
+	if err := os.WriteFile(filepath.Join(dir, "infer.yaml"), fmt.Appendf(nil, manifests, server.URL+"/"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	url, _ := start(t, map[string]string{"TRIGGERS_DIR": dir})
+	upload(t, url, "simple", onnxtest.Simple(-1).Bytes())
+	const ones = "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"
+	event := http.Header{
+		"Ce-Specversion": {"1.0"}, "Ce-Id": {"order-7"}, "Ce-Source": {"/shop"}, "Ce-Type": {"org.kubeflow.serving.inference.request"},
+		"Content-Type": {"application/json"},
+	}
+	status, said, err := door(url)(t.Context(), "POST", "/events", event, []byte(`{"instances":[{"INPUT0":`+ones+`,"INPUT1":`+ones+`}]}`))
+	if err != nil || status != http.StatusAccepted {
+		t.Fatalf("got %d %s %v", status, said, err)
+	}
+	select {
+	case r := <-answers:
+		want := `{"predictions":[{"OUTPUT0":` + strings.ReplaceAll(ones, "1", "2") + `,"OUTPUT1":` + strings.ReplaceAll(ones, "1", "0") + `}]}`
+		if body := <-bodies; body != want || r.Header.Get("Ce-Subject") != "simple:1" || r.Header.Get("Ce-Source") != "/pilotlight/predictions" {
+			t.Errorf("got %v %s", r.Header, body)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the answer did not come through the broker")
+	}
+}
+
 // TestAcceptedEventsOutliveAKill kills the process while its subscriber is away.
 func TestAcceptedEventsOutliveAKill(t *testing.T) {
 	var mu sync.Mutex

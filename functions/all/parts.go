@@ -52,11 +52,20 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 	}
 	b, err := bus.New(c, bus.Deps{
 		Routes: routes, KV: kv,
-		Subscribers: map[string]http.Handler{"predict": f.predict, "deadletter": f.deadletter},
+		Subscribers: map[string]http.Handler{"predict": service(p, f.predict), "deadletter": service(p, f.deadletter)},
 	}, p.Tel)
 	if err != nil {
 		return nil, nil, err
 	}
 	p.Mux.Handle("POST /events", b)
 	return b, f, nil
+}
+
+// service is a function as the triggers know it: with /events of its own beside
+// the paths that all functions of the process share, such as /v2/models/m/infer.
+func service(p *serve.Process, events *event.Mux) http.Handler {
+	mux := http.NewServeMux()
+	events.Register(mux)
+	mux.Handle("/", p.Mux)
+	return mux
 }
