@@ -53,7 +53,7 @@ func main() { function(functions.HTTP).Main() }
 // function wires
 //
 //	DATA_DIR, BLOB_URL -> store.Blob -> model.Registry --> predict.Flow ------.
-//	ORT_LIB            -> onnx.Format -------'                                 +--> serve (PORT): /v2/..., /admin/v1/..., /readyz, /metrics
+//	ORT_LIB            -> onnx.Format -------'                                 +--> serve (PORT): /v1/..., /v2/..., /admin/v1/..., /readyz, /metrics
 //	                      store.Blob -> deadletter.Store ----------------------+
 //	DATA_DIR, KV_URL   -> store.KV --> bus.Bus, between them by triggers/ -----'--> /events
 func function(register serve.Register) *serve.Function {

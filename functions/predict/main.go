@@ -30,7 +30,7 @@ func main() { function(functions.HTTP).Main() }
 
 // function wires
 //
-//	BLOB_URL -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v2/..., /admin/v1/..., /events, /readyz, /metrics
+//	BLOB_URL -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v1/..., /v2/..., /admin/v1/..., /events, /readyz, /metrics
 //	ORT_LIB  -> onnx.Format -------'   '-------> event.Sink (K_SINK)
 func function(register serve.Register) *serve.Function {
 	var own config
