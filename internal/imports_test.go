@@ -21,8 +21,7 @@ var levels = []struct {
 	why      string
 }{
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
-	{"tensor", "typed arrays know only the ground"},
-	{"jsonwire", "JSON text knows the types of elements"},
+	{"jsonwire tensor", "typed arrays, and how JSON writes their elements, know only the ground"},
 	{"engine event oip store tfserving", "ports and wire formats know values, not each other"},
 	{"cache model queue serve", "what mains compose flows of"},
 	{"deadletter predict", "flows"},
@@ -35,6 +34,7 @@ var sideways = map[string]string{
 	"event/bus":            "event store",
 	"event/eventtest":      "event",
 	"engine/onnx/onnxtest": "engine engine/onnx",
+	"jsonwire":             "tensor",
 	"predict/predicttest":  "predict engine/onnx/onnxtest store/memstore",
 	"telemetry":            "env telemetry/epoch",
 }

@@ -398,6 +398,45 @@ func TestOneTraceFromSenderToReceiver(t *testing.T) {
 	}
 }
 
+// An answer goes on with the trace that its request belongs to, and begins one otherwise.
+func TestAnswersStayInTheirTrace(t *testing.T) {
+	collector := telemetrytest.NewCollector(t)
+	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard, Endpoint: collector.URL}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	responder, err := event.NewResponder(tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(more ...string) http.Header {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/", nil)
+		r.Header = binary(more...)
+		w := httptest.NewRecorder()
+		responder.Respond(w, r, []byte(`1`), func(_ context.Context, e *event.Event) (event.Event, error) {
+			return event.PredictionMade.To(e, "m", "m:1", "application/json", []byte(`2`)), nil
+		}, nil)
+		if w.Code != http.StatusOK || w.Body.String() != `2` {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+		return w.Header()
+	}
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	if got := ask("Ce-Traceparent", parent, "Ce-Tracestate", "a=b"); got.Get("Ce-Traceparent") != parent || got.Get("Ce-Tracestate") != "a=b" {
+		t.Errorf("got %v", got)
+	}
+	if got := ask().Get("Ce-Traceparent"); len(got) != len(parent) || got == parent {
+		t.Errorf("got traceparent %q, want one of a new trace", got)
+	}
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := collector.Span("process other"); s == nil || len(s.TraceId) == 0 {
+		t.Errorf("got span %v", s)
+	}
+}
+
 // sameData compares data, but for the blanks of JSON.
 func sameData(a, b []byte) bool {
 	var x, y bytes.Buffer

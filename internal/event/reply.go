@@ -60,7 +60,8 @@ func (y Reply) To(request *Event, asked, subject, contentType string, data []byt
 }
 
 // Responder answers requests that bring events by events, in the mode in which
-// they came.
+// they came; but in structured mode, as Request, where a header could not hold
+// an attribute as it is.
 type Responder struct {
 	tel     *telemetry.Telemetry
 	metrics *instruments

@@ -1,9 +1,6 @@
 package predict
 
 import (
-	"net/http"
-	"strings"
-
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -29,13 +26,13 @@ func (c *Compat) serverName() string {
 	return "pilotlight"
 }
 
-// word puts the words before an error that scripts look for. Its kind stays.
-func (c *Compat) word(r *http.Request, err error) error {
-	name := r.PathValue("model")
+// word puts the words before an error about a model that scripts look for; load
+// tells that it was to be loaded. The error's kind stays.
+func (c *Compat) word(err error, name string, load bool) error {
 	switch {
 	case c.With == "" || name == "":
 		return err
-	case strings.HasSuffix(r.Pattern, "/load"):
+	case load:
 		return fault.Wrap(fault.KindOf(err), err, "failed to load %q, %s", tensor.Clip(name), fault.Message(err))
 	case fault.KindOf(err) == fault.NotFound:
 		return fault.Wrap(fault.NotFound, err, "Request for unknown model: %q is not found: %s", tensor.Clip(name), fault.Message(err))

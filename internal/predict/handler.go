@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -41,7 +42,7 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	route := func(pattern string, handle func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := handle(w, r); err != nil {
-				serve.Error(w, r, h.compat.word(r, err))
+				serve.Error(w, r, h.compat.word(err, r.PathValue("model"), strings.HasSuffix(r.Pattern, "/load")))
 			}
 		})
 	}

@@ -22,6 +22,7 @@ type Request struct {
 	specs   []tensor.Spec
 	columns []column
 	dims    []int64
+	index   map[string]int // where inputs stand in specs, when they are many and come in another order
 
 	// Where the value being read stands, for errors.
 	form   string // instances or inputs
@@ -78,6 +79,7 @@ func (r *Request) Decode(body []byte, inputs []tensor.Spec) error {
 
 func (r *Request) reset(specs []tensor.Spec) {
 	r.specs, r.Rows, r.Inputs = specs, 0, r.Inputs[:0]
+	clear(r.index)
 	r.form, r.row, r.named, r.column, r.at = "", -1, false, 0, r.at[:0]
 	for len(r.columns) < len(specs) {
 		r.columns = append(r.columns, column{})
@@ -264,8 +266,7 @@ func (r *Request) object(dimension int) error {
 			if err != nil {
 				return err
 			}
-			at = slices.IndexFunc(r.specs, func(spec tensor.Spec) bool { return spec.Name == string(key) })
-			if at < 0 {
+			if at = r.find(key); at < 0 {
 				return invalid("%s has %q, which is not an input of the model: it expects %s", r.around(), tensor.Clip(string(key)), r.known())
 			}
 		}
@@ -288,6 +289,26 @@ func (r *Request) object(dimension int) error {
 	}
 	r.column = slices.IndexFunc(r.columns, func(c column) bool { return c.rows <= row })
 	return invalid("%s is missing: the model expects %s", r.place(), r.known())
+}
+
+// find gives the position of an input by its name, or -1.
+func (r *Request) find(name []byte) int {
+	const few = 32 // comparisons cost less than a map
+	if len(r.specs) <= few {
+		return slices.IndexFunc(r.specs, func(spec tensor.Spec) bool { return spec.Name == string(name) })
+	}
+	if len(r.index) == 0 {
+		if r.index == nil {
+			r.index = map[string]int{}
+		}
+		for i := range r.specs {
+			r.index[r.specs[i].Name] = i
+		}
+	}
+	if at, ok := r.index[string(name)]; ok {
+		return at
+	}
+	return -1
 }
 
 // inputs reads the column form.

@@ -108,6 +108,33 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// A model with many inputs takes them in any order.
+func TestManyInputs(t *testing.T) {
+	const n = 200
+	var specs []tensor.Spec
+	var members []string
+	for i := range n {
+		specs = append(specs, spec(fmt.Sprint("f", i), tensor.Int64, -1))
+		members = append(members, fmt.Sprintf(`"f%d":%d`, i, i))
+	}
+	slices.Reverse(members)
+	row := strings.Join(members, ",")
+	var r tfserving.Request
+	for range 2 {
+		if err := r.Decode([]byte(`{"instances":[{`+row+`},{`+row+`}]}`), specs); err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			if got, want := show(&r.Inputs[i]), fmt.Sprintf("f%d:INT64[2]=[%d %d]", i, i, i); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+	}
+	if err := r.Decode([]byte(`{"instances":[{`+row+`,"g":1}]}`), specs); err == nil || !strings.HasPrefix(err.Error(), `instances[0] has "g", which is not an input of the model`) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // refusals are bodies that must not be taken, with the sentence.
 var refusals = []struct{ name, model, body, sentence string }{
 	{"empty", "x", ``, `the body must be a JSON object`},
