@@ -52,7 +52,7 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 	}
 	b, err := bus.New(c, bus.Deps{
 		Routes: routes, KV: kv,
-		Subscribers: map[string]http.Handler{"predict": service(p, f.predict), "deadletter": service(p, f.deadletter)},
+		Subscribers: map[string]http.Handler{"predict": newService(p, f.predict), "deadletter": newService(p, f.deadletter)},
 	}, p.Tel)
 	if err != nil {
 		return nil, nil, err
@@ -63,9 +63,17 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 
 // service is a function as the triggers know it: with /events of its own beside
 // the paths that all functions of the process share, such as /v2/models/m/infer.
-func service(p *serve.Process, events *event.Mux) http.Handler {
-	mux := http.NewServeMux()
-	events.Register(mux)
-	mux.Handle("/", p.Mux)
-	return mux
+type service struct {
+	*http.ServeMux
+	events *event.Mux
 }
+
+func newService(p *serve.Process, events *event.Mux) service {
+	s := service{http.NewServeMux(), events}
+	events.Register(s.ServeMux)
+	s.Handle("/", p.Mux)
+	return s
+}
+
+// Takes reports whether the function takes events of a type at /events.
+func (s service) Takes(name string) bool { return s.events.Takes(name) }

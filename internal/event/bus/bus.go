@@ -122,7 +122,7 @@ func (b *Bus) reachable(t *trigger) error {
 		}
 		mux, ok := subscriber.(interface{ Takes(string) bool })
 		for _, name := range t.types {
-			if ok && to == &t.to && !mux.Takes(name) {
+			if ok && to == &t.to && to.takesEvents() && !mux.Takes(name) {
 				return fault.New(fault.Invalid, "Trigger %s: the service %q does not take events of type %q", t.name, to.service, name)
 			}
 		}

@@ -51,6 +51,11 @@ type destination struct {
 	url     string
 }
 
+// takesEvents reports whether a function takes events there for itself, or would if
+// its uri had not been forgotten. Elsewhere, such as where it infers, it takes what
+// the protocol of that path takes.
+func (d destination) takesEvents() bool { return d.path == "/events" || d.path == "/" || d.path == "" }
+
 // String gives the address as it stands in dead letters.
 func (d destination) String() string {
 	if d.url != "" {
