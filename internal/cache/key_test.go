@@ -221,6 +221,42 @@ func TestEntryRoundTrip(t *testing.T) {
 	}
 }
 
+// Numbers that do not fit each other are no entry, and never a panic.
+func TestEntryRefusesWhatDoesNotFit(t *testing.T) {
+	const kind, rank, name, size, dimension = headerSize, headerSize + 8, headerSize + 16, headerSize + 24, headerSize + 32
+	texts := []tensor.Tensor{tensor.OfStrings("t", []int64{2}, []string{"a", "b"})}
+	for what, c := range map[string]struct {
+		of    []tensor.Tensor
+		at    int
+		value int64
+	}{
+		"another format":       {floats("y", 2), entryStart, format + 1},
+		"fewer outputs":        {floats("y", 2), entryStart + 16, 0},
+		"more outputs":         {floats("y", 2), entryStart + 16, 2},
+		"outputs without end":  {floats("y", 2), entryStart + 16, math.MaxInt64},
+		"no type":              {floats("y", 2), kind, 0},
+		"an unknown type":      {floats("y", 2), kind, int64(tensor.Bytes) + 1},
+		"a wider type":         {floats("y", 2), kind, int64(tensor.FP64)},
+		"a negative rank":      {floats("y", 2), rank, -1},
+		"a huge rank":          {floats("y", 2), rank, math.MaxInt64},
+		"a huge name":          {floats("y", 2), name, math.MaxInt64},
+		"a negative size":      {floats("y", 2), size, -8},
+		"less data":            {floats("y", 2), size, 4},
+		"a negative dimension": {floats("y", 2), dimension, -2},
+		"a huge dimension":     {texts, dimension, 1 << 40},
+		"fewer texts":          {texts, dimension, 1},
+	} {
+		raw := encode(c.of, 42, 1<<20)
+		binary.LittleEndian.PutUint64(raw[c.at:], uint64(c.value))
+		if e := decode(raw); e != nil {
+			t.Errorf("%s: got %v", what, e.outputs)
+		}
+	}
+	if e := decode(append(encode(texts, 42, 1<<20), make([]byte, 8)...)); e != nil {
+		t.Error("what follows an entry is passed over")
+	}
+}
+
 func FuzzEntry(f *testing.F) {
 	f.Add(encode(floats("out", 3), 42, 1<<20))
 	f.Add(encode([]tensor.Tensor{tensor.OfStrings("text", []int64{2}, []string{"a", "b"})}, 42, 1<<20))

@@ -162,9 +162,13 @@ func TestStaleWhileRevalidate(t *testing.T) {
 		if o := m.ask(t, s, 1, "", Stale, 1); o.TTL >= 0 {
 			t.Errorf("got %v to live, want less than none", o.TTL)
 		}
+		synctest.Wait()
 		m.ask(t, s, 1, "", Stale, 1) // and begins no second run
 		if took := time.Since(begin); took != 0 {
 			t.Errorf("stale answers took %v", took)
+		}
+		if got := len(s.cache.slots); got != 1 {
+			t.Errorf("got %d background runs, want 1", got)
 		}
 		time.Sleep(2 * time.Second)
 		m.ask(t, s, 1, "", Hit, 2)
@@ -372,6 +376,129 @@ func TestStoreIsShared(t *testing.T) {
 	})
 }
 
+// An answer lives no longer for having passed through the store.
+func TestStoreKeepsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := openMem(t)
+		m := &oracle{}
+		old := spec(m.compute)
+		old.Stale = 30 * time.Second
+		a, b := open(t, &Config{}, kv), open(t, &Config{Size: 1 << 20}, kv)
+		synctest.Wait()
+		m.ask(t, a.Scope(old), 1, "", Miss, 1)
+		synctest.Wait()
+		time.Sleep(20 * time.Second)
+		sb := b.Scope(old)
+		m.ask(t, sb, 1, "", HitShared, 1)
+		for e := range b.memory.cache.Hottest() {
+			if got, want := e.ExpiresAfter(), 70*time.Second; got != want {
+				t.Errorf("got %v to live in memory, want %v", got, want)
+			}
+		}
+		time.Sleep(50 * time.Second)
+		m.ask(t, a.Scope(old), 1, "", Stale, 1)
+		synctest.Wait()
+		m.ask(t, a.Scope(old), 1, "", HitShared, 2)
+	})
+}
+
+// One that waits for another's look into the store takes no older answer for it than it may.
+func TestJoinedAnswerMayBeTooOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := &stuck{KV: openMem(t)}
+		m := &oracle{}
+		c := open(t, &Config{}, kv)
+		synctest.Wait()
+		s := c.Scope(spec(m.compute))
+		m.ask(t, s, 1, "", Miss, 1)
+		synctest.Wait()
+		time.Sleep(20 * time.Second)
+		kv.slow.Store(true)
+		var first sync.WaitGroup
+		first.Go(func() { m.ask(t, s, 1, "", HitShared, 1) })
+		synctest.Wait()
+		m.ask(t, s, 1, "max-age=5", Miss, 2)
+		first.Wait()
+	})
+}
+
+// What the run and others take is not what the cache costs.
+func TestCostIsTheCachesOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := &stuck{KV: openMem(t)}
+		m := &oracle{takes: time.Second, same: true}
+		c := open(t, &Config{Size: 1 << 20}, kv)
+		synctest.Wait()
+		kv.slow.Store(true)
+		s := c.Scope(spec(m.compute))
+		var all sync.WaitGroup
+		for n := range 4 * timed {
+			all.Go(func() {
+				time.Sleep(time.Duration(n) * time.Millisecond)
+				m.ask(t, s, float32(n/2), "", []Status{Miss, Joined}[n%2], 1)
+			})
+		}
+		all.Wait()
+		if got := s.trials.cost.get(); got != 0 {
+			t.Errorf("got a cost of %v, want none in a time that stands still", time.Duration(got))
+		}
+		if got := time.Duration(s.sample.cost.get()); got != stuckFor {
+			t.Errorf("got a cost of %v for the store, want %v", got, stuckFor)
+		}
+	})
+}
+
+// The one that becomes the first just after another has ended finds its answer.
+func TestLateFirstLooksAgain(t *testing.T) {
+	m := &oracle{}
+	s := open(t, &Config{Size: 1 << 20}, nil).Scope(spec(m.compute))
+	m.ask(t, s, 1, "", Miss, 1)
+	r := request{Scope: s, inputs: []tensor.Tensor{tensor.Of("x", []int64{1}, []float32{1})}, keyer: s.cache.keyer.Load()}
+	r.key = r.keyer.key(s.image[:], r.inputs, nil)
+	if _, o, err := r.find(t.Context(), m.run); err != nil || o.Status != Hit {
+		t.Errorf("got %s, %v, want a hit", o.Status, err)
+	}
+}
+
+func TestCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, &Config{Size: 1 << 20}, nil)
+		c.later(func(context.Context) { time.Sleep(time.Second) }) // deaf to its context
+		begin := time.Now()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took != time.Second {
+			t.Errorf("closing took %v, want to wait for 1s", took)
+		}
+		c.metrics = nil // for the second Close, by the test's end
+	})
+}
+
+// Callers that go away, and failures now and then, take no store out of use.
+func TestStoreStaysUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := &stuck{KV: openMem(t)}
+		c := open(t, &Config{}, kv)
+		synctest.Wait()
+		kv.is.Store(true)
+		for range 2 * failuresMost {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Millisecond, cancel)
+			c.shared.get(ctx, c.keyer.Load(), Key{})
+		}
+		for range failuresMost {
+			for fails := range failuresMost {
+				kv.is.Store(fails > 0)
+				c.shared.get(t.Context(), c.keyer.Load(), Key{})
+			}
+		}
+		if !c.shared.up.Load() {
+			t.Error("the store is out of use")
+		}
+	})
+}
+
 // A secret that one process has and another has not keeps them apart.
 func TestSecretsKeepApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -449,7 +576,6 @@ func TestForgedEntriesAreMisses(t *testing.T) {
 		forged := map[string][]byte{
 			"empty": {}, "short": good.Value[:10], "cut": good.Value[:len(good.Value)-8],
 			"signature": flip(0), "time": flip(entryStart + 8), "data": flip(len(good.Value) - 8),
-			"large": make([]byte, 2<<20),
 		}
 		runs := float32(1)
 		for name, b := range forged {
@@ -461,6 +587,13 @@ func TestForgedEntriesAreMisses(t *testing.T) {
 				t.Errorf("%s: the forged entry is still there, %v", name, err)
 			}
 		}
+		small := open(t, &Config{Value: 8}, kv)
+		synctest.Wait()
+		m.ask(t, small.Scope(spec(m.compute)), 1, "", Miss, runs+1)
+		if small.shared.damaged.Load() != 1 {
+			t.Error("an entry above the limit is taken")
+		}
+		runs++
 		put(t, kv, key(2), good.Value) // an answer to something else
 		m.ask(t, s, 2, "", Miss, runs+1)
 		if got, want := writer.shared.damaged.Load(), int64(len(forged)+1); got != want {
@@ -476,6 +609,7 @@ func TestForgedEntriesAreMisses(t *testing.T) {
 type stuck struct {
 	store.KV
 	is    atomic.Bool
+	slow  atomic.Bool // takes stuckFor to read
 	calls atomic.Int64
 }
 
@@ -485,8 +619,13 @@ func (s *stuck) Get(ctx context.Context, key string) (store.Item, error) {
 		<-ctx.Done()
 		return store.Item{}, ctx.Err()
 	}
+	if s.slow.Load() {
+		time.Sleep(stuckFor)
+	}
 	return s.KV.Get(ctx, key)
 }
+
+const stuckFor = 10 * time.Millisecond
 
 func (s *stuck) Put(ctx context.Context, key string, value []byte, ttl time.Duration, c store.Condition) (string, error) {
 	if s.is.Load() {
@@ -553,12 +692,19 @@ func TestWritesAreDropped(t *testing.T) {
 		if got := len(c.shared.writes); got > queueMost {
 			t.Errorf("%d entries wait", got)
 		}
-		large := open(t, &Config{Timeout: time.Hour}, kv)
+		kv.is.Store(false) // those under way stay stuck
+		large := open(t, &Config{Timeout: time.Second}, kv)
+		synctest.Wait()
+		kv.is.Store(true)
 		for range 100 {
 			large.shared.put(write{raw: make([]byte, 1<<20), ttl: time.Minute})
 		}
-		if got := large.shared.pending.Load(); got > pendingMost {
+		if got := large.shared.pending.Load(); got > pendingMost || got < pendingMost-writers<<20 {
 			t.Errorf("%d bytes wait, want %d at most", got, pendingMost)
+		}
+		time.Sleep(time.Minute)
+		if got := large.shared.pending.Load(); got != 0 {
+			t.Errorf("%d bytes wait in an empty queue", got)
 		}
 	})
 }
@@ -621,7 +767,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := Open(&Config{Size: 1 << 20, Value: 1 << 20, Timeout: time.Second}, openMem(t), tel)
+	c, err := Open(&Config{Size: 1 << 20, Value: 1 << 20, Timeout: time.Second, Check: 1}, openMem(t), tel)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -632,11 +778,13 @@ func TestMetrics(t *testing.T) {
 	m.ask(t, one, 1, "", Miss, 1)
 	m.ask(t, one, 1, "", Hit, 1)
 	m.ask(t, c.Scope(two), 1, "", Miss, 1)
+	await(t, func() bool { return one.checks.Load() == 1 })
 	w := httptest.NewRecorder()
 	tel.Metrics().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
 	for _, want := range []string{
 		`pilotlight_cache_requests_total{model="m",result="hit"} 1`,
 		`pilotlight_cache_requests_total{model="m",result="miss"} 2`,
+		`pilotlight_cache_checks_total{model="m"} 1`,
 		`pilotlight_cache_distrusted{model="m"} 0`,
 		`pilotlight_cache_shared_up 1`,
 		`pilotlight_cache_shared_failures_total{what="dropped"} 0`,
