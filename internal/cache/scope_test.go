@@ -437,6 +437,10 @@ func TestCostIsTheCachesOwn(t *testing.T) {
 				time.Sleep(time.Duration(n) * time.Millisecond)
 				m.ask(t, s, float32(n/2), "", []Status{Miss, Joined}[n%2], 1)
 			})
+			if n == 2*timed-1 { // so that runs have their time taken too, not only those that join
+				m.ask(t, s, 1000, "", Miss, 1)
+				all.Wait()
+			}
 		}
 		all.Wait()
 		if got := s.trials.cost.get(); got != 0 {
