@@ -24,6 +24,7 @@ var levels = []struct {
 	{"jsonwire tensor", "typed arrays, and how JSON writes their elements, know only the ground"},
 	{"engine event oip store tfserving", "ports and wire formats know values, not each other"},
 	{"cache model queue serve", "what mains compose flows of"},
+	{"rpc", "gRPC on the server"},
 	{"deadletter predict", "flows"},
 }
 

@@ -23,26 +23,10 @@ func (r *Request) takeBinary(raw []byte, split bool) error {
 		if size > int64(len(raw)) {
 			return invalid("input %s: binary_data_size is %d, but only %d bytes are left in the body", quote(t.Name), size, len(raw))
 		}
-		n, err := tensor.Elements(t.Shape)
-		if err != nil {
+		if err := r.takeBytes(t, raw[:size:size], "binary_data_size"); err != nil {
 			return invalid("input %s: %s", quote(t.Name), fault.Message(err))
 		}
-		chunk := raw[:size:size]
 		raw = raw[size:]
-		if t.Type == tensor.Bytes {
-			err = r.takeStrings(t, n, chunk)
-		} else if width := int64(t.Type.Size()); size%width != 0 || size/width != n {
-			err = invalid("binary_data_size is %d, but shape %s of %s takes %d elements of %d bytes", size, tensor.FormatShape(t.Shape), t.Type, n, width)
-		} else if err = checkBools(t.Type, chunk); err == nil {
-			t.Data = chunk
-			if !tensor.Aligned(chunk, t.Type) {
-				r.makeRoom(t, int(n))
-				copy(t.Data, chunk)
-			}
-		}
-		if err != nil {
-			return invalid("input %s: %s", quote(t.Name), fault.Message(err))
-		}
 	}
 	if len(raw) > 0 {
 		return invalid("the body has %d bytes more than its binary_data_size parameters tell", len(raw))
@@ -50,10 +34,34 @@ func (r *Request) takeBinary(raw []byte, split bool) error {
 	return nil
 }
 
+// takeBytes gives t, whose type and shape are known, its elements in binary
+// form; size is what the length of chunk is called in errors.
+func (r *Request) takeBytes(t *tensor.Tensor, chunk []byte, size string) error {
+	n, err := tensor.Elements(t.Shape)
+	if err != nil {
+		return err
+	}
+	if t.Type == tensor.Bytes {
+		return r.takeStrings(t, n, chunk, size)
+	}
+	if width := t.Type.Size(); len(chunk)%width != 0 || int64(len(chunk)/width) != n {
+		return invalid("%s is %d, but shape %s of %s takes %d elements of %d bytes", size, len(chunk), tensor.FormatShape(t.Shape), t.Type, n, width)
+	}
+	if err := checkBools(t.Type, chunk); err != nil {
+		return err
+	}
+	t.Data = chunk
+	if !tensor.Aligned(chunk, t.Type) {
+		r.makeRoom(t, int(n))
+		copy(t.Data, chunk)
+	}
+	return nil
+}
+
 // takeStrings cuts chunk into n elements, each behind its length in four bytes.
-func (r *Request) takeStrings(t *tensor.Tensor, n int64, chunk []byte) error {
+func (r *Request) takeStrings(t *tensor.Tensor, n int64, chunk []byte, size string) error {
 	if n > int64(len(chunk)/4) {
-		return invalid("binary_data_size is %d, too few for the %d strings of shape %s and their lengths of 4 bytes", len(chunk), n, tensor.FormatShape(t.Shape))
+		return invalid("%s is %d, too few for the %d strings of shape %s and their lengths of 4 bytes", size, len(chunk), n, tensor.FormatShape(t.Shape))
 	}
 	t.Strings = r.strings.take(int(n))
 	text := string(chunk) // one copy for all

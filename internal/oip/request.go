@@ -22,10 +22,18 @@ type Request struct {
 	// request's parameter binary_data_output.
 	BinaryOutput bool
 
+	// What DecodeProto finds beside: the model that is asked, which other forms of
+	// the protocol name in the URL, and whether the tensors came as bytes.
+	Model, Version string
+	Raw            bool
+
 	scan  jsonwire.Scanner
 	names []string
 	sizes []int64 // for each input: how many bytes it takes of the binary part, -1 when it is JSON
 	said  []bool  // for each output: whether it says itself how to be sent
+
+	contents [][]byte // of DecodeProto, for each input: its InferTensorContents
+	raws     [][]byte // of DecodeProto: raw_input_contents
 
 	words   arena[uint64]
 	strings arena[string]
@@ -67,6 +75,14 @@ func (r *Request) Decode(body []byte, header int) error {
 	for i := range r.Outputs {
 		r.Outputs[i].Binary = r.Outputs[i].Binary || r.BinaryOutput && !r.said[i]
 	}
+	if err := r.checkNames(); err != nil {
+		return err
+	}
+	return r.takeBinary(raw, header >= 0)
+}
+
+// checkNames refuses names that stand twice in a list.
+func (r *Request) checkNames() error {
 	r.names = r.names[:0]
 	for i := range r.Inputs {
 		r.names = append(r.names, r.Inputs[i].Name)
@@ -81,11 +97,11 @@ func (r *Request) Decode(body []byte, header int) error {
 	if name, ok := repeated(r.names); ok {
 		return invalid("output %s is asked for twice", quote(name))
 	}
-	return r.takeBinary(raw, header >= 0)
+	return nil
 }
 
 func (r *Request) reset() {
-	r.ID, r.Parameters, r.BinaryOutput = "", nil, false
+	r.Model, r.Version, r.ID, r.Parameters, r.BinaryOutput, r.Raw = "", "", "", nil, false, false
 	r.Inputs, r.Outputs = r.Inputs[:0], r.Outputs[:0]
 	r.sizes, r.said = r.sizes[:0], r.said[:0]
 	r.words.reset()
@@ -187,19 +203,24 @@ func (r *Request) inputs() error {
 		if !s.Take('{') {
 			return invalid("inputs[%d] must be an object", i)
 		}
-		// The name of the input that stood here last time is kept until the new one
-		// is read: it is most often the same.
-		if i < cap(r.Inputs) {
-			r.Inputs = r.Inputs[:i+1]
-			r.Inputs[i] = tensor.Tensor{Name: r.Inputs[i].Name}
-		} else {
-			r.Inputs = append(r.Inputs, tensor.Tensor{})
-		}
 		r.sizes = append(r.sizes, -1)
-		if err := r.input(&r.Inputs[i]); err != nil {
+		if err := r.input(r.addInput()); err != nil {
 			return err
 		}
 	}
+}
+
+// addInput makes room for one more input. It has the name of the one that stood
+// there last time, for the reader to compare: it is most often the same.
+func (r *Request) addInput() *tensor.Tensor {
+	i := len(r.Inputs)
+	if i < cap(r.Inputs) {
+		r.Inputs = r.Inputs[:i+1]
+		r.Inputs[i] = tensor.Tensor{Name: r.Inputs[i].Name}
+	} else {
+		r.Inputs = append(r.Inputs, tensor.Tensor{})
+	}
+	return &r.Inputs[i]
 }
 
 func (r *Request) input(t *tensor.Tensor) error {
@@ -332,6 +353,9 @@ func (r *Request) flag() (value, ok bool) {
 	return value, value || r.scan.Word("false")
 }
 
+// sharedMemory are the settings of an input that lies elsewhere than in the request.
+var sharedMemory = []string{"shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"}
+
 // inputParameters reads what an input says about its bytes. Other settings have
 // no meaning for a tensor: they are checked and forgotten.
 func (r *Request) inputParameters() error {
@@ -344,7 +368,8 @@ func (r *Request) inputParameters() error {
 			}
 			r.sizes[len(r.sizes)-1] = size
 			return true, nil
-		case "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size":
+		}
+		if slices.Contains(sharedMemory, string(key)) {
 			return true, invalid("%s: %s is not supported, send the data with the request", r.where(), key)
 		}
 		return false, nil

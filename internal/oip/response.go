@@ -89,16 +89,24 @@ func (r *Response) Append(dst []byte) (body []byte, header int, err error) {
 		if !r.binary(i) {
 			continue
 		}
-		dst = append(dst, t.Data...)
 		for j, text := range t.Strings {
 			if len(text) > math.MaxUint32 {
 				return nil, 0, invalid("output %s: element %d is longer than 4 GiB", quote(t.Name), j)
 			}
-			dst = binary.LittleEndian.AppendUint32(dst, uint32(len(text)))
-			dst = append(dst, text...)
 		}
+		dst = appendBinary(dst, t)
 	}
 	return dst, header, nil
+}
+
+// appendBinary writes a tensor in binary form.
+func appendBinary(dst []byte, t *tensor.Tensor) []byte {
+	dst = append(dst, t.Data...)
+	for _, text := range t.Strings {
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(len(text)))
+		dst = append(dst, text...)
+	}
+	return dst
 }
 
 func (r *Response) binary(i int) bool { return i < len(r.Binary) && r.Binary[i] }

@@ -67,15 +67,23 @@ func (e *exchange) decode(m *model.Manifest) (*Request, error) {
 	if err := e.in.Decode(e.body, e.header); err != nil {
 		return nil, err
 	}
-	e.names = e.names[:0]
-	for _, o := range e.in.Outputs {
-		if o.Parameters["classification"] != nil {
-			return nil, fault.New(fault.Invalid, "output %q: the parameter classification is not supported", tensor.Clip(o.Name))
-		}
-		e.names = append(e.names, o.Name)
+	var err error
+	if e.names, err = wanted(e.names[:0], e.in.Outputs); err != nil {
+		return nil, err
 	}
 	e.request = Request{ID: e.in.ID, Inputs: e.in.Inputs, Outputs: e.names}
 	return &e.request, nil
+}
+
+// wanted adds the names of the outputs that a request asks for to dst.
+func wanted(dst []string, outputs []oip.Output) ([]string, error) {
+	for _, o := range outputs {
+		if o.Parameters["classification"] != nil {
+			return nil, fault.New(fault.Invalid, "output %q: the parameter classification is not supported", tensor.Clip(o.Name))
+		}
+		dst = append(dst, o.Name)
+	}
+	return dst, nil
 }
 
 // decodeRaw takes a body that is one tensor and nothing else.

@@ -2,14 +2,15 @@ package predict
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
-	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
@@ -36,8 +37,8 @@ func NewHandler(flow *Flow, compat Compat, tel *telemetry.Telemetry, ready func(
 	return &Handler{flow: flow, events: events, compat: compat, version: tel.Version(), ready: ready}, nil
 }
 
-// Register adds the flow's routes to a mux: the protocols under /v2 and /v1, and
-// the registry under /admin/v1.
+// Register adds the flow's routes to a mux: the protocols under /v2, under /v1 and
+// by gRPC, and the registry under /admin/v1.
 func (h *Handler) Register(mux *http.ServeMux) {
 	route := func(pattern string, handle func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -64,6 +65,7 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	route("POST /v2/repository/models/{model}/unload", h.unload)
 	h.registerV1(route)
 	h.registerAdmin(route)
+	rpc.Register(mux, h.ready, h.service())
 }
 
 func refOf(r *http.Request) model.Ref {
@@ -82,7 +84,7 @@ func answer(w http.ResponseWriter, status int, v any) error {
 }
 
 func (h *Handler) server(w http.ResponseWriter, _ *http.Request) error {
-	return answer(w, http.StatusOK, oip.ServerMetadata{Name: h.compat.serverName(), Version: h.version, Extensions: extensions})
+	return answer(w, http.StatusOK, h.serverMetadata())
 }
 
 func (h *Handler) live(w http.ResponseWriter, _ *http.Request) error {
@@ -94,6 +96,13 @@ func (h *Handler) serverReady(w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, readyStatus(ready), oip.Ready{Ready: ready})
 }
 
+func readyStatus(ready bool) int {
+	if ready {
+		return http.StatusOK
+	}
+	return http.StatusServiceUnavailable
+}
+
 func (h *Handler) models(w http.ResponseWriter, r *http.Request) error {
 	names, err := h.flow.registry.Models(r.Context())
 	if err != nil {
@@ -103,56 +112,35 @@ func (h *Handler) models(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) error {
-	m, err := h.flow.Pick(r.Context(), refOf(r))
+	m, err := h.modelMetadata(r.Context(), refOf(r))
 	if err != nil {
 		return err
 	}
-	versions, err := h.flow.registry.Versions(r.Context(), m.Name)
-	if err != nil {
-		return err
-	}
-	names := make([]string, len(versions))
-	for i, v := range versions {
-		names[i] = strconv.Itoa(v)
-	}
-	return answer(w, http.StatusOK, oip.ModelMetadata{
-		Name: m.Name, Versions: names, Platform: h.flow.registry.Platform(m),
-		Inputs: oip.Describe(m.Signature.Inputs), Outputs: oip.Describe(m.Signature.Outputs),
-	})
+	return answer(w, http.StatusOK, m)
 }
 
 func (h *Handler) modelReady(w http.ResponseWriter, r *http.Request) error {
-	m, err := h.flow.Pick(r.Context(), refOf(r))
+	ready, err := h.isReady(r.Context(), refOf(r))
 	if err != nil {
 		return err
 	}
-	ready := h.flow.ready(m)
-	return answer(w, readyStatus(ready), oip.ModelReady{Name: m.Name, Ready: ready})
-}
-
-func readyStatus(ready bool) int {
-	if ready {
-		return http.StatusOK
-	}
-	return http.StatusServiceUnavailable
+	return answer(w, readyStatus(ready.Ready), ready)
 }
 
 func (h *Handler) config(w http.ResponseWriter, r *http.Request) error {
-	m, err := h.flow.Pick(r.Context(), refOf(r))
+	c, err := h.modelConfig(r.Context(), refOf(r))
 	if err != nil {
 		return err
 	}
-	c := oip.ModelConfig{Name: m.Name, Platform: h.flow.registry.Platform(m), Backend: m.Runtime}
-	c.Configure(int64(m.Batching.MaxRows), m.Signature.Inputs, m.Signature.Outputs)
 	return answer(w, http.StatusOK, c)
 }
 
 func (h *Handler) modelStats(w http.ResponseWriter, r *http.Request) error {
-	m, err := h.flow.Pick(r.Context(), refOf(r))
+	s, err := h.statistics(r.Context(), refOf(r))
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, oip.Statistics{Models: []oip.ModelStatistics{h.flow.statistics(m)}})
+	return answer(w, http.StatusOK, s)
 }
 
 func (h *Handler) allStats(w http.ResponseWriter, _ *http.Request) error {
@@ -168,59 +156,36 @@ func (h *Handler) index(w http.ResponseWriter, r *http.Request) error {
 	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
-	entries, err := h.flow.index(r.Context())
+	entries, err := h.flow.index(r.Context(), ask.Ready)
 	if err != nil {
 		return err
-	}
-	if ask.Ready {
-		ready := entries[:0]
-		for _, e := range entries {
-			if e.State == oip.StateReady {
-				ready = append(ready, e)
-			}
-		}
-		entries = ready
 	}
 	return answer(w, http.StatusOK, entries)
 }
 
+// parameters is the body of a load or an unload.
+type parameters struct {
+	Parameters map[string]json.RawMessage `json:"parameters"`
+}
+
 func (h *Handler) load(w http.ResponseWriter, r *http.Request) error {
-	var ask struct {
-		Parameters map[string]json.RawMessage `json:"parameters"`
-	}
+	var ask parameters
 	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
-	for name := range ask.Parameters {
-		return fault.New(fault.Invalid, "parameter %q can't be given to a load: models and their settings come from the registry (POST /admin/v1/models/{model}/versions)", name)
-	}
-	m, err := h.flow.registry.Resolve(r.Context(), refOf(r))
-	if err != nil {
+	if err := h.flow.load(r.Context(), refOf(r), slices.Collect(maps.Keys(ask.Parameters))); err != nil {
 		return err
 	}
-	lease, err := h.flow.registry.Warm.Acquire(r.Context(), m)
-	if err != nil {
-		return err
-	}
-	lease.Release()
-	h.flow.of(m).unloaded.Store(false)
-	return answer(w, http.StatusOK, struct{}{})
+	return answer(w, http.StatusOK, oip.Done{})
 }
 
 func (h *Handler) unload(w http.ResponseWriter, r *http.Request) error {
-	var ask struct {
-		Parameters map[string]json.RawMessage `json:"parameters"`
-	}
+	var ask parameters
 	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
-	m, err := h.flow.Pick(r.Context(), refOf(r))
-	if err != nil {
+	if err := h.flow.unload(r.Context(), refOf(r)); err != nil {
 		return err
 	}
-	h.flow.of(m).unloaded.Store(true)
-	if _, err := h.flow.registry.Warm.Unload(r.Context(), m); err != nil {
-		return err
-	}
-	return answer(w, http.StatusOK, struct{}{})
+	return answer(w, http.StatusOK, oip.Done{})
 }

@@ -18,13 +18,13 @@ import (
 const lookups = 16
 
 // index lists every model with the version that answers for it and how that
-// stands here, and the other versions that are warm.
-func (f *Flow) index(ctx context.Context) ([]oip.IndexEntry, error) {
+// stands here, and the other versions that are warm; ready leaves out what is not.
+func (f *Flow) index(ctx context.Context, ready bool) (oip.Index, error) {
 	names, err := f.registry.Models(ctx)
 	if err != nil {
 		return nil, err
 	}
-	entries := make([]oip.IndexEntry, len(names))
+	entries := make(oip.Index, len(names))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(lookups)
 	for i, name := range names {
@@ -48,8 +48,39 @@ func (f *Flow) index(ctx context.Context) ([]oip.IndexEntry, error) {
 			entries = append(entries, oip.IndexEntry{Name: l.Model, Version: version, State: oip.StateReady})
 		}
 	}
+	if ready {
+		entries = slices.DeleteFunc(entries, func(e oip.IndexEntry) bool { return e.State != oip.StateReady })
+	}
 	slices.SortStableFunc(entries, func(a, b oip.IndexEntry) int { return strings.Compare(a.Name, b.Name) })
 	return entries, nil
+}
+
+// load has a version loaded now; parameters are the names of those that came with the wish.
+func (f *Flow) load(ctx context.Context, ref model.Ref, parameters []string) error {
+	for _, name := range parameters {
+		return fault.New(fault.Invalid, "parameter %q can't be given to a load: models and their settings come from the registry (POST /admin/v1/models/{model}/versions)", name)
+	}
+	m, err := f.registry.Resolve(ctx, ref)
+	if err != nil {
+		return err
+	}
+	lease, err := f.registry.Warm.Acquire(ctx, m)
+	if err != nil {
+		return err
+	}
+	lease.Release()
+	f.of(m).unloaded.Store(false)
+	return nil
+}
+
+func (f *Flow) unload(ctx context.Context, ref model.Ref) error {
+	m, err := f.Pick(ctx, ref)
+	if err != nil {
+		return err
+	}
+	f.of(m).unloaded.Store(true)
+	_, err = f.registry.Warm.Unload(ctx, m)
+	return err
 }
 
 func (f *Flow) entry(m *model.Manifest) oip.IndexEntry {

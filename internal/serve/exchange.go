@@ -42,16 +42,18 @@ type exchange struct {
 	status  int   // 0 until the answer begins
 	sent    int64 // bytes of the answer's body
 	long    bool
-	swallow bool // the body is the mux's own and was replaced
-	broken  bool // the answer can't be completed
+	swallow bool                                               // the body is the mux's own and was replaced
+	broken  bool                                               // the answer can't be completed
+	refuse  func(w http.ResponseWriter, begun bool, err error) // answers errors in the protocol's way; nil: as JSON
 
-	body  io.ReadCloser // of the server
-	pacer io.Reader     // body with its limit, from the first read on
-	limit int64
-	got   int64 // bytes of the request's body
-	since time.Time
-	due   time.Duration // after since, when the read deadline is
-	ended bool          // the body is at its end
+	body   io.ReadCloser // of the server
+	pacer  io.Reader     // body with its limit, from the first read on
+	limit  int64
+	got    int64 // bytes of the request's body
+	since  time.Time
+	due    time.Duration // after since, when the read deadline is
+	ended  bool          // the body is at its end
+	stream *Stream       // of messages, if it is one
 }
 
 type exchangeKey struct{}
@@ -153,19 +155,21 @@ func (x *exchange) tell() {
 	took := now.Sub(x.begin)
 	ctx, err := x.r.Context(), x.line.Err()
 	series := x.server.metrics.record(x, took, err)
+	// Not every protocol tells by its status.
+	failed := x.status >= http.StatusInternalServerError || err != nil && fault.HTTPStatus(err) >= http.StatusInternalServerError
 	if x.span != nil {
 		x.span.SetName(series.span)
 		x.span.SetAttributes(series.attributes...)
-		if x.status >= http.StatusInternalServerError {
+		if failed {
 			x.span.SetStatus(codes.Error, "")
 		}
 		x.span.End()
 	}
-	if x.status < http.StatusBadRequest && !x.server.tel.ColdStart.Over() {
+	if x.status < http.StatusBadRequest && err == nil && !x.server.tel.ColdStart.Over() {
 		x.server.tel.ColdStart.Record(telemetry.StageFirstAnswer, x.begin, now)
 	}
 	level := slog.LevelInfo
-	if x.status >= http.StatusInternalServerError {
+	if failed {
 		level = slog.LevelWarn
 	}
 	attrs := append(make([]slog.Attr, 0, 10),
@@ -192,13 +196,18 @@ func (x *exchange) extend(r *http.Request) {
 	}
 	x.long, x.limit = true, int64(x.server.config.MaxUpload)
 	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Time{})
-	// The request's own context can't be given more time. The new one has its
-	// values and another deadline, and ends when the connection does.
-	ctx, cut := context.WithCancelCause(context.WithoutCancel(r.Context()))
-	stop := context.AfterFunc(x.base, func() { cut(context.Cause(x.base)) })
+	ctx, release := x.outlive(r.Context())
 	ctx, cancel := context.WithTimeout(ctx, x.server.config.UploadTimeout)
-	x.release = func() { stop(); cancel(); cut(nil) }
+	x.release = func() { cancel(); release() }
 	*r = *r.WithContext(ctx)
+}
+
+// outlive gives a context with the values of the request's own, which can't be
+// given more time. It ends when the connection does.
+func (x *exchange) outlive(ctx context.Context) (_ context.Context, release func()) {
+	ctx, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(x.base, func() { cut(context.Cause(x.base)) })
+	return ctx, func() { stop(); cut(nil) }
 }
 
 // Unwrap lets http.ResponseController reach the server's own writer.
@@ -280,6 +289,9 @@ type requestBody exchange
 type slowBody struct{ error }
 
 func (b *requestBody) Read(p []byte) (int, error) {
+	if b.stream != nil {
+		return b.stream.read(p)
+	}
 	if b.pacer == nil {
 		if b.r.ContentLength > b.limit { // no need to wait for it
 			return 0, &http.MaxBytesError{Limit: b.limit}
@@ -295,9 +307,13 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.got += int64(n)
 	b.ended = b.ended || errors.Is(err, io.EOF) // and with that, the server takes the deadline back
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fault.Wrap(fault.Deadline, slowBody{err}, "the body came too slowly: at least %s a second is expected", c.Pace)
+		err = c.slow(err)
 	}
 	return n, err
+}
+
+func (c *Config) slow(err error) error {
+	return fault.Wrap(fault.Deadline, slowBody{err}, "the body came too slowly: at least %s a second is expected", c.Pace)
 }
 
 func (b *requestBody) Close() error { return b.body.Close() }

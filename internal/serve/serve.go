@@ -42,7 +42,8 @@ type Server struct {
 	own      map[string]http.HandlerFunc // the paths it answers by itself, unobserved: probes are many and tell nothing
 	ready    []func() error
 	cross    *http.CrossOriginProtection
-	draining atomic.Bool
+	draining context.Context // ends when no new requests are meant to come
+	drain    context.CancelFunc
 	active   atomic.Int64
 	listener net.Listener
 	http     *http.Server
@@ -55,6 +56,7 @@ func Open(ctx context.Context, c *Config, tel *telemetry.Telemetry, handler http
 		return nil, err
 	}
 	s := &Server{config: *c, tel: tel, handler: handler, ready: ready, cross: http.NewCrossOriginProtection()}
+	s.draining, s.drain = context.WithCancel(context.WithoutCancel(ctx))
 	s.own = map[string]http.HandlerFunc{"/healthz": healthz, "/readyz": s.readyz, "/metrics": tel.Metrics().ServeHTTP}
 	var err error
 	if s.metrics, err = newInstruments(tel, s.active.Load); err != nil {
@@ -75,6 +77,7 @@ func Open(ctx context.Context, c *Config, tel *telemetry.Telemetry, handler http
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
+	s.listener = &listener{s.listener, c.Stall}
 	end()
 	return s, nil
 }
@@ -106,7 +109,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	stop() // from here on, a signal does what it does to any process
-	s.draining.Store(true)
+	s.drain()
 	s.tel.Log.InfoContext(ctx, "draining", "requests", s.active.Load())
 
 	err := s.shutdown(base, s.config.Drain)
@@ -150,7 +153,7 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	reasons := []string{}
-	if s.draining.Load() {
+	if s.draining.Err() != nil {
 		reasons = append(reasons, "the server is shutting down")
 	}
 	for _, ready := range s.ready {
@@ -201,7 +204,12 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 		err = canceled(r.Context(), err)
 	}
 	Failed(r, err)
-	if x := exchangeOf(r.Context()); x != nil && x.status != 0 {
+	x := exchangeOf(r.Context())
+	if x != nil && x.refuse != nil {
+		x.refuse(x, x.status != 0, err)
+		return
+	}
+	if x != nil && x.status != 0 {
 		x.broken = true
 		return
 	}
@@ -239,6 +247,32 @@ func Long(_ http.ResponseWriter, r *http.Request) {
 	if x := exchangeOf(r.Context()); x != nil {
 		x.extend(r)
 	}
+}
+
+// ErrorsBy has the request's errors answered by refuse, for a protocol that has
+// another form for them; begun tells it whether a part of the answer is out
+// already. Error tells the log first.
+func ErrorsBy(r *http.Request, refuse func(w http.ResponseWriter, begun bool, err error)) {
+	if x := exchangeOf(r.Context()); x != nil {
+		x.refuse = refuse
+	}
+}
+
+// Timeout gives how long one request may take, for those who take many on one stream.
+func Timeout(r *http.Request) time.Duration {
+	if x := exchangeOf(r.Context()); x != nil {
+		return x.server.config.Timeout
+	}
+	return 30 * time.Second // on a host that isn't this server
+}
+
+// Draining gives what ends when the process is told to end, for those whose
+// requests don't end by themselves.
+func Draining(r *http.Request) context.Context {
+	if x := exchangeOf(r.Context()); x != nil {
+		return x.server.draining
+	}
+	return context.WithoutCancel(r.Context())
 }
 
 // BodyLimit gives how large the request's body may be, for those who unpack it.

@@ -1,0 +1,113 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+)
+
+// code is a status of gRPC.
+type code int
+
+// The codes that are given.
+const (
+	ok                code = 0
+	canceled          code = 1
+	invalidArgument   code = 3
+	deadlineExceeded  code = 4
+	notFound          code = 5
+	permissionDenied  code = 7
+	resourceExhausted code = 8
+	aborted           code = 10
+	notImplemented    code = 12
+	internal          code = 13
+	unavailable       code = 14
+)
+
+var codes = [...]code{
+	fault.Internal: internal, fault.Invalid: invalidArgument, fault.NotFound: notFound, fault.Conflict: aborted,
+	fault.Denied: permissionDenied, fault.Overloaded: unavailable, fault.Deadline: deadlineExceeded, fault.Unavailable: unavailable,
+}
+
+// codeOf gives the code that answers err.
+func codeOf(err error) code {
+	var missing *missing
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &missing):
+		return notImplemented
+	case errors.As(err, &tooLarge):
+		return resourceExhausted
+	case errors.Is(err, context.Canceled):
+		return canceled
+	}
+	return codes[fault.KindOf(err)]
+}
+
+// missing is the cause of a fault about what this server doesn't have, which
+// gRPC tells from other faults of callers.
+type missing struct{}
+
+func (*missing) Error() string { return "not implemented" }
+
+func unimplemented(format string, args ...any) error {
+	return fault.Wrap(fault.Invalid, &missing{}, format, args...)
+}
+
+// refuse ends a call with an error.
+func refuse(w http.ResponseWriter, begun bool, err error) {
+	finish(w, begun, codeOf(err), fault.Message(err))
+}
+
+// pushback is how long the caller should wait before it tries again, as
+// Retry-After tells elsewhere.
+const pushback = "1000"
+
+// finish ends a call with a status: in the trailers, or in the header of an
+// answer that has nothing else.
+func finish(w http.ResponseWriter, begun bool, c code, message string) {
+	prefix := ""
+	if begun {
+		prefix = http.TrailerPrefix
+	}
+	h := w.Header()
+	if c == ok {
+		h[prefix+"Grpc-Status"] = okValue
+	} else {
+		h[prefix+"Grpc-Status"] = []string{strconv.Itoa(int(c))}
+		h[prefix+"Grpc-Message"] = []string{escape(message)}
+	}
+	if c == unavailable {
+		h[prefix+"Grpc-Retry-Pushback-Ms"] = []string{pushback}
+	}
+	if !begun {
+		h["Content-Type"] = contentType
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// Header values that never change are shared.
+var (
+	okValue     = []string{"0"}
+	contentType = []string{"application/grpc"}
+)
+
+// escape writes a message as the header grpc-message has it: what is not
+// printable ASCII, and the percent sign, as the numbers of its bytes.
+func escape(message string) string {
+	plain := func(c byte) bool { return c >= ' ' && c <= '~' && c != '%' }
+	var b strings.Builder
+	for i := range len(message) {
+		if c := message[i]; plain(c) {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
