@@ -113,7 +113,7 @@ func timeout(text string) (time.Duration, error) {
 	if n > uint64(math.MaxInt64/unit) {
 		return math.MaxInt64, nil
 	}
-	return time.Duration(n) * unit, nil
+	return max(time.Duration(n)*unit, 1), nil // zero, for a call that is late already, is no wish for none
 }
 
 // Context gives the call's context, which ends with its deadline.
@@ -228,6 +228,9 @@ func (c *Call) read(n int) ([]byte, error) {
 func (c *Call) unread(err error) error {
 	if cause := context.Cause(c.Request.Context()); cause != nil { // the caller went away, or its time did
 		return cause
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
 	}
 	return serve.BodyError(err)
 }
