@@ -29,7 +29,7 @@ const (
 	unavailable       code = 14
 )
 
-var codes = [...]code{
+var codesOf = [...]code{
 	fault.Internal: internal, fault.Invalid: invalidArgument, fault.NotFound: notFound, fault.Conflict: aborted,
 	fault.Denied: permissionDenied, fault.Overloaded: unavailable, fault.Deadline: deadlineExceeded, fault.Unavailable: unavailable,
 }
@@ -46,7 +46,7 @@ func codeOf(err error) code {
 	case errors.Is(err, context.Canceled):
 		return canceled
 	}
-	return codes[fault.KindOf(err)]
+	return codesOf[fault.KindOf(err)]
 }
 
 // missing is the cause of a fault about what this server doesn't have, which
