@@ -67,6 +67,7 @@ bench: ort s3 ## measure overhead, start, load and memory; results in docs/bench
 .PHONY: conformance
 conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient and, after `make kserve`, kserve's client
 	$(VENV)/bin/python test/conformance/triton_http.py $(or $(URL),127.0.0.1:8080)
+	$(VENV)/bin/python test/conformance/triton_grpc.py $(or $(URL),127.0.0.1:8080)
 	$(or $(wildcard $(VENV)-kserve/bin/python),$(VENV)/bin/python) test/conformance/kserve_rest.py $(or $(URL),127.0.0.1:8080)
 
 .PHONY: base

@@ -139,6 +139,7 @@ func TestPythonClients(t *testing.T) {
 	spec := func(d tensor.Type) tensor.Spec { return tensor.Spec{Name: "INPUT0", Type: d, Shape: []int64{-1}} }
 	for _, c := range []struct{ name, python, script, compat string }{
 		{"tritonclient", python, "triton_http.py", ""},
+		{"tritonclient over gRPC", python, "triton_grpc.py", ""},
 		{"as Triton's examples", python, "triton_examples.py", "triton"},
 		{"kserve", kserve, "kserve_rest.py", ""},
 	} {
