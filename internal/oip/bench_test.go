@@ -224,3 +224,83 @@ func BenchmarkAppendStdlib(b *testing.B) {
 		})
 	}
 }
+
+// protoRequest is a request of these tensors, as gRPC has it; at its end in
+// memory as the server lays it.
+func protoRequest(b *testing.B, raw bool, inputs ...tensor.Tensor) []byte {
+	b.Helper()
+	response := Response{ModelName: "model", Outputs: inputs}
+	message := asProtoRequest(b, response.AppendProto(nil, raw))
+	memory := tensor.Raw(make([]uint64, len(message)/8+1))
+	at := len(memory) - len(message)
+	copy(memory[at:], message)
+	return memory[at:]
+}
+
+// smallInputs are those of smallBody.
+func smallInputs() []tensor.Tensor {
+	var inputs []tensor.Tensor
+	for i := range 15 {
+		name, shape := fmt.Sprint("feature_", i), []int64{1, 1}
+		switch i % 3 {
+		case 0:
+			inputs = append(inputs, tensor.Of(name, shape, []float32{float32(i)*1.37 + 0.01}))
+		case 1:
+			inputs = append(inputs, tensor.Of(name, shape, []int64{int64(i * 37)}))
+		case 2:
+			inputs = append(inputs, tensor.OfStrings(name, shape, []string{fmt.Sprint("group-", i)}))
+		}
+	}
+	return inputs
+}
+
+func BenchmarkDecodeProto(b *testing.B) {
+	tokens := make([]int64, imageSize)
+	random := rand.New(rand.NewPCG(3, 4))
+	for i := range tokens {
+		tokens[i] = random.Int64N(50000)
+	}
+	shape := []int64{1, 3, 224, 224}
+	image := tensor.Of("image", shape, imageData())
+	for _, c := range []struct {
+		name    string
+		message []byte
+	}{
+		{"small", protoRequest(b, false, smallInputs()...)},
+		{"smallRaw", protoRequest(b, true, smallInputs()...)},
+		{"imageFP32", protoRequest(b, false, image)},
+		{"imageFP32Raw", protoRequest(b, true, image)},
+		{"tokensINT64", protoRequest(b, false, tensor.Of("tokens", shape, tokens))},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(c.message)))
+			var r Request
+			for b.Loop() {
+				if err := r.DecodeProto(c.message); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkAppendProto(b *testing.B) {
+	image := Response{ModelName: "denoise", Outputs: []tensor.Tensor{tensor.Of("image", []int64{1, 3, 224, 224}, imageData())}}
+	for _, c := range []struct {
+		name     string
+		response Response
+		raw      bool
+	}{
+		{"small", smallResponse(), false}, {"smallRaw", smallResponse(), true}, {"imageFP32", image, false}, {"imageFP32Raw", image, true},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			var dst []byte
+			for b.Loop() {
+				dst = c.response.AppendProto(dst[:0], c.raw)
+			}
+			b.SetBytes(int64(len(dst)))
+		})
+	}
+}

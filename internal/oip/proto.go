@@ -34,7 +34,7 @@ func (f *field) is(number protowire.Number, kind protowire.Type) bool {
 // Callers pass over what they don't know, as readers of protobuf must.
 func nextField(b []byte) (f field, rest []byte, err error) {
 	number, kind, n := protowire.ConsumeTag(b)
-	if n < 0 {
+	if n < 0 || number > protowire.MaxValidNumber {
 		return f, nil, errBroken
 	}
 	b = b[n:]
@@ -270,24 +270,26 @@ func (r *Request) protoOutput(b []byte) error {
 // nil they are an input's, which have no meaning for a tensor.
 func (r *Request) protoParameter(b []byte, where func() string, rest *Parameters) error {
 	name, value, err := readEntry(b)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case !utf8.ValidString(name):
-		return invalid("%s: the name of a parameter is not valid UTF-8", where())
-	case rest == nil && slices.Contains(sharedMemory, name):
-		return invalid("%s: %s is not supported, send the data with the request", where(), name)
-	case rest == nil || value == nil:
+	}
+	if text, _ := value.(string); !utf8.ValidString(name) || !utf8.ValidString(text) {
+		return invalid("%s: a parameter is not valid UTF-8", where())
+	}
+	if rest == nil {
+		if slices.Contains(sharedMemory, name) {
+			return invalid("%s: %s is not supported, send the data with the request", where(), name)
+		}
 		return nil
-	}
-	if text, ok := value.(string); ok && !utf8.ValidString(text) {
-		return invalid("%s: parameter %s is not valid UTF-8", where(), quote(name))
-	}
-	if *rest == nil {
-		*rest = Parameters{}
 	}
 	if _, again := (*rest)[name]; again {
 		return invalid("%s: parameter %s is given twice", where(), quote(name))
+	}
+	if value == nil {
+		return nil
+	}
+	if *rest == nil {
+		*rest = Parameters{}
 	}
 	(*rest)[name] = value
 	return nil

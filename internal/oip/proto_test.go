@@ -2,13 +2,16 @@ package oip
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/bufbuild/protocompile"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -303,8 +306,8 @@ func TestRefusedProto(t *testing.T) {
 		{"same output", slices.Concat(good, chunk(6, chunk(1, []byte("y"))), chunk(6, chunk(1, []byte("y")))), `output "y" is asked for twice`},
 		{"output without name", slices.Concat(good, chunk(6)), "outputs[0]: name is missing"},
 		{"parameter twice", slices.Concat(good, chunk(4, chunk(1, []byte("a")), chunk(2, varint(1, 1))), chunk(4, chunk(1, []byte("a")), chunk(2, varint(1, 1)))), `request: parameter "a" is given twice`},
-		{"parameter not UTF-8", slices.Concat(good, chunk(4, chunk(1, []byte("a")), chunk(2, chunk(3, []byte{0xff})))), `request: parameter "a" is not valid UTF-8`},
-		{"name of a parameter not UTF-8", slices.Concat(good, chunk(4, chunk(1, []byte{0xff}))), `request: the name of a parameter is not valid UTF-8`},
+		{"parameter not UTF-8", slices.Concat(good, chunk(4, chunk(1, []byte("a")), chunk(2, chunk(3, []byte{0xff})))), "request: a parameter is not valid UTF-8"},
+		{"name of a parameter not UTF-8", slices.Concat(good, chunk(4, chunk(1, []byte{0xff}))), "request: a parameter is not valid UTF-8"},
 		{"shared memory", protoInput("x", "UINT8", nil, chunk(4, chunk(1, []byte("shared_memory_region")), chunk(2, chunk(3, []byte("r"))))), `input "x": shared_memory_region is not supported, send the data with the request`},
 
 		{"raw and typed", protoInput("x", "UINT8", []byte{1}, dim(1), chunk(5, chunk(4, []byte{1}))), `input "x": contents and raw_input_contents exclude each other`},
@@ -417,5 +420,136 @@ func TestModelAsk(t *testing.T) {
 	}
 	if err := a.DecodeProto(chunk(1, []byte{0xff})); !fault.Is(err, fault.Invalid) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// FuzzDecodeProto feeds any bytes: DecodeProto must not panic, must not take
+// memory out of proportion, must refuse with a fault of kind Invalid; and what it
+// accepts the protobuf library reads in the same way, and comes back the same
+// after being written and read again, in both forms.
+func FuzzDecodeProto(f *testing.F) {
+	response := Response{ModelName: "m", ModelVersion: "1", ID: "7", Outputs: everyType()}
+	for _, raw := range []bool{true, false} {
+		message := asProtoRequest(f, response.AppendProto(nil, raw))
+		f.Add(message)
+		f.Add(message[:len(message)-3])
+	}
+	f.Add(official(f, "ModelInferRequest", `{"parameters":{"a":{"double_param":1},"b":{"uint64_param":"1"}},"inputs":[{"name":"x","datatype":"INT8","shape":[2],"contents":{"int_contents":[-1,1]},"parameters":{"p":{"bool_param":true}}}],"outputs":[{"name":"y"}]}`))
+	f.Add(protoInput("x", "FP32", nil, varint(3, 2), chunk(5, append(protowire.AppendTag(nil, 6, protowire.Fixed32Type), 0, 0, 128, 63), chunk(6, []byte{0, 0, 0, 64}))))
+	request := declared(f, "ModelInferRequest")
+	f.Fuzz(func(t *testing.T, message []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		var r Request
+		err := r.DecodeProto(message)
+		runtime.ReadMemStats(&after)
+		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(100*len(message)+256<<10); got > most {
+			t.Errorf("%d bytes of memory for a message of %d", got, len(message))
+		}
+		if err != nil {
+			if fault.KindOf(err) != fault.Invalid || !utf8.ValidString(fault.Message(err)) || len(fault.Message(err)) > 2000 {
+				t.Errorf("got %v: %q", fault.KindOf(err), err)
+			}
+			return
+		}
+		std := dynamicpb.NewMessage(request)
+		if err := proto.Unmarshal(message, std); err != nil {
+			t.Fatalf("accepted what is no ModelInferRequest: %v", err)
+		}
+		agree(t, &r, std)
+
+		for _, raw := range []bool{true, false} {
+			response := Response{ModelName: r.Model, ModelVersion: r.Version, ID: r.ID, Outputs: r.Inputs}
+			var second Request
+			if err := second.DecodeProto(asProtoRequest(t, response.AppendProto(nil, raw))); err != nil {
+				t.Fatalf("again: %v", err)
+			}
+			if second.Model != r.Model || second.Version != r.Version || second.ID != r.ID || len(second.Inputs) != len(r.Inputs) {
+				t.Fatalf("got %+v, want %+v", second, r)
+			}
+			for i := range r.Inputs {
+				if !equal(second.Inputs[i], r.Inputs[i]) {
+					t.Errorf("got %v, want %v", second.Inputs[i], r.Inputs[i])
+				}
+			}
+		}
+	})
+}
+
+// agree compares what was read with what the protobuf library read.
+func agree(t *testing.T, r *Request, std protoreflect.Message) {
+	t.Helper()
+	get := func(m protoreflect.Message, name string) protoreflect.Value {
+		return m.Get(m.Descriptor().Fields().ByName(protoreflect.Name(name)))
+	}
+	if got, want := []string{r.Model, r.Version, r.ID}, []string{get(std, "model_name").String(), get(std, "model_version").String(), get(std, "id").String()}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	settings := func(got Parameters, m protoreflect.Message) {
+		want := Parameters{}
+		get(m, "parameters").Map().Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
+			choice := value.Message()
+			if set := choice.WhichOneof(choice.Descriptor().Oneofs().Get(0)); set != nil {
+				want[key.String()] = choice.Get(set).Interface()
+			}
+			return true
+		})
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("got parameters %v, want %v", got, want)
+		}
+	}
+	settings(r.Parameters, std)
+	outputs := get(std, "outputs").List()
+	if outputs.Len() != len(r.Outputs) {
+		t.Fatalf("got %d outputs, want %d", len(r.Outputs), outputs.Len())
+	}
+	for i, o := range r.Outputs {
+		if want := get(outputs.Get(i).Message(), "name").String(); o.Name != want {
+			t.Errorf("got output %q, want %q", o.Name, want)
+		}
+		settings(o.Parameters, outputs.Get(i).Message())
+	}
+	inputs, raw := get(std, "inputs").List(), get(std, "raw_input_contents").List()
+	if inputs.Len() != len(r.Inputs) || r.Raw != (raw.Len() > 0) {
+		t.Fatalf("got %d inputs, raw %v, want %d and %d raw", len(r.Inputs), r.Raw, inputs.Len(), raw.Len())
+	}
+	for i := range r.Inputs {
+		got, want := &r.Inputs[i], inputs.Get(i).Message()
+		var shape []int64
+		for j, dims := 0, get(want, "shape").List(); j < dims.Len(); j++ {
+			shape = append(shape, dims.Get(j).Int())
+		}
+		if got.Name != get(want, "name").String() || got.Type.String() != get(want, "datatype").String() || !slices.Equal(got.Shape, shape) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if !tensor.Aligned(got.Data, got.Type) {
+			t.Errorf("input %q is not aligned", got.Name)
+		}
+		if r.Raw {
+			if b := appendBinary(nil, got); !bytes.Equal(b, raw.Get(i).Bytes()) {
+				t.Errorf("got %x, want %x", b, raw.Get(i).Bytes())
+			}
+			continue
+		}
+		elements := get(get(want, "contents").Message(), typed[got.Type].name).List()
+		var b []byte // as the library has the elements
+		var texts []string
+		for j := range elements.Len() {
+			switch v := elements.Get(j).Interface().(type) {
+			case bool:
+				b = append(b, byte(protowire.EncodeBool(v)))
+			case int32:
+				b = append(b, tensor.Raw([]int32{v})[:got.Type.Size()]...)
+			case uint32:
+				b = append(b, tensor.Raw([]uint32{v})[:got.Type.Size()]...)
+			case []byte:
+				texts = append(texts, string(v))
+			default:
+				b, _ = binary.Append(b, binary.LittleEndian, v)
+			}
+		}
+		if !bytes.Equal(b, got.Data) || !slices.Equal(texts, got.Strings) {
+			t.Errorf("input %q: got %x %q, want %x %q", got.Name, got.Data, got.Strings, b, texts)
+		}
 	}
 }

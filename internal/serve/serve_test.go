@@ -192,6 +192,29 @@ func TestBothProtocolsOnOnePort(t *testing.T) {
 	})
 }
 
+// Many requests at once on one connection, with answers of all sizes.
+func TestHTTP2Answers(t *testing.T) {
+	s := run(t, nil, http.HandlerFunc(echo))
+	c := client(t, true)
+	var wg sync.WaitGroup
+	for i := range 60 {
+		wg.Go(func() {
+			body := strings.Repeat(fmt.Sprint(i%10), i*i*100)
+			resp, err := c.Post(s.url+"/", "text/plain", strings.NewReader(body)) //nolint:noctx // ends with the server
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			got, err := io.ReadAll(resp.Body)
+			if err != nil || string(got) != body {
+				t.Errorf("got %d bytes of %d, %v", len(got), len(body), err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestErrorsAreJSON(t *testing.T) {
 	s := run(t, nil, routes(map[string]http.HandlerFunc{
 		"POST /echo": echo,
