@@ -367,7 +367,8 @@ func TestAppendProto(t *testing.T) {
 		{"ModelReadyResponse", ModelReady{"m", true}, `{"ready":true}`},
 		{"ServerMetadataResponse", ServerMetadata{"pilotlight", "v1", []string{"a", "b"}}, `{"extensions":["a","b"],"name":"pilotlight","version":"v1"}`},
 		{
-			"ModelMetadataResponse", ModelMetadata{"m", []string{"1", "2"}, "onnxruntime_onnx", Describe(specs), Describe(specs[1:])},
+			"ModelMetadataResponse",
+			ModelMetadata{"m", []string{"1", "2"}, "onnxruntime_onnx", Describe(specs), Describe(specs[1:])},
 			`{"inputs":[{"datatype":"FP32","name":"x","shape":["-1","3"]},{"datatype":"BYTES","name":"s","shape":["-1"]}],"name":"m","outputs":[{"datatype":"BYTES","name":"s","shape":["-1"]}],"platform":"onnxruntime_onnx","versions":["1","2"]}`,
 		},
 		{
@@ -375,7 +376,8 @@ func TestAppendProto(t *testing.T) {
 			`{"config":{"backend":"onnx","input":[{"data_type":"TYPE_FP32","dims":["3"],"name":"x"},{"data_type":"TYPE_STRING","name":"s"}],"max_batch_size":8,"name":"m","output":[{"data_type":"TYPE_FP32","dims":["3"],"name":"x"}],"platform":"onnxruntime_onnx"}}`,
 		},
 		{
-			"ModelStatisticsResponse", Statistics{[]ModelStatistics{{
+			"ModelStatisticsResponse",
+			Statistics{[]ModelStatistics{{
 				Name: "m", Version: "1", LastInference: 5, InferenceCount: 6, ExecutionCount: 7,
 				Inference: InferenceStatistics{d(1), d(2), d(3), d(4), d(5), d(6), d(7), d(8)},
 				Batches:   []BatchStatistics{{2, d(1), d(2), d(3)}},

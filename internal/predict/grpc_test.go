@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -226,7 +227,7 @@ func TestGRPCStream(t *testing.T) {
 			t.Errorf("answer %d is %s", i, got)
 		}
 	}
-	if err := stream.RecvMsg(stream.answer()); err != io.EOF {
+	if err := stream.RecvMsg(stream.answer()); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want the end", err)
 	}
 }

@@ -22,7 +22,6 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
-	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha" //nolint:staticcheck // old callers have nothing else
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
@@ -382,20 +381,22 @@ func TestReflection(t *testing.T) {
 			t.Errorf("%v: got %v", r, got)
 		}
 	}
-	old, err := reflectionv1alpha.NewServerReflectionClient(s).ServerReflectionInfo(t.Context())
+	// The older version has the same messages.
+	old, err := s.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := old.Send(&reflectionv1alpha.ServerReflectionRequest{MessageRequest: &reflectionv1alpha.ServerReflectionRequest_ListServices{}}); err != nil {
+	if err := old.SendMsg(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_ListServices{}}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := old.Recv(); err != nil || len(got.GetListServicesResponse().GetService()) != len(names) {
-		t.Errorf("got %v, %v", got, err)
+	var got reflectionv1.ServerReflectionResponse
+	if err := old.RecvMsg(&got); err != nil || len(got.GetListServicesResponse().GetService()) != len(names) {
+		t.Errorf("got %v, %v", &got, err)
 	}
 	if err := old.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := old.Recv(); !errors.Is(err, io.EOF) {
+	if err := old.RecvMsg(&got); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -473,7 +474,7 @@ func BenchmarkUnary(b *testing.B) {
 			body := string([]byte{0, 0, byte(n >> 16), byte(n >> 8), byte(n)}) + strings.Repeat("x", n)
 			b.ReportAllocs()
 			for b.Loop() {
-				r := httptest.NewRequest("POST", "/test.Test/Echo", strings.NewReader(body))
+				r := httptest.NewRequestWithContext(b.Context(), "POST", "/test.Test/Echo", strings.NewReader(body))
 				r.ProtoMajor = 2
 				r.Header.Set("Content-Type", "application/grpc")
 				handle(httptest.NewRecorder(), r)

@@ -63,7 +63,9 @@ func TestConnSendsAllInOrder(t *testing.T) {
 				t.Errorf("wrote %d of %d, %v", n, len(text), err)
 			}
 		}
-		c.Close() // sends the rest
+		if err := c.Close(); err != nil { // sends the rest
+			t.Error(err)
+		}
 	}()
 	got, err := io.ReadAll(peer)
 	if err != nil || string(got) != want.String() {
