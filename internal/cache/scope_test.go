@@ -438,8 +438,8 @@ func TestCostIsTheCachesOwn(t *testing.T) {
 				m.ask(t, s, float32(n/2), "", []Status{Miss, Joined}[n%2], 1)
 			})
 			if n == 2*timed-1 { // so that runs have their time taken too, not only those that join
-				m.ask(t, s, 1000, "", Miss, 1)
 				all.Wait()
+				m.ask(t, s, 1000, "", Miss, 1)
 			}
 		}
 		all.Wait()
