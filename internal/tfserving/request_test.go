@@ -299,7 +299,8 @@ func TestAppendRefuses(t *testing.T) {
 func TestAppendGrowsOnce(t *testing.T) {
 	y := tensor.Of("y", []int64{500, 4, 2}, slices.Repeat([]float64{-math.MaxFloat64, -1.2345678901234567e-100}, 2000))
 	n := tensor.Of("n", []int64{500, 1}, slices.Repeat([]int64{math.MinInt64}, 500))
-	if n := testing.AllocsPerRun(10, func() { _, _ = tfserving.Append(nil, 500, []tensor.Tensor{y, n}) }); n != 1 {
-		t.Errorf("an answer takes %v allocations", n)
+	once := testing.AllocsPerRun(10, func() { _ = slices.Grow([]byte(nil), 1<<20) }) // more than one under the race detector
+	if got := testing.AllocsPerRun(10, func() { _, _ = tfserving.Append(nil, 500, []tensor.Tensor{y, n}) }); got != once {
+		t.Errorf("an answer takes %v allocations, one growth takes %v", got, once)
 	}
 }
