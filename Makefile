@@ -70,6 +70,10 @@ conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
 	$(VENV)/bin/python test/conformance/triton_grpc.py $(or $(URL),127.0.0.1:8080)
 	$(or $(wildcard $(VENV)-kserve/bin/python),$(VENV)/bin/python) test/conformance/kserve_rest.py $(or $(URL),127.0.0.1:8080)
 
+.PHONY: conformance-kserve
+conformance-kserve: $(VENV)-kserve/.done ## the same with the clients of the package kserve, half a gigabyte
+	$(VENV)-kserve/bin/python test/conformance/kserve_clients.py $(or $(URL),127.0.0.1:8080)
+
 .PHONY: base
 base:
 	@[ -n "$$KO_DEFAULTBASEIMAGE" ] || { echo 'set KO_DEFAULTBASEIMAGE to a base image with glibc and libstdc++, such as cc-debian12:nonroot of the distroless project' >&2; exit 1; }
@@ -162,3 +166,8 @@ $(VENV)/.done: test/conformance/requirements.txt
 	  $(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<; \
 	  touch $@; \
 	else echo 'no Python with venv here: the test with tritonclient will be skipped' >&2; fi
+
+$(VENV)-kserve/.done:
+	$(PYTHON) -m venv $(VENV)-kserve
+	$(VENV)-kserve/bin/pip install --quiet --disable-pip-version-check kserve==0.21.0
+	touch $@
