@@ -51,6 +51,7 @@ var owners = []struct{ module, owner, why string }{
 	{"github.com/cloudevents/", "internal/event", "flows know events, not the SDK"},
 	{"knative.dev/eventing", "internal/event/bus", "only the broker in the process filters as Knative's does"},
 	{"knative.dev/serving", "internal/rollout", "elsewhere manifests say it, and tests check them: images stay small"},
+	{"google.golang.org/grpc", "test", "internal/rpc serves it on net/http; grpc-go is the client of tests"},
 	{"sigs.k8s.io/kustomize", "test", "kustomize is for tests"},
 	{"sigs.k8s.io/yaml", "internal/event/bus", "manifests are read by the cluster and by the broker in the process"},
 	{"k8s.io/client-go", "internal/rollout", "only what moves traffic talks to Kubernetes"},

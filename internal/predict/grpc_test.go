@@ -94,7 +94,7 @@ func sorted(t testing.TB, m proto.Message) string {
 	return string(text)
 }
 
-// wantCall checks an answer.
+// want checks an answer.
 func (c *caller) want(t testing.TB, method, text, want string) {
 	t.Helper()
 	if got, err := c.call(t.Context(), t, method, text); err != nil || got != want {
