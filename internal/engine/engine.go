@@ -45,6 +45,18 @@ type Format interface {
 	Open(ctx context.Context, artifact []byte, o Options) (Session, error)
 }
 
+// Heap is a Format that can tell what its sessions really take, all of those in the
+// process together. Where it can't, both numbers are 0.
+type Heap interface {
+	// InUse is what sessions and runs hold at this moment, to the byte.
+	InUse() int64
+	// Resident is what they keep from others: beside InUse what was freed and not
+	// given back yet, what lies lost between, and files on their way into a session.
+	Resident() int64
+	// Trim gives back to the system what was freed.
+	Trim()
+}
+
 // Session is a model that is ready to run. Run is safe for concurrent use.
 type Session interface {
 	// Signature of the model. What a run alone can tell (labels of classes) may

@@ -139,6 +139,8 @@ func (f *Format) Warm() error {
 		return fault.Wrap(fault.Unavailable, err, "ONNX Runtime cannot be loaded from %s: run `make ort`, or set ORT_LIB to a %s 1.29 or newer", f.library, fileName)
 	}
 	environment.library = f.library
+	ground.inUse.Store(mallocated())
+	ground.resident.Store(native())
 	return nil
 }
 

@@ -7,6 +7,15 @@ package onnx
 // 	malloc_trim(0);
 // #endif
 // }
+//
+// static size_t mallocated(void) {
+// #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+// 	struct mallinfo2 m = mallinfo2();
+// 	return m.uordblks + m.hblkhd;
+// #else
+// 	return 0;
+// #endif
+// }
 import "C"
 
 const fileName = "libonnxruntime.so"
@@ -14,3 +23,7 @@ const fileName = "libonnxruntime.so"
 // trim gives memory that was freed back to the system. glibc keeps most of what
 // a large model took, also after it was closed: of 192 MB all 192.
 func trim() { C.trim() }
+
+// mallocated is what malloc has given out and not got back, of all threads; 0
+// where it does not tell.
+func mallocated() int64 { return int64(C.mallocated()) }
