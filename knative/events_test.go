@@ -33,6 +33,8 @@ func samples() []event.Event {
 	return []event.Event{
 		event.ModelPublished.New(event.Published{Model: "flights", Version: 2, At: now}),
 		event.AliasMoved.New(event.Moved{Model: "flights", Alias: "champion", Seq: 2, From: 1, To: 2, At: now}),
+		event.ModelLoaded.New(event.Loaded{Model: "flights", Version: 2, At: now}),
+		event.ModelEvicted.New(event.Evicted{Model: "flights", Version: 2, At: now}),
 		tick,
 	}
 }
@@ -93,7 +95,10 @@ func (m *manifests) checkEvents(t *testing.T) (problems []string) {
 		}
 	}
 	for _, d := range event.Declared() {
-		if !took[d.Name] && !d.Outbound {
+		switch {
+		case d.Outbound && took[d.Name]:
+			problem("event %s: a trigger would wake a function that does nothing with it", d.Name)
+		case !d.Outbound && !took[d.Name]:
 			problem("event %s: no trigger takes it anywhere", d.Name)
 		}
 	}

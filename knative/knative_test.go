@@ -154,6 +154,7 @@ func TestMistakes(t *testing.T) {
 		{"other namespace", "  name: predict\n  namespace: pilotlight", "  name: predict\n  namespace: default", `is in namespace "default"`},
 		{"unknown event", "type: dev.pilotlight.model.", "type: dev.pilotlight.modell.", "trigger models-to-predict: none of the declared events passes its filters"},
 		{"event that nobody takes", "type: dev.pilotlight.model.", "type: dev.pilotlight.modell.", "event dev.pilotlight.model.published.v1: no trigger takes it anywhere"},
+		{"event that is for others", "    - exact:\n        type: dev.pilotlight.model.published.v1", "    - prefix:\n        type: dev.pilotlight.model.", "event dev.pilotlight.model.loaded.v1: a trigger would wake a function that does nothing with it"},
 		{"misspelt expression", "AND (subject LIKE", "AND (subject LIK", "trigger aliases-to-predict: "},
 		{"no such subscriber", "      name: predict\n    uri: /events", "      name: predikt\n    uri: /events", "there is no service predikt"},
 		{"no such broker", "  broker: pilotlight", "  broker: pilotlicht", "there is no Broker pilotlicht"},

@@ -44,7 +44,8 @@ type Declaration struct {
 	Data    reflect.Type // the Go struct of its data, flat; a field without omitempty is required. nil: the data is of another's form, as Summary says
 	// Foreign are events of others that we take, as Knative's; they have any source.
 	Foreign bool
-	// Outbound are events that nobody of ours takes: they are for others.
+	// Outbound are events that no function of ours takes: sending them on to one
+	// would wake it for nothing.
 	Outbound bool
 
 	required []string

@@ -49,6 +49,56 @@ var AliasMoved = declare(Type[Moved]{
 	at:      func(m *Moved) time.Time { return m.At },
 })
 
+// Loaded is the data of ModelLoaded.
+type Loaded struct {
+	Model        string    `json:"model" jsonschema:"the model's name"`
+	Version      int       `json:"version" jsonschema:"the number of the version"`
+	Digest       string    `json:"digest" jsonschema:"of the artifact: sha256: and 64 hexadecimal digits"`
+	Instance     string    `json:"instance" jsonschema:"the instance that loaded it"`
+	Why          string    `json:"why" jsonschema:"request, alias, pinned, or hot: other instances were asked for it"`
+	Bytes        int64     `json:"bytes" jsonschema:"of memory that it takes"`
+	Milliseconds int64     `json:"milliseconds" jsonschema:"that it took to load"`
+	At           time.Time `json:"at" jsonschema:"when it was there"`
+}
+
+// ModelLoaded tells that an instance has a version in memory.
+var ModelLoaded = declare(Type[Loaded]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.model.loaded.v1", Source: registry, Subject: "model:version", ID: "model:version:instance:at", Outbound: true,
+		Summary: "An instance of predict has a version in memory. Nothing here reacts to it: it is for whoever watches.",
+	},
+	id:      func(l *Loaded) string { return idOf(l.Model, l.Version, l.Instance, l.At) },
+	subject: func(l *Loaded) string { return fmt.Sprintf("%s:%d", l.Model, l.Version) },
+	at:      func(l *Loaded) time.Time { return l.At },
+})
+
+// Evicted is the data of ModelEvicted.
+type Evicted struct {
+	Model        string    `json:"model" jsonschema:"the model's name"`
+	Version      int       `json:"version" jsonschema:"the number of the version"`
+	Digest       string    `json:"digest" jsonschema:"of the artifact: sha256: and 64 hexadecimal digits"`
+	Instance     string    `json:"instance" jsonschema:"the instance that had it"`
+	Why          string    `json:"why" jsonschema:"memory: others needed it; idle: nobody used it for long; unload: somebody wished it; shutdown"`
+	Bytes        int64     `json:"bytes" jsonschema:"of memory that it took"`
+	Milliseconds int64     `json:"milliseconds" jsonschema:"that it was there"`
+	At           time.Time `json:"at" jsonschema:"when it was gone"`
+}
+
+// ModelEvicted tells that an instance no longer has a version in memory.
+var ModelEvicted = declare(Type[Evicted]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.model.evicted.v1", Source: registry, Subject: "model:version", ID: "model:version:instance:at", Outbound: true,
+		Summary: "An instance of predict no longer has a version in memory. Nothing here reacts to it: it is for whoever watches.",
+	},
+	id:      func(e *Evicted) string { return idOf(e.Model, e.Version, e.Instance, e.At) },
+	subject: func(e *Evicted) string { return fmt.Sprintf("%s:%d", e.Model, e.Version) },
+	at:      func(e *Evicted) time.Time { return e.At },
+})
+
+func idOf(model string, version int, instance string, at time.Time) string {
+	return fmt.Sprintf("%s:%d:%s:%d", model, version, instance, at.UnixNano())
+}
+
 // registry is the source of events about models.
 const registry = "/pilotlight/models"
 

@@ -45,7 +45,7 @@ func Open(c *Config, blob store.Blob, formats []engine.Format, outbox *event.Out
 		return nil, err
 	}
 	r := &Registry{
-		Catalog: NewCatalog(blob, c.Refresh, outbox), Warm: newWarm(c, artifacts, formats, tel.Log, instruments),
+		Catalog: NewCatalog(blob, c.Refresh, outbox), Warm: newWarm(c, artifacts, formats, outbox, tel.Log, instruments),
 		artifacts: artifacts, formats: formats, pins: map[Ref]*Manifest{}, log: tel.Log, stop: func() {},
 	}
 	for _, p := range c.Pinned {

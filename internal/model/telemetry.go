@@ -20,6 +20,7 @@ type instruments struct {
 	stages    metric.Float64Histogram
 	evictions metric.Int64Counter
 	memory    metric.Int64Gauge
+	resident  metric.Int64Gauge
 	sessions  metric.Int64Gauge
 	cache     metric.Int64Gauge
 }
@@ -27,19 +28,21 @@ type instruments struct {
 func newInstruments(tel *telemetry.Telemetry) (*instruments, error) {
 	t := &instruments{cold: tel.ColdStart, tracer: tel.Tracer}
 	seconds := metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)
-	var errs [6]error
+	var errs [7]error
 	t.loads, errs[0] = tel.Meter.Float64Histogram("pilotlight.model.load.duration", metric.WithUnit("s"), seconds,
 		metric.WithDescription("How long it took to load a model, by outcome."))
 	t.stages, errs[1] = tel.Meter.Float64Histogram("pilotlight.model.load.stage.duration", metric.WithUnit("s"), seconds,
 		metric.WithDescription("How long a stage of loading a model took."))
 	t.evictions, errs[2] = tel.Meter.Int64Counter("pilotlight.model.evictions",
-		metric.WithDescription("Sessions that were closed to make room for others."))
+		metric.WithDescription("Sessions that were closed, by reason: memory, idle, unload or shutdown."))
 	t.memory, errs[3] = tel.Meter.Int64Gauge("pilotlight.model.memory", metric.WithUnit("By"),
-		metric.WithDescription("Memory that warm sessions take by estimate."))
+		metric.WithDescription("Memory that warm sessions take, as measured or, until then, by estimate."))
 	t.sessions, errs[4] = tel.Meter.Int64Gauge("pilotlight.model.sessions",
 		metric.WithDescription("Sessions that are warm or in the making."))
 	t.cache, errs[5] = tel.Meter.Int64Gauge("pilotlight.model.cache", metric.WithUnit("By"),
 		metric.WithDescription("Bytes of artifacts in the disk cache."))
+	t.resident, errs[6] = tel.Meter.Int64Gauge("pilotlight.model.memory.resident", metric.WithUnit("By"),
+		metric.WithDescription("Memory that the runtimes keep from others, as measured."))
 	return t, errors.Join(errs[:]...)
 }
 
@@ -59,7 +62,11 @@ func (t *instruments) loaded(ctx context.Context, outcome string, d time.Duratio
 	t.loads.Record(ctx, d.Seconds(), metric.WithAttributes(attribute.String("outcome", outcome)))
 }
 
-func (t *instruments) evicted() { t.evictions.Add(context.Background(), 1) }
+func (t *instruments) evicted(why string) {
+	t.evictions.Add(context.Background(), 1, metric.WithAttributes(attribute.String("reason", why)))
+}
+
+func (t *instruments) residentBytes(n int64) { t.resident.Record(context.Background(), n) }
 
 func (t *instruments) memoryBytes(bytes int64, sessions int) {
 	t.memory.Record(context.Background(), bytes)

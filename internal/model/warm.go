@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +20,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/cgroup"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/env"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
@@ -26,11 +29,14 @@ import (
 type Config struct {
 	CacheDir  string        `env:"MODEL_CACHE_DIR" help:"Folder of the disk cache of artifacts; empty: 'pilotlight' in the user's cache folder or, without one, in the temporary folder."`
 	CacheSize env.Size      `env:"MODEL_CACHE_SIZE" default:"10GiB" help:"How much the disk cache may hold."`
-	Memory    env.Size      `env:"MODEL_MEMORY" default:"0" help:"How much memory warm sessions may take by estimate; 0: 60% of the container's limit or, without one, of the machine."`
+	Memory    env.Size      `env:"MODEL_MEMORY" default:"0" help:"How much memory warm sessions may take; 0: 60% of the container's limit or, without one, of the machine."`
+	Idle      time.Duration `env:"MODEL_IDLE" default:"15m" help:"How long a model may go unused before its memory is given back; 0: until others need it."`
 	Pinned    []string      `env:"MODEL_PINNED" help:"Models to load before the process is ready, and to keep: name, name:version or name:alias, separated by commas."`
 	Refresh   time.Duration `env:"MODEL_REFRESH" default:"2s" help:"How long the registry's state may go unchecked: a change by another process is seen that much later."`
 	Fetch     int           `env:"MODEL_FETCH_CONCURRENCY" default:"6" help:"Ranged reads under way at once while an artifact is fetched."`
 	Load      time.Duration `env:"MODEL_LOAD_TIMEOUT" default:"10m" help:"How long fetching a model and making its session may take."`
+	Service   string        `env:"K_SERVICE" help:"Name of the Knative service; Knative sets it."`
+	Instance  string        `env:"HOSTNAME" help:"Name of this instance; Kubernetes sets it to the pod's name."`
 }
 
 // Validate refuses what can't work.
@@ -40,6 +46,8 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "MODEL_CACHE_SIZE must be positive")
 	case c.Memory < 0:
 		return fault.New(fault.Invalid, "MODEL_MEMORY must not be negative")
+	case c.Idle < 0:
+		return fault.New(fault.Invalid, "MODEL_IDLE must not be negative")
 	case c.Refresh <= 0:
 		return fault.New(fault.Invalid, "MODEL_REFRESH must be positive")
 	case c.Fetch < 1 || c.Fetch > 256:
@@ -65,6 +73,21 @@ func (c *Config) cacheDir() string {
 	return filepath.Join(os.TempDir(), "pilotlight", "models")
 }
 
+// instance is the process's name in events.
+func (c *Config) instance() string {
+	if c.Instance != "" {
+		return c.Instance
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}
+
+// service is the name that instances which do the same share.
+func (c *Config) service() string { return cmp.Or(c.Service, "predict") }
+
 func (c *Config) memory() int64 {
 	if c.Memory > 0 {
 		return int64(c.Memory)
@@ -76,27 +99,53 @@ func (c *Config) memory() int64 {
 	return limit / 10 * 6
 }
 
+// LimitHeap has Go's collector keep to what the container's limit leaves beside the
+// models, unless GOMEMLIMIT says what it should keep to. A third of that is for
+// what else is not Go's: the runtime's library, runs under way, stacks.
+func (c *Config) LimitHeap() {
+	limit, ok := cgroup.Memory()
+	if !ok || debug.SetMemoryLimit(-1) != math.MaxInt64 {
+		return
+	}
+	debug.SetMemoryLimit(max((limit-c.memory())/3*2, 32<<20))
+}
+
 // Warm holds sessions that are ready to run, at most a budget of memory.
 //
 // The first caller of a model has it loaded, once however many ask; later ones
 // share its session. When memory runs short the session that was used longest
-// ago is closed, never one in use and never a pinned one.
+// ago is closed, never one in use and never a pinned one. So are sessions that
+// nobody used for long.
+//
+// What a session takes is measured when it is made alone, and estimated until
+// then. What the process takes beyond the sum, since memory lies in pieces, is
+// measured too, and leaves the sessions that much less.
 type Warm struct {
 	artifacts *Artifacts
 	formats   map[string]engine.Format
+	heap      engine.Heap // nil: nothing is measured
 	budget    int64
+	idle      time.Duration // 0: for ever
 	timeout   time.Duration
+	instance  string
+	outbox    *event.Outbox
 	log       *slog.Logger
 	tel       *instruments
 
-	mu     sync.Mutex
-	slots  map[slotKey]*slot
-	used   int64         // bytes, by estimate, of all sessions and those in the making
-	ending int64         // those of them that are being closed
-	freed  chan struct{} // closed and replaced when memory may have become free, if asked
-	asked  bool          // somebody waits for freed
-	closed bool
-	loads  sync.WaitGroup
+	mu      sync.Mutex
+	slots   map[slotKey]*slot
+	costs   map[slotKey]int64 // as measured, also of sessions that are closed
+	used    int64             // bytes of all sessions and those in the making
+	excess  int64             // bytes that were resident beyond used when it was last looked at
+	ending  int64             // those of used that are being closed
+	changes uint64            // sessions that began or ended to be made or closed
+	busy    int               // sessions that are being made or closed now
+	called  int               // loads under way that a caller waits for
+	uses    map[versionID]uint64
+	freed   chan struct{} // closed and replaced when memory may have become free, if asked
+	asked   bool          // somebody waits for freed
+	closed  bool
+	loads   sync.WaitGroup
 }
 
 // slotKey tells sessions apart: versions with the same file and threads share one.
@@ -110,7 +159,10 @@ type slot struct {
 	key      slotKey
 	model    string // that had it loaded, for people
 	version  int
+	why      string
 	cost     int64
+	loadedAt time.Time
+	uses     uint64        // by callers, since they were last counted
 	ready    chan struct{} // closed when session or err is set
 	session  engine.Session
 	err      error
@@ -128,13 +180,36 @@ const retryAfter = 2 * time.Second
 // reserveTimeout is how long a load waits for sessions in use to become idle.
 const reserveTimeout = 10 * time.Second
 
-func newWarm(c *Config, artifacts *Artifacts, formats []engine.Format, log *slog.Logger, tel *instruments) *Warm {
+// costsMost bounds how many measured costs are remembered.
+const costsMost = 10_000
+
+// Why a session is made.
+const (
+	forCaller = "request" // somebody waits for it
+	forAlias  = "alias"   // an alias moved to it
+	forPin    = "pinned"
+	forHeat   = "hot" // other instances were asked for it
+)
+
+// Why a session is closed.
+const (
+	toMakeRoom = "memory"
+	toRest     = "idle"
+	toObey     = "unload"
+	toEnd      = "shutdown"
+)
+
+func newWarm(c *Config, artifacts *Artifacts, formats []engine.Format, outbox *event.Outbox, log *slog.Logger, tel *instruments) *Warm {
 	w := &Warm{
-		artifacts: artifacts, formats: map[string]engine.Format{}, budget: c.memory(), timeout: c.Load,
-		log: log, tel: tel, slots: map[slotKey]*slot{}, freed: make(chan struct{}),
+		artifacts: artifacts, formats: map[string]engine.Format{}, budget: c.memory(), idle: c.Idle, timeout: c.Load,
+		instance: c.instance(), outbox: outbox, log: log, tel: tel,
+		slots: map[slotKey]*slot{}, costs: map[slotKey]int64{}, uses: map[versionID]uint64{}, freed: make(chan struct{}),
 	}
 	for _, f := range formats {
 		w.formats[f.Name()] = f
+		if h, ok := f.(engine.Heap); ok && w.heap == nil {
+			w.heap = h
+		}
 	}
 	return w
 }
@@ -155,7 +230,11 @@ func keyOf(m *Manifest) slotKey { return slotKey{m.Digest, m.Threads} }
 // A caller whose ctx ends while it waits gets that error; the load goes on for
 // those that come after.
 func (w *Warm) Acquire(ctx context.Context, m *Manifest) (Lease, error) {
-	s, err := w.enter(ctx, m)
+	return w.acquire(ctx, m, forCaller)
+}
+
+func (w *Warm) acquire(ctx context.Context, m *Manifest, why string) (Lease, error) {
+	s, err := w.enter(ctx, m, why)
 	if err != nil {
 		return Lease{}, err
 	}
@@ -178,7 +257,7 @@ func (w *Warm) Acquire(ctx context.Context, m *Manifest) (Lease, error) {
 
 // Pin loads a version and keeps it until Unpin, whatever else needs memory.
 func (w *Warm) Pin(ctx context.Context, m *Manifest) error {
-	l, err := w.Acquire(ctx, m)
+	l, err := w.acquire(ctx, m, forPin)
 	if err != nil {
 		return err
 	}
@@ -201,9 +280,51 @@ func (w *Warm) Unpin(m *Manifest) {
 
 // Prefetch begins to load a version, if nothing of it is there yet.
 func (w *Warm) Prefetch(ctx context.Context, m *Manifest) {
-	if s, err := w.enter(ctx, m); err == nil {
+	if s, err := w.enter(ctx, m, forAlias); err == nil {
 		w.leave(s)
 	}
+}
+
+// heat loads a version that callers are likely to ask for, when none of them waits
+// for another one and as long as at most share bytes are in use. It tells
+// whether there was room.
+func (w *Warm) heat(ctx context.Context, m *Manifest, share int64) (bool, error) {
+	w.mu.Lock()
+	for w.called > 0 && !w.closed {
+		freed := w.freed
+		w.asked = true
+		w.mu.Unlock()
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+		w.mu.Lock()
+	}
+	_, there := w.slots[keyOf(m)]
+	room := there || w.used+w.loading(m) <= share
+	w.mu.Unlock()
+	if !room {
+		return false, nil
+	}
+	l, err := w.acquire(ctx, m, forHeat)
+	if err == nil {
+		l.Release()
+	}
+	return true, err
+}
+
+// cost is what a session of the version takes, as far as is known; the caller holds mu.
+func (w *Warm) cost(m *Manifest) int64 {
+	if n, ok := w.costs[keyOf(m)]; ok {
+		return n
+	}
+	return m.Memory.Session
+}
+
+// loading is what it takes while it is made; the caller holds mu.
+func (w *Warm) loading(m *Manifest) int64 {
+	return m.Memory.Loading - m.Memory.Session + w.cost(m)
 }
 
 // State tells how a version stands in this process.
@@ -248,7 +369,7 @@ func (w *Warm) Unload(ctx context.Context, m *Manifest) (bool, error) {
 	delete(w.slots, s.key)
 	s.gone = make(chan struct{})
 	if s.users == 0 {
-		w.end(s)
+		w.end(s, toObey)
 	}
 	w.mu.Unlock()
 	select {
@@ -268,7 +389,7 @@ func (w *Warm) Close() error {
 	w.loads.Wait()
 	w.mu.Lock()
 	for _, s := range w.slots {
-		w.end(s)
+		w.end(s, toEnd)
 	}
 	w.mu.Unlock()
 	w.loads.Wait()
@@ -277,7 +398,7 @@ func (w *Warm) Close() error {
 }
 
 // enter finds or makes the version's slot and counts the caller in.
-func (w *Warm) enter(ctx context.Context, m *Manifest) (*slot, error) {
+func (w *Warm) enter(ctx context.Context, m *Manifest, why string) (*slot, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -290,13 +411,19 @@ func (w *Warm) enter(ctx context.Context, m *Manifest) (*slot, error) {
 		s = nil
 	}
 	if s == nil {
-		s = &slot{key: key, model: m.Name, version: m.Version, cost: m.Memory.Session, ready: make(chan struct{})}
+		s = &slot{key: key, model: m.Name, version: m.Version, why: why, cost: w.cost(m), ready: make(chan struct{})}
 		w.slots[key] = s
 		s.users++ // the load itself: nobody closes what is in the making
+		if why == forCaller {
+			w.called++
+		}
 		w.loads.Go(func() { w.load(ctx, s, m) })
 	}
 	s.users++
 	s.usedAt = time.Now()
+	if why == forCaller {
+		s.uses++
+	}
 	return s, nil
 }
 
@@ -309,7 +436,7 @@ func (w *Warm) leave(s *slot) {
 	}
 	w.wake()
 	if s.gone != nil {
-		w.end(s)
+		w.end(s, toObey)
 	}
 }
 
@@ -325,35 +452,129 @@ func (w *Warm) wake() {
 
 // end closes a session nobody uses, outside the lock, since a large one takes
 // its time; the caller holds mu. Its memory counts until it is free.
-func (w *Warm) end(s *slot) {
+func (w *Warm) end(s *slot, why string) {
 	if w.slots[s.key] == s {
 		delete(w.slots, s.key)
 	}
+	w.count(s)
 	session := s.session
+	if session == nil { // it was never made
+		if s.gone != nil {
+			close(s.gone)
+		}
+		return
+	}
 	s.session = nil
+	w.ending += s.cost
+	w.begin()
 	w.loads.Go(func() {
-		var err error
-		if session != nil {
-			err = session.Close()
+		if err := session.Close(); err != nil {
+			w.log.Error("close model", "model", s.model, "version", s.version, "error", err)
 		}
+		w.tel.evicted(why)
+		w.outbox.Give(context.Background(), event.ModelEvicted.New(event.Evicted{
+			Model: s.model, Version: s.version, Digest: string(s.key.digest), Instance: w.instance, Why: why,
+			Bytes: s.cost, Milliseconds: time.Since(s.loadedAt).Milliseconds(), At: time.Now().UTC(),
+		}))
 		w.mu.Lock()
-		defer w.mu.Unlock()
-		if session != nil {
-			w.used -= s.cost
-			w.ending -= s.cost
-			w.tel.memoryBytes(w.used, len(w.slots))
-		}
+		w.used -= s.cost
+		w.ending -= s.cost
+		w.changes++
+		w.busy--
+		last := w.busy == 0
+		w.tel.memoryBytes(w.used, len(w.slots))
 		if s.gone != nil {
 			close(s.gone)
 		}
 		w.wake()
-		if err != nil {
-			w.log.Error("close model", "model", s.model, "version", s.version, "error", err)
+		w.mu.Unlock()
+		if last && why != toMakeRoom && w.heap != nil {
+			w.heap.Trim() // nobody else is about to use it
 		}
 	})
-	if session != nil {
-		w.ending += s.cost
+}
+
+// begin notes that a session begins to be made or closed, and tells when that was;
+// the caller holds mu.
+func (w *Warm) begin() uint64 {
+	w.changes++
+	w.busy++
+	return w.changes
+}
+
+// count adds what callers used a slot to what is told to other instances; the
+// caller holds mu.
+func (w *Warm) count(s *slot) {
+	if s.uses > 0 {
+		w.uses[versionID{s.model, s.version}] += s.uses
+		s.uses = 0
 	}
+}
+
+// takeUses gives how often callers used which version since it was last asked.
+func (w *Warm) takeUses() map[versionID]uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.slots {
+		w.count(s)
+	}
+	uses := w.uses
+	w.uses = map[versionID]uint64{}
+	return uses
+}
+
+// tend closes what nobody uses and sees to it that what is resident stays within
+// the budget, until ctx ends.
+func (w *Warm) tend(ctx context.Context) {
+	tick := 10 * time.Second
+	if w.idle > 0 {
+		tick = max(min(tick, w.idle/10), time.Millisecond)
+	}
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			w.rest()
+			w.look()
+		}
+	}
+}
+
+// rest closes sessions that nobody used for long, and forgets loads that failed.
+func (w *Warm) rest() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for key, s := range w.slots {
+		switch {
+		case s.users > 0:
+		case s.err != nil && time.Since(s.failedAt) > retryAfter:
+			delete(w.slots, key)
+		case s.session != nil && !s.pinned && w.idle > 0 && time.Since(s.usedAt) > w.idle:
+			w.end(s, toRest)
+		}
+	}
+}
+
+// look compares what is resident with what is known of, and makes room where it
+// is more than the budget. What cannot be explained counts at most for half of
+// the budget, so that it never keeps models from being warm at all.
+func (w *Warm) look() {
+	if w.heap == nil {
+		return
+	}
+	resident := w.heap.Resident()
+	if resident > w.budget {
+		w.heap.Trim()
+		resident = w.heap.Resident()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.excess = min(max(0, resident-w.used), w.budget/2)
+	w.tel.residentBytes(resident)
+	w.evict(w.budget - w.excess)
 }
 
 // load fills a slot.
@@ -362,66 +583,116 @@ func (w *Warm) load(ctx context.Context, s *slot, m *Manifest) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.timeout)
 	defer cancel()
 	begin := time.Now()
-	session, err := w.open(ctx, s, m)
+	session, cost, err := w.open(ctx, m)
+	took := time.Since(begin)
 	level, outcome := slog.LevelInfo, "loaded"
 	if err != nil {
 		level, outcome = slog.LevelError, "failed"
 	}
-	w.tel.loaded(ctx, outcome, time.Since(begin))
+	w.tel.loaded(ctx, outcome, took)
 	w.log.LogAttrs(ctx, level, "model "+outcome, slog.String("model", m.Name), slog.Int("version", m.Version),
-		slog.String("digest", string(m.Digest)), slog.Int64("size", m.Size),
-		slog.Duration("duration", time.Since(begin)), slog.Any("error", err))
+		slog.String("digest", string(m.Digest)), slog.Int64("size", m.Size), slog.String("why", s.why), slog.Int64("memory", cost),
+		slog.Duration("duration", took), slog.Any("error", err))
 
+	if err == nil {
+		w.outbox.Give(ctx, event.ModelLoaded.New(event.Loaded{
+			Model: m.Name, Version: m.Version, Digest: string(m.Digest), Instance: w.instance, Why: s.why,
+			Bytes: cost, Milliseconds: took.Milliseconds(), At: time.Now().UTC(),
+		}))
+	}
+
+	defer w.look()
 	defer w.leave(s)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s.session, s.err = session, err
+	s.session, s.err, s.cost, s.loadedAt = session, err, cost, time.Now()
 	if err != nil {
-		s.failedAt = time.Now()
+		s.failedAt = s.loadedAt
+	}
+	if s.why == forCaller {
+		w.called--
 	}
 	close(s.ready)
 	w.wake()
 }
 
-// open reserves memory, brings the artifact, makes the session and runs its sample.
-func (w *Warm) open(ctx context.Context, s *slot, m *Manifest) (_ engine.Session, err error) {
+// open reserves memory, brings the artifact, makes the session and runs its
+// sample. It tells what the session takes, which stays reserved.
+func (w *Warm) open(ctx context.Context, m *Manifest) (_ engine.Session, cost int64, err error) {
 	format := w.formats[m.Runtime]
 	if format == nil {
-		return nil, fault.New(fault.Unavailable, "model %q, version %d needs the runtime %q, which this server does not have", m.Name, m.Version, m.Runtime)
+		return nil, 0, fault.New(fault.Unavailable, "model %q, version %d needs the runtime %q, which this server does not have", m.Name, m.Version, m.Runtime)
 	}
-	held := m.Memory.Loading
+	w.mu.Lock()
+	held := w.loading(m)
+	w.mu.Unlock()
 	if err := w.reserve(ctx, fmt.Sprintf("model %q, version %d", m.Name, m.Version), held); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	defer func() {
-		if err == nil {
-			held -= s.cost // what stays, until the session is closed
-		}
-		w.giveBack(held)
-	}()
+	defer func() { w.giveBack(held - cost) }()
 
 	end := w.tel.stage(ctx, telemetry.StageFetch)
 	artifact, release, err := w.artifacts.Open(ctx, m.Digest, m.Size)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer release()
 	end()
 
+	measured := w.measure(m)
 	end = w.tel.stage(ctx, telemetry.StageSession)
 	session, err := format.Open(ctx, artifact, engine.Options{Signature: &m.Signature, Threads: m.Threads})
 	if err != nil {
-		return nil, fmt.Errorf("open session of %s:%d: %w", m.Name, m.Version, err)
+		measured(nil)
+		return nil, 0, fmt.Errorf("open session of %s:%d: %w", m.Name, m.Version, err)
 	}
 	end()
 
 	end = w.tel.stage(ctx, telemetry.StageWarmup)
 	if err := warmUp(ctx, session, m); err != nil {
-		return nil, errors.Join(fmt.Errorf("warm up %s:%d: %w", m.Name, m.Version, err), session.Close())
+		err = errors.Join(fmt.Errorf("warm up %s:%d: %w", m.Name, m.Version, err), session.Close())
+		measured(nil)
+		return nil, 0, err
 	}
 	end()
-	return session, nil
+	return session, measured(session), nil
 }
+
+// measure begins to measure what a session takes. The function that it gives ends
+// that and tells the result, which is what was known before if anything else was
+// made or closed meanwhile. Runs of other models may be under way and take or
+// give back memory, so it is kept between bounds.
+func (w *Warm) measure(m *Manifest) func(engine.Session) int64 {
+	w.mu.Lock()
+	alone := w.busy == 0
+	at := w.begin()
+	w.mu.Unlock()
+	var before int64
+	if w.heap != nil {
+		before = w.heap.InUse()
+	}
+	return func(s engine.Session) int64 {
+		var after int64
+		if w.heap != nil {
+			after = w.heap.InUse()
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		alone = alone && w.changes == at
+		w.changes++
+		w.busy--
+		if alone && s != nil && after > 0 {
+			if len(w.costs) >= costsMost {
+				clear(w.costs)
+			}
+			w.costs[keyOf(m)] = min(max(after-before, leastCost, m.Size/2), m.Memory.Loading)
+		}
+		return w.cost(m)
+	}
+}
+
+// leastCost is what a session takes at least.
+const leastCost = 32 << 10
 
 func warmUp(ctx context.Context, session engine.Session, m *Manifest) error {
 	inputs, err := m.sample()
@@ -465,7 +736,7 @@ func (w *Warm) reserve(ctx context.Context, what string, n int64) error {
 	defer patience.Stop()
 	for {
 		w.mu.Lock()
-		w.evict(w.budget - n)
+		w.evict(w.budget - w.excess - n)
 		if w.used+n <= w.budget {
 			w.used += n
 			w.tel.memoryBytes(w.used, len(w.slots))
@@ -506,8 +777,7 @@ func (w *Warm) evict(target int64) {
 		if w.used-w.ending <= target {
 			return
 		}
-		w.tel.evicted()
-		w.end(s)
+		w.end(s, toMakeRoom)
 	}
 }
 
