@@ -63,6 +63,7 @@ func function(register serve.Register) *serve.Function {
 	var dc deadletter.Config
 	var bc bus.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
+		pc.Model.LimitHeap()
 		format, err := onnx.New(oc)
 		if err != nil {
 			return err
@@ -75,7 +76,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		registry, err := predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, Formats: []engine.Format{format}, Sink: events, Events: hear.predict})
+		registry, err := predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, KV: kv, Formats: []engine.Format{format}, Sink: events, Events: hear.predict})
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
@@ -15,6 +16,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/redisstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
@@ -22,22 +24,28 @@ import (
 // config is what this main itself reads.
 type config struct {
 	Blob string `env:"BLOB_URL" default:"mem:" help:"The bucket: s3://bucket/prefix, file:///folder, or mem: for a process that forgets."`
+	KV   string `env:"KV_URL" help:"Small state that instances share: redis://host:6379, file:///path, or mem: for a process that forgets; empty: mem:."`
 }
 
-var blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
+var (
+	blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
+	kvs   = store.Openers[store.KV]{"mem": memstore.OpenKV, "file": diskstore.OpenKV, "redis": redisstore.OpenKV}
+)
 
 func main() { function(functions.HTTP).Main() }
 
 // function wires
 //
-//	BLOB_URL -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v1/..., /v2/..., /admin/v1/..., /events, /readyz, /metrics
-//	ORT_LIB  -> onnx.Format -------'   '-------> event.Sink (K_SINK)
+//	BLOB_URL -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v1/..., /v2/..., gRPC, /admin/v1/..., /events, /readyz, /metrics
+//	KV_URL   -> store.KV ----------+   '-------> event.Sink (K_SINK)
+//	ORT_LIB  -> onnx.Format -------'
 func function(register serve.Register) *serve.Function {
 	var own config
 	var oc onnx.Config
 	var pc predict.Config
 	var ec event.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
+		pc.Model.LimitHeap()
 		format, err := onnx.New(oc)
 		if err != nil {
 			return err
@@ -54,6 +62,11 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(blob.Close)
+		kv, err := kvs.Open(ctx, cmp.Or(own.KV, "mem:"))
+		if err != nil {
+			return err
+		}
+		p.Defer(kv.Close)
 		opened()
 		sink, err := event.Open(&ec, p.Tel)
 		if err != nil {
@@ -64,7 +77,7 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		events.Register(p.Mux)
-		_, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, Formats: []engine.Format{format}, Sink: sink, Events: events})
+		_, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, KV: kv, Formats: []engine.Format{format}, Sink: sink, Events: events})
 		return err
 	}
 	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &own, &oc, &ec), Wire: wire, Register: register}

@@ -51,7 +51,13 @@ type process struct {
 // spawn starts a process and waits for the address that it logs with msg.
 func spawn(t *testing.T, mode, msg string, environ ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0])}
+	return spawnAs(t, exec.CommandContext(t.Context(), os.Args[0]), mode, msg, environ...)
+}
+
+// spawnAs is spawn by a command that ends up as this test's binary.
+func spawnAs(t *testing.T, cmd *exec.Cmd, mode, msg string, environ ...string) *process {
+	t.Helper()
+	p := &process{cmd: cmd}
 	p.cmd.Env = append(os.Environ(), append(environ, childVariable+"="+mode, "PORT=0", "MODEL_CACHE_DIR="+t.TempDir(), "ORT_LIB="+onnxtest.Library(t))...)
 	out, err := p.cmd.StderrPipe()
 	if err != nil {

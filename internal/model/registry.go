@@ -24,6 +24,7 @@ type Registry struct {
 	Warm *Warm
 
 	artifacts *Artifacts
+	hot       *hot // nil: there is nobody to share it with
 	formats   []engine.Format
 	pinned    []Ref
 	pins      map[Ref]*Manifest // what follow pinned last; it alone touches it
@@ -34,8 +35,10 @@ type Registry struct {
 
 // Open makes a registry on a bucket. Nothing is read from the bucket yet. The
 // first format is the one that a push means when it names none. Changes made
-// through this registry are told to outbox, unless it is nil.
-func Open(c *Config, blob store.Blob, formats []engine.Format, outbox *event.Outbox, tel *telemetry.Telemetry) (*Registry, error) {
+// through this registry, loads and evictions are told to outbox, unless it is
+// nil. Through kv instances of a service tell each other which models are hot,
+// unless it is nil.
+func Open(c *Config, blob store.Blob, kv store.KV, formats []engine.Format, outbox *event.Outbox, tel *telemetry.Telemetry) (*Registry, error) {
 	instruments, err := newInstruments(tel)
 	if err != nil {
 		return nil, err
@@ -47,6 +50,9 @@ func Open(c *Config, blob store.Blob, formats []engine.Format, outbox *event.Out
 	r := &Registry{
 		Catalog: NewCatalog(blob, c.Refresh, outbox), Warm: newWarm(c, artifacts, formats, outbox, tel.Log, instruments),
 		artifacts: artifacts, formats: formats, pins: map[Ref]*Manifest{}, log: tel.Log, stop: func() {},
+	}
+	if kv != nil {
+		r.hot = &hot{kv: kv, key: "hot/" + c.service(), catalog: r.Catalog, warm: r.Warm, log: tel.Log, now: time.Now, pending: map[versionID]uint64{}}
 	}
 	for _, p := range c.Pinned {
 		ref, err := ParseRef(p)
@@ -184,6 +190,10 @@ func (r *Registry) Start(ctx context.Context) (ready func() error) {
 		first = fault.New(fault.Unavailable, "pinned models are being loaded: %s", r.pinned)
 	}
 	awaited.Store(&first)
+	r.loops.Go(func() { r.Warm.tend(ctx) })
+	if r.hot != nil {
+		r.loops.Go(func() { r.hot.run(ctx) })
+	}
 	r.loops.Go(func() {
 		for {
 			err := r.reach(ctx)

@@ -132,7 +132,7 @@ func openTestRegistry(t *testing.T, blob store.Blob, c *Config) *Registry {
 func openToy(t *testing.T, blob store.Blob, c *Config) (*Registry, *toy) {
 	t.Helper()
 	f := &toy{}
-	r, err := Open(c, blob, []engine.Format{f}, nil, quiet(t))
+	r, err := Open(c, blob, nil, []engine.Format{f}, nil, quiet(t))
 	if err != nil {
 		t.Fatal(err)
 	}

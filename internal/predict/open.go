@@ -15,7 +15,8 @@ import (
 // Deps are what a flow is made of.
 type Deps struct {
 	Blob    store.Blob // the bucket
-	Answers store.KV   // where processes share what they remember of answers; nil: each has its own
+	KV      store.KV   // what instances share; nil: they share nothing
+	Answers store.KV   // where they share what they remember of answers; nil: each has its own
 	Formats []engine.Format
 	Sink    event.Sink // hears of changes to models; nil: nobody does
 	Events  *event.Mux // takes what the flow wants to hear; nil: it hears nothing
@@ -39,7 +40,7 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 		return nil, err
 	}
 	p.Defer(outbox.Close)
-	registry, err := model.Open(&c.Model, d.Blob, d.Formats, outbox, p.Tel)
+	registry, err := model.Open(&c.Model, d.Blob, d.KV, d.Formats, outbox, p.Tel)
 	if err != nil {
 		return nil, err
 	}
