@@ -87,6 +87,11 @@ func TestThousandsOfModelsInLittleMemory(t *testing.T) {
 	}
 	evictions := 0.0
 	for line := range strings.Lines(metrics) {
+		if strings.HasPrefix(line, "pilotlight_model_memory") || strings.HasPrefix(line, "pilotlight_model_sessions") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+	for line := range strings.Lines(metrics) {
 		if rest, ok := strings.CutPrefix(line, "pilotlight_model_evictions_total{"); ok {
 			f := strings.Fields(rest)
 			n, err := strconv.ParseFloat(f[len(f)-1], 64)

@@ -36,7 +36,7 @@ func newInstruments(tel *telemetry.Telemetry) (*instruments, error) {
 	t.evictions, errs[2] = tel.Meter.Int64Counter("pilotlight.model.evictions",
 		metric.WithDescription("Sessions that were closed, by reason: memory, idle, unload or shutdown."))
 	t.memory, errs[3] = tel.Meter.Int64Gauge("pilotlight.model.memory", metric.WithUnit("By"),
-		metric.WithDescription("Memory that warm sessions take, as measured or, until then, by estimate."))
+		metric.WithDescription("Memory that sessions take, as measured where the runtime tells, and what is reserved for those in the making."))
 	t.sessions, errs[4] = tel.Meter.Int64Gauge("pilotlight.model.sessions",
 		metric.WithDescription("Sessions that are warm or in the making."))
 	t.cache, errs[5] = tel.Meter.Int64Gauge("pilotlight.model.cache", metric.WithUnit("By"),

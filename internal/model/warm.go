@@ -117,9 +117,11 @@ func (c *Config) LimitHeap() {
 // ago is closed, never one in use and never a pinned one. So are sessions that
 // nobody used for long.
 //
-// What a session takes is measured when it is made alone, and estimated until
-// then. What the process takes beyond the sum, since memory lies in pieces, is
-// measured too, and leaves the sessions that much less.
+// What all sessions together take is measured, where the runtime can tell, and so
+// is what is lost to them since freed memory lies in pieces: both count against
+// the budget. What a single one takes is measured when nothing else is made or
+// closed meanwhile, and estimated until then; it tells how many must go to make
+// room, and whether that was enough is measured again.
 type Warm struct {
 	artifacts *Artifacts
 	formats   map[string]engine.Format
@@ -135,9 +137,10 @@ type Warm struct {
 	mu      sync.Mutex
 	slots   map[slotKey]*slot
 	costs   map[slotKey]int64 // as measured, also of sessions that are closed
-	used    int64             // bytes of all sessions and those in the making
-	excess  int64             // bytes that were resident beyond used when it was last looked at
+	used    int64             // bytes of all sessions, the sum of their costs
 	ending  int64             // those of used that are being closed
+	making  int64             // bytes reserved for sessions in the making
+	lost    int64             // bytes that were resident and of no use when last looked at
 	changes uint64            // sessions that began or ended to be made or closed
 	busy    int               // sessions that are being made or closed now
 	called  int               // loads under way that a caller waits for
@@ -289,6 +292,7 @@ func (w *Warm) Prefetch(ctx context.Context, m *Manifest) {
 // for another one and as long as at most share bytes are in use. It tells
 // whether there was room.
 func (w *Warm) heat(ctx context.Context, m *Manifest, share int64) (bool, error) {
+	taken := w.measured()
 	w.mu.Lock()
 	for w.called > 0 && !w.closed {
 		freed := w.freed
@@ -302,7 +306,7 @@ func (w *Warm) heat(ctx context.Context, m *Manifest, share int64) (bool, error)
 		w.mu.Lock()
 	}
 	_, there := w.slots[keyOf(m)]
-	room := there || w.used+w.loading(m) <= share
+	room := there || w.taken(taken)+w.loading(m) <= share
 	w.mu.Unlock()
 	if !room {
 		return false, nil
@@ -482,7 +486,7 @@ func (w *Warm) end(s *slot, why string) {
 		w.changes++
 		w.busy--
 		last := w.busy == 0
-		w.tel.memoryBytes(w.used, len(w.slots))
+		w.tell(0)
 		if s.gone != nil {
 			close(s.gone)
 		}
@@ -558,23 +562,50 @@ func (w *Warm) rest() {
 	}
 }
 
-// look compares what is resident with what is known of, and makes room where it
-// is more than the budget. What cannot be explained counts at most for half of
-// the budget, so that it never keeps models from being warm at all.
+// measured is what sessions and runs hold, as the runtime tells; 0 where it does not.
+func (w *Warm) measured() int64 {
+	if w.heap == nil {
+		return 0
+	}
+	return w.heap.InUse()
+}
+
+// taken is what of the budget is taken, given what was measured just before; the
+// caller holds mu. What a session in the making has got already counts twice.
+func (w *Warm) taken(measured int64) int64 {
+	if measured == 0 {
+		measured = w.used
+	}
+	return measured + w.making
+}
+
+// tell has the metrics say what is taken, unless that is to be measured and was
+// not; the caller holds mu.
+func (w *Warm) tell(measured int64) {
+	if w.heap == nil || measured > 0 {
+		w.tel.memoryBytes(w.taken(measured), len(w.slots))
+	}
+}
+
+// look finds out how much memory is resident and of no use, has it given back
+// where that is much, and makes room where the budget is exceeded. What stays
+// lost counts at most for half of the budget, so that it can never keep all
+// models from being warm.
 func (w *Warm) look() {
 	if w.heap == nil {
 		return
 	}
-	resident := w.heap.Resident()
-	if resident > w.budget {
+	inUse, resident := w.heap.InUse(), w.heap.Resident()
+	if resident-inUse > w.budget/16 {
 		w.heap.Trim()
-		resident = w.heap.Resident()
+		inUse, resident = w.heap.InUse(), w.heap.Resident()
 	}
+	w.tel.residentBytes(resident)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.excess = min(max(0, resident-w.used), w.budget/2)
-	w.tel.residentBytes(resident)
-	w.evict(w.budget - w.excess)
+	w.tell(inUse)
+	w.lost = min(max(0, resident-inUse), w.budget/2)
+	w.evict(w.taken(inUse) + w.lost - w.budget)
 }
 
 // load fills a slot.
@@ -629,7 +660,12 @@ func (w *Warm) open(ctx context.Context, m *Manifest) (_ engine.Session, cost in
 	if err := w.reserve(ctx, fmt.Sprintf("model %q, version %d", m.Name, m.Version), held); err != nil {
 		return nil, 0, err
 	}
-	defer func() { w.giveBack(held - cost) }()
+	defer func() {
+		w.mu.Lock()
+		w.used += cost
+		w.mu.Unlock()
+		w.giveBack(held)
+	}()
 
 	end := w.tel.stage(ctx, telemetry.StageFetch)
 	artifact, release, err := w.artifacts.Open(ctx, m.Digest, m.Size)
@@ -720,8 +756,8 @@ func (w *Warm) hold(ctx context.Context, name string, size int64) (release func(
 func (w *Warm) giveBack(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.used -= n
-	w.tel.memoryBytes(w.used, len(w.slots))
+	w.making -= n
+	w.tell(0)
 	w.wake()
 }
 
@@ -735,15 +771,17 @@ func (w *Warm) reserve(ctx context.Context, what string, n int64) error {
 	patience := time.NewTimer(min(reserveTimeout, w.timeout))
 	defer patience.Stop()
 	for {
+		measured := w.measured()
 		w.mu.Lock()
-		w.evict(w.budget - w.excess - n)
-		if w.used+n <= w.budget {
-			w.used += n
-			w.tel.memoryBytes(w.used, len(w.slots))
+		taken := w.taken(measured)
+		w.evict(taken + w.lost + n - w.budget)
+		if taken+n <= w.budget { // what is lost has others make room, and keeps nobody waiting
+			w.making += n
+			w.tell(measured)
 			w.mu.Unlock()
 			return nil
 		}
-		freed, used, closed := w.freed, w.used, w.closed
+		freed, closed := w.freed, w.closed
 		w.asked = true
 		w.mu.Unlock()
 		if closed {
@@ -753,17 +791,17 @@ func (w *Warm) reserve(ctx context.Context, what string, n int64) error {
 		case <-freed:
 		case <-patience.C:
 			return fault.New(fault.Overloaded, "loading %s takes about %s of memory, and of the %s that models may take here (MODEL_MEMORY) %s are in use; try again",
-				what, humanize.IBytes(uint64(n)), humanize.IBytes(uint64(w.budget)), humanize.IBytes(uint64(used)))
+				what, humanize.IBytes(uint64(n)), humanize.IBytes(uint64(w.budget)), humanize.IBytes(uint64(taken)))
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// evict closes idle sessions until at most target bytes are used, if it can; the
-// caller holds mu.
-func (w *Warm) evict(target int64) {
-	if w.used-w.ending <= target {
+// evict closes idle sessions, the longest unused first, until those that are being
+// closed take so many bytes, if it can; the caller holds mu.
+func (w *Warm) evict(bytes int64) {
+	if w.ending >= bytes {
 		return
 	}
 	var idle []*slot
@@ -774,7 +812,7 @@ func (w *Warm) evict(target int64) {
 	}
 	slices.SortFunc(idle, func(x, y *slot) int { return x.usedAt.Compare(y.usedAt) })
 	for _, s := range idle {
-		if w.used-w.ending <= target {
+		if w.ending >= bytes {
 			return
 		}
 		w.end(s, toMakeRoom)

@@ -20,6 +20,7 @@ import (
 type graph struct {
 	inputs, outputs []value
 	weights         int64 // bytes of the file that are constants
+	nodes           int64 // operations, without those of loops and branches
 }
 
 // value is an input or output.
@@ -33,7 +34,8 @@ type value struct {
 // the fields in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 func read(artifact []byte) (graph, error) {
 	var inputs, outputs [][]byte
-	constants, weights := map[string]bool{}, int64(0)
+	constants := map[string]bool{}
+	var weights, nodes int64
 	found := false
 	err := each(artifact, func(field protowire.Number, _ uint64, b []byte) error {
 		if field != 7 {
@@ -42,6 +44,8 @@ func read(artifact []byte) (graph, error) {
 		found = true
 		return each(b, func(field protowire.Number, _ uint64, b []byte) error {
 			switch field {
+			case 1:
+				nodes++
 			case 5:
 				weights += int64(len(b))
 				return each(b, func(field protowire.Number, _ uint64, b []byte) error {
@@ -64,7 +68,7 @@ func read(artifact []byte) (graph, error) {
 	case !found:
 		return graph{}, fault.New(fault.Invalid, "the file is not an ONNX model")
 	}
-	g := graph{weights: weights}
+	g := graph{weights: weights, nodes: nodes}
 	for _, b := range inputs {
 		v, err := readValue("input", b)
 		if constants[v.Name] {

@@ -33,7 +33,7 @@ func open(artifact []byte, g graph, threads int) (*Session, error) {
 	}
 	defer options.Destroy() //nolint:errcheck // never fails
 
-	s := &Session{idle: make(chan *ort.RunOptions, 16), memory: memory(int64(len(artifact)), g.weights), threads: threads}
+	s := &Session{idle: make(chan *ort.RunOptions, 16), memory: memory(int64(len(artifact)), g), threads: threads}
 	defer release(s.memory.Loading - s.memory.Session)
 	var inputs, outputs []string
 	for _, v := range g.inputs {
@@ -53,13 +53,14 @@ func open(artifact []byte, g graph, threads int) (*Session, error) {
 
 // memory estimates what a session takes, by what was measured (docs/bench): what
 // is weights stays as large as it is in the file, and takes four and a half
-// times that while the file is parsed and the weights are packed; all else,
-// foremost the nodes of trees, becomes objects several times its size.
-func memory(size, weights int64) engine.Memory {
-	rest := size - weights
+// times that while the file is parsed and the weights are packed; an operation
+// takes some kilobytes, however little the file says of it; all else, foremost
+// the nodes of trees, becomes objects several times its size.
+func memory(size int64, g graph) engine.Memory {
+	rest := size - g.weights
 	return engine.Memory{
-		Session: weights + weights/8 + 5*rest + 1536<<10,
-		Loading: weights*9/2 + 15*rest + 1536<<10,
+		Session: g.weights + g.weights/32 + g.nodes*3300 + 6*rest + 64<<10,
+		Loading: g.weights*9/2 + g.nodes*10_000 + 15*rest + 512<<10,
 	}
 }
 
