@@ -36,6 +36,7 @@ type Catalog struct {
 
 	flight singleflight.Group
 	known  sync.Map      // name -> *known
+	checks chan struct{} // holds one for each recheck under way
 	writes atomic.Uint64 // by this process: a read that one of them overtook is not remembered
 
 	manifestMu sync.RWMutex
@@ -63,10 +64,14 @@ type versionID struct {
 // pay a look into the bucket again, and memory stays flat.
 const unknownMost = 4096
 
+// checksMost is how many models are checked against the bucket at once: with
+// thousands in use each would otherwise take a thread, and Go never gives one back.
+const checksMost = 16
+
 // NewCatalog makes a catalog on a bucket. refresh is how long what it read may
 // go unchecked. Changes made here are told to outbox, unless it is nil.
 func NewCatalog(blob store.Blob, refresh time.Duration, outbox *event.Outbox) *Catalog {
-	return &Catalog{blob: blob, refresh: refresh, outbox: outbox, now: time.Now, manifests: map[versionID]*Manifest{}, unknown: map[string]time.Time{}}
+	return &Catalog{blob: blob, refresh: refresh, outbox: outbox, now: time.Now, checks: make(chan struct{}, checksMost), manifests: map[versionID]*Manifest{}, unknown: map[string]time.Time{}}
 }
 
 func versionPrefix(name string) string { return "models/" + name + "/versions/" }
@@ -268,8 +273,11 @@ func (c *Catalog) look(ctx context.Context, name string) (*known, error) {
 }
 
 // recheck brings what is known of a model up to date. One runs per model at a
-// time; it ends within readTimeout. A bucket that is away changes nothing.
+// time; it ends within readTimeout of its turn. A bucket that is away changes
+// nothing.
 func (c *Catalog) recheck(name string, old *known) {
+	c.checks <- struct{}{}
+	defer func() { <-c.checks }()
 	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
 	if _, err := c.read(ctx, name, old); err != nil {
