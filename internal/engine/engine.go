@@ -23,6 +23,9 @@ type Options struct {
 	// Threads that one run may use; 1 runs on the calling thread, 0 lets the
 	// runtime choose by the model's size and the CPU quota.
 	Threads int
+	// Optimized tells that the artifact is what Optimizer.Optimize wrote, on the
+	// same kind.
+	Optimized bool
 }
 
 // Memory is what a session takes by estimate, in bytes.
@@ -55,6 +58,17 @@ type Heap interface {
 	Resident() int64
 	// Trim gives back to the system what was freed.
 	Trim()
+}
+
+// Optimizer is a Format that can write down what it makes of a model before it
+// runs it, so that it need not do so again.
+type Optimizer interface {
+	// Kind names where the result may be used: the runtime's version and the kind
+	// of CPU, in letters, digits, '-' and '.', at most 60 of them.
+	Kind() (string, error)
+	// Optimize writes the result into a file. A session of it has the same
+	// signature and gives the same answers, to the bit.
+	Optimize(ctx context.Context, artifact []byte, path string, o Options) error
 }
 
 // Session is a model that is ready to run. Run is safe for concurrent use.

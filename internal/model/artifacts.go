@@ -39,9 +39,11 @@ type Artifacts struct {
 	tel    *instruments
 	log    *slog.Logger
 
-	writes sync.WaitGroup // to disk
+	writes  sync.WaitGroup // to disk
+	writers chan struct{}  // holds one for each write under way
 
 	mu      sync.Mutex
+	writing int64 // bytes in memory that are on their way to disk
 	fetched map[Digest]*fetched
 	files   map[Digest]*file
 	order   *list.List // of *file; the front was used last
@@ -67,14 +69,17 @@ type file struct {
 }
 
 const (
-	partSize = 8 << 20   // of one ranged read: large enough that a round trip does not count
+	partSize    = 8 << 20 // of one ranged read: large enough that a round trip does not count
+	writersMost = 4
+	writingMost = 64 << 20 // bytes that may wait for a slow disk; what comes beyond it is not cached
+
 	strayAge = time.Hour // a temporary file untouched for so long was left by a crash
 )
 
 func openArtifacts(blob store.Blob, dir string, budget int64, parts int, log *slog.Logger, tel *instruments) (*Artifacts, error) {
 	a := &Artifacts{
 		blob: blob, dir: dir, budget: budget, parts: parts, log: log, tel: tel,
-		fetched: map[Digest]*fetched{}, files: map[Digest]*file{}, order: list.New(),
+		writers: make(chan struct{}, writersMost), fetched: map[Digest]*fetched{}, files: map[Digest]*file{}, order: list.New(),
 	}
 	if err := os.MkdirAll(a.tmp(), 0o755); err != nil {
 		return nil, fault.Wrap(fault.Unavailable, err, "the model cache folder %s can't be made", dir)
@@ -254,13 +259,20 @@ func (a *Artifacts) leave(d Digest, m *fetched) {
 	if m.users > 0 {
 		return
 	}
-	if m.data != nil && !m.kept {
+	size := int64(len(m.data))
+	if m.data != nil && !m.kept && (a.writing == 0 || a.writing+size <= writingMost) {
 		m.kept = true
 		m.users++
+		a.writing += size
 		a.writes.Go(func() {
+			a.writers <- struct{}{}
 			if err := a.write(d, m.data); err != nil {
 				a.log.Warn("model cache", "digest", string(d), "error", err)
 			}
+			<-a.writers
+			a.mu.Lock()
+			a.writing -= size
+			a.mu.Unlock()
 			a.leave(d, m)
 		})
 		return

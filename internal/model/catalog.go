@@ -52,6 +52,7 @@ type known struct {
 	newest    int
 	aliases   map[string]int
 	aliasesAt string // version of the object that they were read from
+	optimized map[attempt]optimized
 	checking  atomic.Bool
 }
 
@@ -282,7 +283,7 @@ func (c *Catalog) recheck(name string, old *known) {
 	defer cancel()
 	if _, err := c.read(ctx, name, old); err != nil {
 		// Try again after another interval, not at every request.
-		again := &known{at: c.now(), newest: old.newest, aliases: old.aliases, aliasesAt: old.aliasesAt}
+		again := &known{at: c.now(), newest: old.newest, aliases: old.aliases, aliasesAt: old.aliasesAt, optimized: old.optimized}
 		c.known.CompareAndSwap(name, old, again)
 	}
 }
@@ -298,7 +299,14 @@ func (c *Catalog) read(ctx context.Context, name string, old *known) (*known, er
 		if err != nil {
 			return nil, fmt.Errorf("look up model %q: %w", name, err)
 		}
-		if o.Key == aliasKey(name) {
+		if rest, ok := strings.CutPrefix(o.Key, optimizedPrefix(name)); ok {
+			if a, o, ok := parseOptimized(rest); ok {
+				if k.optimized == nil {
+					k.optimized = map[attempt]optimized{}
+				}
+				k.optimized[a] = o
+			}
+		} else if o.Key == aliasKey(name) {
 			found = o.Version
 		} else if n, err := strconv.Atoi(strings.TrimPrefix(o.Key, versionPrefix(name))); err == nil {
 			k.newest = n
@@ -327,6 +335,22 @@ func (c *Catalog) read(ctx context.Context, name string, old *known) (*known, er
 		c.known.Store(name, k)
 	}
 	return k, nil
+}
+
+// optimized gives the optimized file of a version for a kind, as far as is known
+// here, and whether one was ever tried. The kind, which may take a while to find
+// out, is asked for only where something was.
+func (c *Catalog) optimized(m *Manifest, kind func() (string, error)) (o optimized, tried bool) {
+	v, ok := c.known.Load(m.Name)
+	if !ok || len(v.(*known).optimized) == 0 {
+		return o, false
+	}
+	k, err := kind()
+	if err != nil {
+		return o, false // and the load will tell
+	}
+	o, tried = v.(*known).optimized[attempt{m.Digest, k}]
+	return o, tried
 }
 
 // Reread reads what is known of a model anew, now instead of once it is older than

@@ -3,6 +3,7 @@ package model
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -258,5 +259,79 @@ func TestEachLoadAndEvictionIsOneEvent(t *testing.T) {
 	want := []string{"+m0 request", "+m1 pinned", "-m0 memory", "+m2 request", "-m2 unload", "+m3 alias", "-m3 idle", "-m1 shutdown"}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// slowly is a toy whose sessions take a while to be closed.
+type slowly struct {
+	toy
+	closing, most atomic.Int64
+}
+
+func (f *slowly) Open(ctx context.Context, b []byte, o engine.Options) (engine.Session, error) {
+	s, err := f.toy.Open(ctx, b, o)
+	return slowSession{s, f}, err
+}
+
+type slowSession struct {
+	engine.Session
+	format *slowly
+}
+
+func (s slowSession) Close() error {
+	n := s.format.closing.Add(1)
+	for most := s.format.most.Load(); n > most && !s.format.most.CompareAndSwap(most, n); most = s.format.most.Load() {
+	}
+	time.Sleep(time.Millisecond)
+	s.format.closing.Add(-1)
+	return s.Session.Close()
+}
+
+func TestFewSessionsAreClosedAtOnce(t *testing.T) {
+	blob := newMem()
+	all := pushMany(t, openTestRegistry(t, blob, testConfig(t)), 100)
+	f := &slowly{}
+	r, err := Open(testConfig(t), blob, nil, []engine.Format{f}, nil, quiet(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		use(t, r, m)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if most := f.most.Load(); most > closersMost || f.open.Load() != 0 {
+		t.Errorf("%d were closed at once and %d not at all, want %d at most and 0", most, f.open.Load(), closersMost)
+	}
+}
+
+func TestASlowDiskHoldsLittleMemory(t *testing.T) {
+	blob := newMem()
+	push := openTestRegistry(t, blob, testConfig(t))
+	r := openTestRegistry(t, blob, testConfig(t))
+	for range writersMost { // as if the disk were at work for ever
+		r.artifacts.writers <- struct{}{}
+	}
+	const size = writingMost / 8
+	for i := range 12 {
+		m := pushText(t, push, fmt.Sprint("m", i), fmt.Sprint("ok ", i, strings.Repeat(" ", size)))
+		use(t, r, m)
+	}
+	settled(t, r.Warm)
+	r.artifacts.mu.Lock()
+	waiting, kept := r.artifacts.writing, len(r.artifacts.fetched)
+	r.artifacts.mu.Unlock()
+	if waiting > writingMost || kept != 7 {
+		t.Errorf("%d artifacts of %d bytes wait for the disk, want 7 of %d at most", kept, waiting, writingMost)
+	}
+	for range writersMost {
+		<-r.artifacts.writers
+	}
+	r.artifacts.writes.Wait()
+	r.artifacts.mu.Lock()
+	defer r.artifacts.mu.Unlock()
+	if r.artifacts.writing != 0 || len(r.artifacts.fetched) != 0 || len(r.artifacts.files) != 7 {
+		t.Errorf("%d bytes wait, %d artifacts are in memory, %d on disk, want 0, 0 and 7", r.artifacts.writing, len(r.artifacts.fetched), len(r.artifacts.files))
 	}
 }

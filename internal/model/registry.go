@@ -51,6 +51,7 @@ func Open(c *Config, blob store.Blob, kv store.KV, formats []engine.Format, outb
 		Catalog: NewCatalog(blob, c.Refresh, outbox), Warm: newWarm(c, artifacts, formats, outbox, tel.Log, instruments),
 		artifacts: artifacts, formats: formats, pins: map[Ref]*Manifest{}, log: tel.Log, stop: func() {},
 	}
+	r.Warm.optimizer = newOptimizer(r.Warm, r.Catalog, formats)
 	if kv != nil {
 		r.hot = &hot{kv: kv, key: "hot/" + c.service(), catalog: r.Catalog, warm: r.Warm, log: tel.Log, now: time.Now, pending: map[versionID]uint64{}}
 	}
@@ -191,6 +192,9 @@ func (r *Registry) Start(ctx context.Context) (ready func() error) {
 	}
 	awaited.Store(&first)
 	r.loops.Go(func() { r.Warm.tend(ctx) })
+	if r.Warm.optimizer != nil {
+		r.loops.Go(func() { r.Warm.optimizer.run(ctx) })
+	}
 	if r.hot != nil {
 		r.loops.Go(func() { r.hot.run(ctx) })
 	}

@@ -133,6 +133,8 @@ type Warm struct {
 	outbox    *event.Outbox
 	log       *slog.Logger
 	tel       *instruments
+	optimizer *optimizer    // nil: no runtime here can
+	closers   chan struct{} // holds one for each session that is being closed
 
 	mu      sync.Mutex
 	slots   map[slotKey]*slot
@@ -183,6 +185,10 @@ const retryAfter = 2 * time.Second
 // reserveTimeout is how long a load waits for sessions in use to become idle.
 const reserveTimeout = 10 * time.Second
 
+// closersMost is how many sessions are closed at once: one large model may need the
+// room of a hundred small ones, and each would take a thread, which Go never gives back.
+const closersMost = 4
+
 // costsMost bounds how many measured costs are remembered.
 const costsMost = 10_000
 
@@ -205,7 +211,7 @@ const (
 func newWarm(c *Config, artifacts *Artifacts, formats []engine.Format, outbox *event.Outbox, log *slog.Logger, tel *instruments) *Warm {
 	w := &Warm{
 		artifacts: artifacts, formats: map[string]engine.Format{}, budget: c.memory(), idle: c.Idle, timeout: c.Load,
-		instance: c.instance(), outbox: outbox, log: log, tel: tel,
+		instance: c.instance(), outbox: outbox, log: log, tel: tel, closers: make(chan struct{}, closersMost),
 		slots: map[slotKey]*slot{}, costs: map[slotKey]int64{}, uses: map[versionID]uint64{}, freed: make(chan struct{}),
 	}
 	for _, f := range formats {
@@ -288,12 +294,10 @@ func (w *Warm) Prefetch(ctx context.Context, m *Manifest) {
 	}
 }
 
-// heat loads a version that callers are likely to ask for, when none of them waits
-// for another one and as long as at most share bytes are in use. It tells
-// whether there was room.
-func (w *Warm) heat(ctx context.Context, m *Manifest, share int64) (bool, error) {
-	taken := w.measured()
+// calm waits until no caller waits for a load: beside one it would only be in the way.
+func (w *Warm) calm(ctx context.Context) error {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	for w.called > 0 && !w.closed {
 		freed := w.freed
 		w.asked = true
@@ -301,12 +305,25 @@ func (w *Warm) heat(ctx context.Context, m *Manifest, share int64) (bool, error)
 		select {
 		case <-freed:
 		case <-ctx.Done():
-			return false, ctx.Err()
 		}
 		w.mu.Lock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
+	return nil
+}
+
+// heat loads a version that callers are likely to ask for, as long as it fits into
+// share bytes beside what is taken. It tells whether it did.
+func (w *Warm) heat(ctx context.Context, m *Manifest, share int64) (bool, error) {
+	if err := w.calm(ctx); err != nil {
+		return false, err
+	}
+	measured := w.measured()
+	w.mu.Lock()
 	_, there := w.slots[keyOf(m)]
-	room := there || w.taken(taken)+w.loading(m) <= share
+	room := there || w.taken(measured)+w.loading(m) <= share
 	w.mu.Unlock()
 	if !room {
 		return false, nil
@@ -316,6 +333,29 @@ func (w *Warm) heat(ctx context.Context, m *Manifest, share int64) (bool, error)
 		l.Release()
 	}
 	return true, err
+}
+
+// spare reserves what it takes to make two sessions of a version, if that much is
+// left over: nothing is closed for it.
+func (w *Warm) spare(ctx context.Context, m *Manifest) (release func(), ok bool, err error) {
+	if err := w.calm(ctx); err != nil {
+		return nil, false, err
+	}
+	measured := w.measured()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 2 * w.loading(m)
+	if w.closed || w.taken(measured)+w.lost+n > w.budget {
+		return nil, false, nil
+	}
+	w.making += n
+	w.begin()
+	return func() {
+		w.mu.Lock()
+		w.done()
+		w.mu.Unlock()
+		w.giveBack(n)
+	}, true, nil
 }
 
 // cost is what a session of the version takes, as far as is known; the caller holds mu.
@@ -472,9 +512,11 @@ func (w *Warm) end(s *slot, why string) {
 	w.ending += s.cost
 	w.begin()
 	w.loads.Go(func() {
+		w.closers <- struct{}{}
 		if err := session.Close(); err != nil {
 			w.log.Error("close model", "model", s.model, "version", s.version, "error", err)
 		}
+		<-w.closers
 		w.tel.evicted(why)
 		w.outbox.Give(context.Background(), event.ModelEvicted.New(event.Evicted{
 			Model: s.model, Version: s.version, Digest: string(s.key.digest), Instance: w.instance, Why: why,
@@ -483,8 +525,7 @@ func (w *Warm) end(s *slot, why string) {
 		w.mu.Lock()
 		w.used -= s.cost
 		w.ending -= s.cost
-		w.changes++
-		w.busy--
+		w.done()
 		last := w.busy == 0
 		w.tell(0)
 		if s.gone != nil {
@@ -504,6 +545,12 @@ func (w *Warm) begin() uint64 {
 	w.changes++
 	w.busy++
 	return w.changes
+}
+
+// done notes that it has ended; the caller holds mu.
+func (w *Warm) done() {
+	w.changes++
+	w.busy--
 }
 
 // count adds what callers used a slot to what is told to other instances; the
@@ -667,8 +714,23 @@ func (w *Warm) open(ctx context.Context, m *Manifest) (_ engine.Session, cost in
 		w.giveBack(held)
 	}()
 
+	if w.optimizer != nil && m.Runtime == w.optimizer.format.Name() {
+		if o, _ := w.optimizer.catalog.optimized(m, w.optimizer.tool.Kind); o.digest != "" {
+			session, cost, err := w.makeOf(ctx, format, m, o.digest, o.size, true)
+			if err == nil || ctx.Err() != nil {
+				return session, cost, err
+			}
+			// It is a convenience: whatever is wrong with it, there is the original.
+			w.log.WarnContext(ctx, "optimized model not used", "model", m.Name, "version", m.Version, "error", err)
+		}
+	}
+	return w.makeOf(ctx, format, m, m.Digest, m.Size, false)
+}
+
+// makeOf makes the session of a version's artifact, or of the optimized one.
+func (w *Warm) makeOf(ctx context.Context, format engine.Format, m *Manifest, d Digest, size int64, optimized bool) (_ engine.Session, cost int64, err error) {
 	end := w.tel.stage(ctx, telemetry.StageFetch)
-	artifact, release, err := w.artifacts.Open(ctx, m.Digest, m.Size)
+	artifact, release, err := w.artifacts.Open(ctx, d, size)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -676,13 +738,15 @@ func (w *Warm) open(ctx context.Context, m *Manifest) (_ engine.Session, cost in
 	end()
 
 	measured := w.measure(m)
+	begin := time.Now()
 	end = w.tel.stage(ctx, telemetry.StageSession)
-	session, err := format.Open(ctx, artifact, engine.Options{Signature: &m.Signature, Threads: m.Threads})
+	session, err := format.Open(ctx, artifact, engine.Options{Signature: &m.Signature, Threads: m.Threads, Optimized: optimized})
 	if err != nil {
 		measured(nil)
 		return nil, 0, fmt.Errorf("open session of %s:%d: %w", m.Name, m.Version, err)
 	}
 	end()
+	took := time.Since(begin)
 
 	end = w.tel.stage(ctx, telemetry.StageWarmup)
 	if err := warmUp(ctx, session, m); err != nil {
@@ -691,6 +755,9 @@ func (w *Warm) open(ctx context.Context, m *Manifest) (_ engine.Session, cost in
 		return nil, 0, err
 	}
 	end()
+	if !optimized {
+		w.optimizer.offer(m, took)
+	}
 	return session, measured(session), nil
 }
 
@@ -715,8 +782,7 @@ func (w *Warm) measure(m *Manifest) func(engine.Session) int64 {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		alone = alone && w.changes == at
-		w.changes++
-		w.busy--
+		w.done()
 		if alone && s != nil && after > 0 {
 			if len(w.costs) >= costsMost {
 				clear(w.costs)

@@ -163,29 +163,47 @@ func (f *Format) Open(_ context.Context, artifact []byte, o engine.Options) (eng
 	if err := f.Warm(); err != nil {
 		return nil, err
 	}
-	switch n := len(artifact); {
-	case n == 0:
-		return nil, fault.New(fault.Invalid, "the model's file is empty")
-	case n > math.MaxInt32:
-		return nil, fault.New(fault.Invalid, "the model's file has %d bytes, an ONNX file ends at 2 GiB", n)
-	}
-	g, err := read(artifact)
+	g, err := f.graph(artifact, o)
 	if err != nil {
 		return nil, err
 	}
-	if o.Signature != nil {
-		if err := g.adopt(*o.Signature); err != nil {
-			return nil, err
-		}
+	level := ort.GraphOptimizationLevel(ort.GraphOptimizationLevelEnableAll)
+	if o.Optimized {
+		level = ort.GraphOptimizationLevelDisableAll
 	}
-	threads := o.Threads
-	if threads == 0 {
-		threads = 1
-		if len(artifact) >= large {
-			threads = f.threads
-		}
+	threads := f.threadsFor(artifact, o)
+	options, err := sessionOptions(threads, level)
+	if err != nil {
+		return nil, err
 	}
-	return open(artifact, g, threads)
+	defer options.Destroy() //nolint:errcheck // never fails
+	return newSession(artifact, g, options, threads)
+}
+
+// graph reads what an artifact says of itself, and what was recorded of it.
+func (*Format) graph(artifact []byte, o engine.Options) (graph, error) {
+	switch n := len(artifact); {
+	case n == 0:
+		return graph{}, fault.New(fault.Invalid, "the model's file is empty")
+	case n > math.MaxInt32:
+		return graph{}, fault.New(fault.Invalid, "the model's file has %d bytes, an ONNX file ends at 2 GiB", n)
+	}
+	g, err := read(artifact)
+	if err == nil && o.Signature != nil {
+		err = g.adopt(*o.Signature)
+	}
+	return g, err
+}
+
+// threadsFor is how many threads a run may use.
+func (f *Format) threadsFor(artifact []byte, o engine.Options) int {
+	switch {
+	case o.Threads > 0:
+		return o.Threads
+	case len(artifact) >= large:
+		return f.threads
+	}
+	return 1
 }
 
 // large is the artifact size from which on a model is run with several threads.

@@ -26,13 +26,7 @@ type Session struct {
 
 var _ engine.Session = (*Session)(nil)
 
-func open(artifact []byte, g graph, threads int) (*Session, error) {
-	options, err := sessionOptions(threads)
-	if err != nil {
-		return nil, err
-	}
-	defer options.Destroy() //nolint:errcheck // never fails
-
+func newSession(artifact []byte, g graph, options *ort.SessionOptions, threads int) (_ *Session, err error) {
 	s := &Session{idle: make(chan *ort.RunOptions, 16), memory: memory(int64(len(artifact)), g), threads: threads}
 	defer release(s.memory.Loading - s.memory.Session)
 	var inputs, outputs []string
@@ -64,7 +58,7 @@ func memory(size int64, g graph) engine.Memory {
 	}
 }
 
-func sessionOptions(threads int) (*ort.SessionOptions, error) {
+func sessionOptions(threads int, level ort.GraphOptimizationLevel) (*ort.SessionOptions, error) {
 	o, err := ort.NewSessionOptions()
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "ONNX Runtime refuses to make session options")
@@ -73,7 +67,7 @@ func sessionOptions(threads int) (*ort.SessionOptions, error) {
 		o.SetIntraOpNumThreads(threads),
 		o.SetInterOpNumThreads(1),
 		o.SetExecutionMode(ort.ExecutionModeSequential),
-		o.SetGraphOptimizationLevel(ort.GraphOptimizationLevelEnableAll),
+		o.SetGraphOptimizationLevel(level),
 		o.SetLogSeverityLevel(ort.LoggingLevelFatal),
 		// An arena keeps for each session what its largest run took, and a pattern
 		// what was allocated for each shape of inputs, for ever. Runs are no slower
