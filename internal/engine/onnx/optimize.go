@@ -24,8 +24,12 @@ func (f *Format) Kind() (string, error) {
 		has  bool
 		name string
 	}{
-		{cpu.X86.HasAVX2, "avx2"}, {cpu.X86.HasAVX512F, "avx512"}, {cpu.X86.HasAVX512VNNI, "vnni"}, {cpu.X86.HasAMXTile, "amx"},
-		{cpu.ARM64.HasASIMDDP, "dotprod"}, {cpu.ARM64.HasSVE, "sve"},
+		{cpu.X86.HasAVX2, "avx2"},
+		{cpu.X86.HasAVX512F, "avx512"},
+		{cpu.X86.HasAVX512VNNI, "vnni"},
+		{cpu.X86.HasAMXTile, "amx"},
+		{cpu.ARM64.HasASIMDDP, "dotprod"},
+		{cpu.ARM64.HasSVE, "sve"},
 	} {
 		if c.has {
 			kind = append(kind, c.name)
