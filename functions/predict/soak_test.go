@@ -242,6 +242,31 @@ func median(all []sample) sample {
 	}
 }
 
+func sampleOf(pid int) (s sample, err error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return s, err
+	}
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return s, err
+	}
+	s.files = len(files)
+	for line := range strings.Lines(string(status)) {
+		name, rest, _ := strings.Cut(line, ":")
+		n, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
+		switch name {
+		case "RssAnon":
+			s.anonymous = n << 10
+		case "VmRSS":
+			s.resident = n << 10
+		case "Threads":
+			s.threads = n
+		}
+	}
+	return s, nil
+}
+
 // watch looks at a process over and over until the function it gives is called.
 func watch(t *testing.T, pid int) func() []sample {
 	t.Helper()
@@ -254,23 +279,9 @@ func watch(t *testing.T, pid int) func() []sample {
 			case <-stop:
 				return
 			case <-ticker.C:
-				status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-				files, err2 := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-				if err != nil || err2 != nil {
+				s, err := sampleOf(pid)
+				if err != nil {
 					return // it ended, which its callers notice
-				}
-				s := sample{files: len(files)}
-				for line := range strings.Lines(string(status)) {
-					name, rest, _ := strings.Cut(line, ":")
-					n, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
-					switch name {
-					case "RssAnon":
-						s.anonymous = n << 10
-					case "VmRSS":
-						s.resident = n << 10
-					case "Threads":
-						s.threads = n
-					}
 				}
 				samples = append(samples, s)
 			}
@@ -363,4 +374,40 @@ func number(t *testing.T, group string, names ...string) int {
 		}
 	}
 	return 0
+}
+
+// A model that nobody uses any more gives its memory back to the system.
+func TestIdleModelsGiveTheirMemoryBack(t *testing.T) {
+	p := spawn(t, "main", "listening", "MODEL_IDLE=500ms", "BLOB_URL=file://"+t.TempDir())
+	eventually(t, p.url+"/readyz", http.StatusOK, `{"ready":true}`)
+	now := func() int {
+		s, err := sampleOf(p.cmd.Process.Pid)
+		if err != nil {
+			t.Skip("SKIPPED: memory is measured on Linux only")
+		}
+		return s.anonymous
+	}
+	const width, size = 2048, 4 * 4 * 2048 * 2048
+	if status, body := call(t, "POST", p.url+"/admin/v1/models/big/versions", onnxtest.Dense(4, width).Bytes()); status != http.StatusCreated {
+		t.Fatalf("push: got %d %s", status, body)
+	}
+	before := now()
+	ask := fmt.Sprintf(`{"inputs":[{"name":"X","shape":[1,%d],"datatype":"FP32","data":[0%s]}]}`, width, strings.Repeat(",0", width-1))
+	for range 3 {
+		if status, body := call(t, "POST", p.url+"/v2/models/big/infer", []byte(ask)); status != http.StatusOK {
+			t.Fatalf("got %d %.300s", status, body)
+		}
+		if during := now(); during < before+size*9/10 {
+			t.Fatalf("%s while it is warm, after %s: the measure is wrong", mib(during), mib(before))
+		}
+		after := 0
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			if after = now(); after < before+size/8 {
+				break
+			}
+		}
+		if after >= before+size/8 {
+			t.Fatalf("%s long after it was used, %s before: a model of %s was not given back", mib(after), mib(before), mib(size))
+		}
+	}
 }

@@ -8,9 +8,11 @@ package onnx
 // #endif
 // }
 //
-// static void arenas(int most) {
+// static void tune(int arenas) {
 // #ifdef __GLIBC__
-// 	mallopt(M_ARENA_MAX, most);
+// 	mallopt(M_ARENA_MAX, arenas);
+// 	mallopt(M_MMAP_THRESHOLD, 32 << 20);
+// 	mallopt(M_TRIM_THRESHOLD, 16 << 20);
 // #endif
 // }
 //
@@ -34,8 +36,16 @@ func trim() { C.trim() }
 // where it does not tell.
 func mallocated() int64 { return int64(C.mallocated()) }
 
-// arenas bounds how many heaps malloc spreads allocations over. By default that is
-// eight for each CPU, and whichever thread made a session, its pieces keep pages of
-// one of them from being given back: with thousands made and closed, on two CPUs,
-// twice (with huge pages four times) as much was lost as with one for each.
-func arenas(most int) { C.arenas(C.int(most)) }
+// tune has malloc keep less of what is freed.
+//
+// By default it spreads allocations over eight arenas for each CPU. Whichever
+// thread made a session, its pieces keep pages of one of them from being given
+// back: with thousands made and closed on two CPUs twice as much was lost as with
+// one arena for each, with huge pages four times.
+//
+// The end of an arena is not trimmed, only given back when it is freed and has grown
+// beyond a threshold, which malloc raises to 64 MiB as it sees large blocks come and
+// go. Half of a model of 64 MiB stayed that way. 16 MiB are enough for runs to find
+// again what the one before freed. Blocks from 32 MiB on are mapped one by one,
+// as malloc would come to do too: smaller ones, as runs take them, would be slower.
+func tune(arenas int) { C.tune(C.int(arenas)) }
