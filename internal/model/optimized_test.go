@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
+	"github.com/pilotlight-ml/pilotlight/internal/env"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
@@ -213,23 +214,32 @@ func TestWhateverIsWrongWithAnOptimizedFileTheOriginalAnswers(t *testing.T) {
 }
 
 func TestOptimizingTakesNoRoomFromModels(t *testing.T) {
-	blob := newMem()
-	push := openTestRegistry(t, blob, testConfig(t))
-	pushText(t, push, "m", "ok")
-	pushText(t, push, "n", "ok n")
-	c := testConfig(t)
-	c.Memory = 3*(1<<20) + 1000 // m and n, and one more
-	f := newSmith()
-	r := openSmith(t, blob, c, f)
-	load(t, r, "m")
-	load(t, r, "n")
-	eventually(t, func() bool { return len(r.Warm.optimizer.queue) == 0 })
-	time.Sleep(20 * time.Millisecond)
-	if got := f.optimizations.Load(); got > 1 { // m may have been while it was alone
-		t.Errorf("optimized %d times, want none beside two models", got)
-	}
-	if got := len(r.Warm.Loaded()); got != 2 {
-		t.Errorf("got %d models, want both to stay", got)
+	for _, test := range []struct {
+		memory int64
+		want   bool
+	}{
+		{4 * (1 << 20), false}, // two models, and less than what two sessions take in the making
+		{4*(1<<20) + 1<<12, true},
+	} {
+		c := testConfig(t)
+		c.Memory = env.Size(test.memory)
+		r := openTestRegistry(t, newMem(), c)
+		all := pushMany(t, r, 2)
+		use(t, r, all[0])
+		use(t, r, all[1])
+		release, ok, err := r.Warm.spare(t.Context(), all[0])
+		if err != nil || ok != test.want {
+			t.Fatalf("of %d bytes: got %v, %v, want %v", test.memory, ok, err, test.want)
+		}
+		if ok {
+			release()
+		}
+		if got := len(r.Warm.Loaded()); got != 2 {
+			t.Errorf("of %d bytes: got %d models, want both to stay", test.memory, got)
+		}
+		if r.Warm.making != 0 || r.Warm.busy != 0 {
+			t.Errorf("%d bytes are still reserved", r.Warm.making)
+		}
 	}
 }
 
