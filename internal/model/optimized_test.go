@@ -170,42 +170,52 @@ func TestWhatDoesNotPayIsTriedOnce(t *testing.T) {
 }
 
 func TestWhateverIsWrongWithAnOptimizedFileTheOriginalAnswers(t *testing.T) {
-	blob := newMem()
-	m := pushText(t, openTestRegistry(t, blob, testConfig(t)), "m", "ok")
-	load(t, openSmith(t, blob, testConfig(t), newSmith()), "m")
-	eventually(t, func() bool { return len(tried(t, blob)) == 1 })
-	key := tried(t, blob)[0]
-	hex, _, _ := strings.Cut(key[strings.LastIndex(key, "@")+1:], "-")
-	put := func(t *testing.T, key, content string) {
+	put := func(t *testing.T, blob store.Blob, key, content string) {
+		t.Helper()
 		if _, err := blob.Put(t.Context(), key, strings.NewReader(content), int64(len(content)), store.Condition{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for name, damage := range map[string]func(t *testing.T){
-		"changed":   func(t *testing.T) { put(t, "artifacts/sha256/"+hex, reforged+"ko") },
-		"truncated": func(t *testing.T) { put(t, "artifacts/sha256/"+hex, "o") },
-		"gone": func(t *testing.T) {
-			if err := blob.Delete(t.Context(), "artifacts/sha256/"+hex); err != nil {
-				t.Fatal(err)
-			}
+	remove := func(t *testing.T, blob store.Blob, key string) {
+		t.Helper()
+		if err := blob.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, damage := range map[string]func(t *testing.T, blob store.Blob, m *Manifest, key, hex string){
+		"changed": func(t *testing.T, blob store.Blob, _ *Manifest, _, hex string) {
+			put(t, blob, "artifacts/sha256/"+hex, reforged+"ko")
 		},
-		"no model": func(t *testing.T) {
-			if err := blob.Delete(t.Context(), key); err != nil {
-				t.Fatal(err)
-			}
+		"truncated": func(t *testing.T, blob store.Blob, _ *Manifest, _, hex string) {
+			put(t, blob, "artifacts/sha256/"+hex, "o")
+		},
+		"gone": func(t *testing.T, blob store.Blob, _ *Manifest, _, hex string) {
+			remove(t, blob, "artifacts/sha256/"+hex)
+		},
+		"no model": func(t *testing.T, blob store.Blob, m *Manifest, key, _ string) {
+			remove(t, blob, key)
 			other := pushText(t, openTestRegistry(t, blob, testConfig(t)), "other", "ok, but no optimized one")
-			put(t, optimized{other.Digest, other.Size}.key("m", attempt{m.Digest, "k1"}), "{}")
+			put(t, blob, optimized{other.Digest, other.Size}.key("m", attempt{m.Digest, "k1"}), "{}")
 		},
-		"broken keys": func(t *testing.T) {
+		"broken keys": func(t *testing.T, blob store.Blob, m *Manifest, key, hex string) {
+			remove(t, blob, key)
 			for _, k := range []string{"x", "@@", m.Digest.Hex() + "@k1@", m.Digest.Hex() + "@k1@-1", m.Digest.Hex() + "@k1@" + hex + "-", m.Digest.Hex() + "@k1@" + hex + "--5", "@k1@none"} {
-				put(t, optimizedPrefix("m")+k, "{}")
+				put(t, blob, optimizedPrefix("m")+k, "{}")
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			damage(t)
+			blob := newMem()
+			m := pushText(t, openTestRegistry(t, blob, testConfig(t)), "m", "ok")
+			load(t, openSmith(t, blob, testConfig(t), newSmith()), "m")
+			eventually(t, func() bool { return len(tried(t, blob)) == 1 })
+			key := tried(t, blob)[0]
+			hex, _, _ := strings.Cut(key[strings.LastIndex(key, "@")+1:], "-")
+			damage(t, blob, m, key, hex)
 			f := newSmith()
-			load(t, openSmith(t, blob, testConfig(t), f), "m")
+			r := openSmith(t, blob, testConfig(t), f)
+			r.Warm.optimizer.from = time.Hour // what it opens is what the caller runs
+			load(t, r, "m")
 			if f.opened.Load() == 0 || f.opened.Load() == f.reforged.Load() {
 				t.Errorf("%d of %d sessions are of the optimized file, want the original to answer", f.reforged.Load(), f.opened.Load())
 			}

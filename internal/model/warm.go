@@ -474,6 +474,11 @@ func (w *Warm) enter(ctx context.Context, m *Manifest, why string) (*slot, error
 func (w *Warm) leave(s *slot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.left(s)
+}
+
+// left counts a user out; the caller holds mu.
+func (w *Warm) left(s *slot) {
 	s.users--
 	if s.users > 0 {
 		return
@@ -680,7 +685,6 @@ func (w *Warm) load(ctx context.Context, s *slot, m *Manifest) {
 	}
 
 	defer w.look()
-	defer w.leave(s)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.session, s.err, s.cost, s.loadedAt = session, err, cost, time.Now()
@@ -692,6 +696,7 @@ func (w *Warm) load(ctx context.Context, s *slot, m *Manifest) {
 	}
 	close(s.ready)
 	w.wake()
+	w.left(s) // not later: once its callers have left, it is idle
 }
 
 // open reserves memory, brings the artifact, makes the session and runs its
