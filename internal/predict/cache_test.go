@@ -98,7 +98,7 @@ func TestServersShareAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := func() *predicttest.Server {
-		return predicttest.StartOn(t, predict.Deps{Blob: blob, Answers: kv}, map[string]string{"MODEL_REFRESH": "10ms", "CACHE_L2_TIMEOUT": "1s"})
+		return predicttest.StartOn(t, predict.Deps{Blob: blob, KV: kv}, map[string]string{"MODEL_REFRESH": "10ms", "CACHE_L2_TIMEOUT": "1s"})
 	}
 	a, b := start(), start()
 	// It takes a while, so that a look at Redis pays.

@@ -15,8 +15,7 @@ import (
 // Deps are what a flow is made of.
 type Deps struct {
 	Blob    store.Blob // the bucket
-	KV      store.KV   // what instances share; nil: they share nothing
-	Answers store.KV   // where they share what they remember of answers; nil: each has its own
+	KV      store.KV   // what instances share, if it is a store.Shared also their answers; nil: they share nothing
 	Formats []engine.Format
 	Sink    event.Sink // hears of changes to models; nil: nobody does
 	Events  *event.Mux // takes what the flow wants to hear; nil: it hears nothing
@@ -49,7 +48,11 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 	if err != nil {
 		return nil, err
 	}
-	answers, err := cache.Open(&c.Cache, d.Answers, p.Tel)
+	var shared store.KV
+	if s, ok := d.KV.(store.Shared); ok && s.Shared() {
+		shared = d.KV
+	}
+	answers, err := cache.Open(&c.Cache, shared, p.Tel)
 	if err != nil {
 		return nil, err
 	}

@@ -75,6 +75,10 @@ type KV interface {
 	Close() error
 }
 
+// Shared is what a KV may also be: Shared tells that processes on other machines
+// see the same items, and that it bounds by itself what it keeps.
+type Shared interface{ Shared() bool }
+
 // Object describes one object of a Blob.
 type Object struct {
 	Key      string

@@ -132,7 +132,7 @@ func (f *Format) Warm() error {
 	default:
 		return fault.New(fault.Internal, "ONNX Runtime runs on %s already, a process cannot have another one (%s) too", environment.library, f.library)
 	}
-	tune(max(2, cpus()))
+	tune(max(2, cgroup.CPUs()))
 	ort.SetSharedLibraryPath(f.library)
 	// Every error comes back from the call that it is about, so what the library
 	// would print on top of that is left out.

@@ -78,6 +78,11 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
+var _ store.Shared = (*KV)(nil)
+
+// Shared is true: all that reach the Redis share it, and its maxmemory is its bound.
+func (k *KV) Shared() bool { return true }
+
 // Get reads one item.
 func (k *KV) Get(ctx context.Context, key string) (store.Item, error) {
 	if err := check(ctx, key); err != nil {
