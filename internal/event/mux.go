@@ -166,7 +166,7 @@ func Answer(w http.ResponseWriter, r *http.Request, err error) {
 	b, _ := json.Marshal(map[string]string{"error": fault.Message(err)}) // strings always do
 	w.Header().Set("Content-Type", "application/json")
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "1")
+		w.Header().Set("Retry-After", fault.RetryHeader(err))
 	}
 	w.WriteHeader(status)
 	_, _ = w.Write(b) // a sender that is gone needs no answer

@@ -11,7 +11,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -117,6 +119,11 @@ func RetryAfter(err error) time.Duration {
 		return a.after
 	}
 	return time.Second
+}
+
+// RetryHeader gives RetryAfter as HTTP's header Retry-After has it: in whole seconds.
+func RetryHeader(err error) string {
+	return strconv.Itoa(int(math.Ceil(RetryAfter(err).Seconds())))
 }
 
 // StatusClientClosed is what logs and metrics show for a caller that went away

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 )
 
 func TestFaults(t *testing.T) {
@@ -49,5 +50,21 @@ func TestFaults(t *testing.T) {
 	}
 	if Is(nil, Internal) {
 		t.Error("a nil error is of kind internal")
+	}
+}
+
+func TestWhenToTryAgain(t *testing.T) {
+	busy := New(Unavailable, "busy")
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{busy, "1"},
+		{Again(busy, 2500*time.Millisecond), "3"},
+		{fmt.Errorf("on the way: %w", Again(busy, time.Minute)), "60"},
+	} {
+		if got := RetryHeader(c.err); got != c.want || KindOf(c.err) != Unavailable || Message(c.err) != "busy" {
+			t.Errorf("%v: got %s, want %s", c.err, got, c.want)
+		}
 	}
 }

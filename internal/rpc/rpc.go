@@ -75,7 +75,7 @@ func handler(method Method) http.HandlerFunc {
 			serve.Error(w, r, fault.New(fault.Invalid, "gRPC needs HTTP/2"))
 			return
 		}
-		serve.ErrorsBy(r, refuse)
+		serve.ErrorsBy(r, finish)
 		c := calls.Get().(*Call)
 		defer c.free()
 		err := c.open(w, r)
@@ -86,6 +86,6 @@ func handler(method Method) http.HandlerFunc {
 			serve.Error(w, c.Request, err)
 			return
 		}
-		finish(w, c.sent, ok, "")
+		finish(w, c.sent, nil)
 	}
 }

@@ -16,7 +16,6 @@ type code int
 
 // The codes that are given.
 const (
-	ok                code = 0
 	canceled          code = 1
 	invalidArgument   code = 3
 	deadlineExceeded  code = 4
@@ -59,31 +58,23 @@ func unimplemented(format string, args ...any) error {
 	return fault.Wrap(fault.Invalid, &missing{}, format, args...)
 }
 
-// refuse ends a call with an error.
-func refuse(w http.ResponseWriter, begun bool, err error) {
-	finish(w, begun, codeOf(err), fault.Message(err))
-}
-
-// pushback is how long the caller should wait before it tries again, as
-// Retry-After tells elsewhere.
-const pushback = "1000"
-
-// finish ends a call with a status: in the trailers, or in the header of an
-// answer that has nothing else.
-func finish(w http.ResponseWriter, begun bool, c code, message string) {
+// finish ends a call with the status of its error, or OK for none: in the trailers
+// if the answer has begun, else in the header of an answer that has nothing else.
+func finish(w http.ResponseWriter, begun bool, err error) {
 	prefix := ""
 	if begun {
 		prefix = http.TrailerPrefix
 	}
 	h := w.Header()
-	if c == ok {
+	if err == nil {
 		h[prefix+"Grpc-Status"] = okValue
 	} else {
+		c := codeOf(err)
 		h[prefix+"Grpc-Status"] = []string{strconv.Itoa(int(c))}
-		h[prefix+"Grpc-Message"] = []string{escape(message)}
-	}
-	if c == unavailable {
-		h[prefix+"Grpc-Retry-Pushback-Ms"] = []string{pushback}
+		h[prefix+"Grpc-Message"] = []string{escape(fault.Message(err))}
+		if c == unavailable { // what Retry-After says elsewhere
+			h[prefix+"Grpc-Retry-Pushback-Ms"] = []string{strconv.FormatInt(fault.RetryAfter(err).Milliseconds(), 10)}
+		}
 	}
 	if !begun {
 		h["Content-Type"] = contentType

@@ -19,7 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"os"
@@ -220,7 +219,7 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 	h := w.Header()
 	h.Del("Content-Encoding") // of the answer that didn't come about
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(fault.RetryAfter(err).Seconds()))))
+		h.Set("Retry-After", fault.RetryHeader(err))
 	}
 	answer(w, status, errorBody{fault.Message(err)})
 }
