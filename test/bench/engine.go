@@ -104,12 +104,12 @@ func inside(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	r := s.request()
-	c, err := dial(ctx, here.addr)
+	c, err := dial(ctx, here.addr, r)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	body, err := c.ask(r.wire)
+	body, err := c.ask()
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func inside(ctx context.Context, args []string) (err error) {
 			return nil
 		},
 		func() error {
-			body, err := c.ask(r.wire)
+			body, err := c.ask()
 			if err == nil && !bytes.Equal(body, want) {
 				err = errors.New("an answer differs")
 			}

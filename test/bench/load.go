@@ -1,24 +1,28 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"math/rand/v2"
 	"net"
+	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// request is one HTTP request, and what its answer must be.
+// request is one request, and what its answer must be.
 type request struct {
 	wire []byte
+	grpc bool   // wire is the message of an unary call of ModelInfer
 	want []byte // the body
+	// same judges a body that is not want; nil: none may differ.
+	same func(body []byte) error
 }
 
 func newRequest(method, path string, header map[string]string, body []byte) request {
@@ -35,80 +39,383 @@ func newRequest(method, path string, header map[string]string, body []byte) requ
 	return request{wire: b.Bytes()}
 }
 
-// load is what a closed loop of callers saw: each sends the next request when
-// the last one was answered.
+func (r *request) check(body []byte) error {
+	if bytes.Equal(body, r.want) {
+		return nil
+	}
+	if r.same != nil {
+		return r.same(body)
+	}
+	return fmt.Errorf("an answer differs: got %.300q, want %.300q", body, r.want)
+}
+
+// talk is what one connection says, in HTTP/1.1 or HTTP/2.
+type talk interface {
+	// begin gives what is to be sent for the next request.
+	begin() []byte
+	// read takes some of what has come, tells how much, and gives what is to be
+	// sent in return. a is not nil once the answer is complete; it is valid until
+	// the next call.
+	read(in []byte) (n int, out []byte, a *reply, err error)
+}
+
+// reply is an answer: its body, or why there is none.
+type reply struct {
+	body    []byte
+	refused bool   // the server said that it has too much to do
+	wrong   string // what else it said but 200
+}
+
+func (r *request) talk() talk {
+	if r.grpc {
+		return newUnary(r.wire)
+	}
+	return &http1{wire: r.wire}
+}
+
+type http1 struct {
+	wire []byte
+	last reply
+}
+
+func (h *http1) begin() []byte { return h.wire }
+
+func (h *http1) read(in []byte) (n int, out []byte, a *reply, err error) {
+	end := bytes.Index(in, []byte("\r\n\r\n"))
+	if end < 0 {
+		return 0, nil, nil, nil
+	}
+	status, fields, _ := bytes.Cut(in[:end], []byte("\r\n"))
+	length := -1
+	for len(fields) > 0 {
+		var line []byte
+		line, fields, _ = bytes.Cut(fields, []byte("\r\n"))
+		if name, value, _ := bytes.Cut(line, []byte(":")); bytes.EqualFold(name, []byte("Content-Length")) {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return 0, nil, nil, err
+			}
+		}
+	}
+	if length < 0 {
+		return 0, nil, nil, fmt.Errorf("the answer does not tell its length: %.300q", in)
+	}
+	n = end + 4 + length
+	if len(in) < n {
+		return 0, nil, nil, nil
+	}
+	h.last = reply{body: in[end+4 : n]}
+	if code, _, _ := bytes.Cut(bytes.TrimPrefix(status, []byte("HTTP/1.1 ")), []byte(" ")); string(code) != "200" {
+		h.last.refused = string(code) == "503" || string(code) == "429"
+		h.last.wrong = fmt.Sprintf("the answer is %q: %.300q", status, h.last.body)
+	}
+	return n, nil, &h.last, nil
+}
+
+// pace says how requests follow each other.
+type pace struct {
+	callers int
+	time    time.Duration
+	// rate is how many requests a second are due, at random moments that nobody's
+	// slowness moves. 0: each caller sends its next when the last was answered.
+	rate float64
+	// lossy drops a request that finds every caller busy, and takes refusals for
+	// answers. Otherwise it waits, which counts as its own time.
+	lossy bool
+}
+
+// load is what callers saw.
 type load struct {
 	answers int
 	took    time.Duration
-	times   []time.Duration // of each
+	times   []time.Duration // of each, since it was due
 	cpu     time.Duration   // of the server
+	refused int
+	lost    int
 }
 
 func (l load) perSecond() float64 { return float64(l.answers) / l.took.Seconds() }
 
-// run sends requests to a server over so many connections for so long. Every
-// answer is compared with the one that is wanted; one that differs ends the run.
-//
-// The client is made for this alone, as net/http's would take more of the
-// machine than most servers here.
+// patience is how long a run goes on beyond its time for what was sent by then.
+const patience = 60 * time.Second
+
+// run is drive with so many callers, one request after the other.
 func (p *process) run(ctx context.Context, r request, callers int, d time.Duration) (load, error) {
-	ctx, cancel := context.WithTimeout(ctx, d+10*time.Second)
-	defer cancel()
+	return p.drive(ctx, r, pace{callers: callers, time: d})
+}
+
+// drive sends requests to a server. Every answer is checked; one that is wrong
+// ends the run.
+//
+// One thread serves all connections, without net/http or a goroutine each: they
+// would take more of the machine than most servers here.
+func (p *process) drive(ctx context.Context, r request, pc pace) (l load, err error) {
 	before, err := p.cpu()
 	if err != nil {
 		return load{}, err
 	}
-	begin := time.Now()
-	times, errs := make([][]time.Duration, callers), make([]error, callers)
-	var group sync.WaitGroup
-	for i := range callers {
-		group.Go(func() {
-			times[i], errs[i] = calls(ctx, p.addr, r, begin.Add(d))
-		})
+	d := driver{request: &r, pace: pc, random: rand.New(rand.NewPCG(3, 4))}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err = d.open(r.addr(p))
+	if err == nil {
+		err = d.run(ctx)
 	}
-	group.Wait()
-	l := load{took: time.Since(begin), times: slices.Concat(times...)}
-	after, err := p.cpu()
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := errors.Join(err, d.close()); err != nil {
 		return load{}, err
 	}
-	l.answers, l.cpu = len(l.times), after-before
-	if l.answers == 0 {
+	after, err := p.cpu()
+	if err != nil {
+		return load{}, err
+	}
+	d.load.answers, d.load.cpu = len(d.load.times), after-before
+	if d.load.answers == 0 {
 		return load{}, errors.New("nothing was answered")
 	}
-	return l, nil
+	return d.load, nil
 }
 
-func calls(ctx context.Context, addr string, r request, until time.Time) ([]time.Duration, error) {
-	c, err := dial(ctx, addr)
+// addr is where the server takes this kind of request.
+func (r *request) addr(p *process) string {
+	if r.grpc && p.grpc != "" {
+		return p.grpc
+	}
+	return p.addr
+}
+
+type driver struct {
+	request *request
+	pace    pace
+	random  *rand.Rand
+	load    load
+
+	epoll   int
+	callers []*caller
+	idle    []*caller   // for requests with a rate
+	waiting []time.Time // when requests that found nobody idle were due
+	busy    int
+}
+
+// caller is one connection.
+type caller struct {
+	fd   int
+	talk talk
+	in   []byte // what has come and was not taken
+	out  []byte // what is still to be sent
+	due  time.Time
+}
+
+func (d *driver) open(addr string) (err error) {
+	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer c.Close()
-	times := make([]time.Duration, 0, 1<<16)
-	for begin := time.Now(); begin.Before(until); {
-		body, err := c.ask(r.wire)
+	if d.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return err
+	}
+	for i := range d.pace.callers {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if !bytes.Equal(body, r.want) {
-			return nil, fmt.Errorf("an answer differs: got %.300q, want %.300q", body, r.want)
+		d.callers = append(d.callers, &caller{fd: fd, talk: d.request.talk(), in: make([]byte, 0, 16<<10)})
+		err = errors.Join(
+			unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}),
+			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+			unix.SetNonblock(fd, true),
+			unix.EpollCtl(d.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLET, Fd: int32(i)}),
+		)
+		if err != nil {
+			return err
 		}
-		now := time.Now()
-		times = append(times, now.Sub(begin))
-		begin = now
 	}
-	return times, nil
+	return nil
 }
 
-// client is one keep-alive connection.
-type client struct {
+func (d *driver) close() error {
+	var errs []error
+	for _, c := range d.callers {
+		errs = append(errs, unix.Close(c.fd))
+	}
+	return errors.Join(append(errs, unix.Close(d.epoll))...)
+}
+
+func (d *driver) run(ctx context.Context) error {
+	begin := time.Now()
+	end, limit := begin.Add(d.pace.time), begin.Add(d.pace.time+patience)
+	next := begin // when the next request is due
+	d.idle = slices.Clone(d.callers)
+	if d.pace.rate == 0 {
+		for range d.callers {
+			if err := d.send(begin); err != nil {
+				return err
+			}
+		}
+	}
+	events := make([]unix.EpollEvent, max(d.pace.callers, 16))
+	for now := begin; now.Before(end) || d.busy > 0; {
+		wait := 100 // milliseconds
+		if d.pace.rate > 0 && now.Before(end) {
+			wait = 0 // the kernel's clock is too coarse for the next moment
+			for ; !next.After(now); next = next.Add(time.Duration(d.random.ExpFloat64() / d.pace.rate * float64(time.Second))) {
+				if len(d.idle) > 0 {
+					if err := d.send(next); err != nil {
+						return err
+					}
+				} else if d.pace.lossy {
+					d.load.lost++
+				} else {
+					d.waiting = append(d.waiting, next)
+				}
+			}
+		}
+		n, err := unix.EpollWait(d.epoll, events, wait)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		for _, e := range events[:max(n, 0)] {
+			if err := d.serve(d.callers[e.Fd], end); err != nil {
+				return err
+			}
+		}
+		now = time.Now()
+		if now.After(limit) {
+			return fmt.Errorf("%d requests were not answered in %s", d.busy, d.pace.time+patience)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	d.load.took = time.Since(begin)
+	return nil
+}
+
+// send has an idle caller send the request that was due then.
+func (d *driver) send(due time.Time) error {
+	c := d.idle[len(d.idle)-1]
+	d.idle = d.idle[:len(d.idle)-1]
+	c.due = due
+	d.busy++
+	return c.say(c.talk.begin())
+}
+
+// say sends after what is still to be sent.
+func (c *caller) say(out []byte) error {
+	if len(c.out) > 0 {
+		out = slices.Concat(c.out, out)
+	}
+	c.out = out
+	return c.flush()
+}
+
+func (c *caller) flush() error {
+	for len(c.out) > 0 {
+		n, err := unix.Write(c.fd, c.out)
+		if errors.Is(err, unix.EAGAIN) {
+			return nil // the next event goes on
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		c.out = c.out[max(n, 0):]
+	}
+	return nil
+}
+
+// serve sends and takes what a connection is ready for.
+func (d *driver) serve(c *caller, end time.Time) error {
+	if err := c.flush(); err != nil {
+		return err
+	}
+	for {
+		if len(c.in) == cap(c.in) {
+			c.in = slices.Grow(c.in, cap(c.in))
+		}
+		space := c.in[len(c.in):cap(c.in)]
+		n, err := unix.Read(c.fd, space)
+		if errors.Is(err, unix.EAGAIN) {
+			return nil
+		}
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err == nil && n == 0 {
+			err = errors.New("the server closed the connection")
+		}
+		if err != nil {
+			return err
+		}
+		c.in = c.in[:len(c.in)+n]
+		if err := d.take(c, end); err != nil {
+			return err
+		}
+		if n < len(space) { // there was no more
+			return nil
+		}
+	}
+}
+
+// take looks for answers in what has come.
+func (d *driver) take(c *caller, end time.Time) error {
+	rest := c.in
+	for {
+		n, out, a, err := c.talk.read(rest)
+		if err != nil {
+			return err
+		}
+		rest = rest[n:]
+		if len(out) > 0 {
+			if err := c.say(out); err != nil {
+				return err
+			}
+		}
+		if a != nil {
+			if err := d.answered(c, a, end); err != nil {
+				return err
+			}
+		}
+		if n == 0 || len(rest) == 0 {
+			c.in = append(c.in[:0], rest...)
+			return nil
+		}
+	}
+}
+
+func (d *driver) answered(c *caller, a *reply, end time.Time) error {
+	now := time.Now()
+	switch {
+	case a.refused && d.pace.lossy:
+		d.load.refused++
+	case a.wrong != "":
+		return errors.New(a.wrong)
+	default:
+		if err := d.request.check(a.body); err != nil {
+			return err
+		}
+		d.load.times = append(d.load.times, now.Sub(c.due))
+	}
+	d.busy--
+	d.idle = append(d.idle, c)
+	switch {
+	case !now.Before(end):
+	case d.pace.rate == 0:
+		return d.send(now)
+	case len(d.waiting) > 0:
+		due := d.waiting[0]
+		d.waiting = d.waiting[1:]
+		return d.send(due)
+	}
+	return nil
+}
+
+// line is one connection for one request after the other, each waited for.
+type line struct {
 	net.Conn
-	in   *bufio.Reader
-	body []byte
+	talk talk
+	in   []byte
+	used int // of in
 }
 
-func dial(ctx context.Context, addr string) (*client, error) {
+func dial(ctx context.Context, addr string, r request) (*line, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -118,56 +425,51 @@ func dial(ctx context.Context, addr string) (*client, error) {
 			return nil, errors.Join(err, conn.Close())
 		}
 	}
-	return &client{Conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}, nil
+	return &line{Conn: conn, talk: r.talk(), in: make([]byte, 0, 64<<10)}, nil
 }
 
-// ask sends a request and gives the body of its answer, which is valid until
+// ask sends the request and gives the body of its answer, which is valid until
 // the next.
-func (c *client) ask(wire []byte) ([]byte, error) {
-	if _, err := c.Write(wire); err != nil {
-		return nil, err
-	}
-	status, err := c.in.ReadString('\n')
-	if err != nil {
-		return nil, err
-	}
-	length := -1
+func (l *line) ask() ([]byte, error) {
+	out := l.talk.begin()
+	l.in, l.used = append(l.in[:0], l.in[l.used:]...), 0
 	for {
-		line, err := c.in.ReadSlice('\n')
-		if err != nil {
-			return nil, err
-		}
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 {
-			break
-		}
-		if name, value, _ := bytes.Cut(line, []byte(":")); bytes.EqualFold(name, []byte("Content-Length")) {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+		if len(out) > 0 {
+			if _, err := l.Write(out); err != nil {
 				return nil, err
 			}
 		}
+		n, more, a, err := l.talk.read(l.in[l.used:])
+		if err != nil {
+			return nil, err
+		}
+		l.used, out = l.used+n, more
+		if a != nil && a.wrong != "" {
+			return nil, errors.New(a.wrong)
+		}
+		if a != nil {
+			return a.body, nil
+		}
+		if n > 0 {
+			continue
+		}
+		l.in = slices.Grow(l.in, 64<<10)
+		n, err = l.Read(l.in[len(l.in):cap(l.in)])
+		if err != nil {
+			return nil, err
+		}
+		l.in = l.in[:len(l.in)+n]
 	}
-	if length < 0 {
-		return nil, errors.New("the answer does not tell its length")
-	}
-	c.body = slices.Grow(c.body[:0], length)[:length]
-	if _, err := io.ReadFull(c.in, c.body); err != nil {
-		return nil, err
-	}
-	if !strings.Contains(status, " 200 ") {
-		return nil, fmt.Errorf("the answer is %q: %.300q", strings.TrimSpace(status), c.body)
-	}
-	return c.body, nil
 }
 
 // answer asks once.
 func (p *process) answer(ctx context.Context, r request) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	c, err := dial(ctx, p.addr)
+	l, err := dial(ctx, r.addr(p), r)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	return c.ask(r.wire)
+	defer l.Close()
+	return l.ask()
 }

@@ -22,6 +22,7 @@ import (
 type process struct {
 	cmd   *exec.Cmd
 	addr  string
+	grpc  string // where it takes gRPC, if not at addr
 	log   string
 	cache string        // the folder of its disk cache, or none
 	begun time.Time     // just before it was started
@@ -178,38 +179,86 @@ func (p *process) stop() error {
 // tick is the unit of times in /proc, the same on every Linux that Go runs on.
 const tick = 10 * time.Millisecond
 
-// cpu is how much processor time the process has taken, in user and kernel mode.
-func (p *process) cpu() (time.Duration, error) {
-	b, err := os.ReadFile(p.proc("stat"))
+// stat gives what follows the name in /proc/<pid>/stat: the state is first.
+func stat(pid int) ([]string, error) {
+	b, err := os.ReadFile(proc(pid, "stat"))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	// The name stands in parentheses and may hold spaces; 11 fields lie between it and utime.
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	user, err := strconv.ParseInt(f[11], 10, 64)
-	system, err2 := strconv.ParseInt(f[12], 10, 64)
-	return time.Duration(user+system) * tick, errors.Join(err, err2)
+	// The name stands in parentheses and may hold spaces.
+	return strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])), nil
+}
+
+// cpu is how much processor time the process and those that it started have
+// taken, in user and kernel mode.
+func (p *process) cpu() (time.Duration, error) {
+	var sum time.Duration
+	family, err := p.family()
+	for _, pid := range family {
+		f, err := stat(pid)
+		if err != nil {
+			return 0, err
+		}
+		user, err := strconv.ParseInt(f[11], 10, 64)
+		system, err2 := strconv.ParseInt(f[12], 10, 64)
+		if err := errors.Join(err, err2); err != nil {
+			return 0, err
+		}
+		sum += time.Duration(user+system) * tick
+	}
+	return sum, err
+}
+
+// family is the process and all that it started, or those did.
+func (p *process) family() ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	children := map[int][]int{}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if f, err := stat(pid); err == nil { // it may have ended meanwhile
+			parent, _ := strconv.Atoi(f[1])
+			children[parent] = append(children[parent], pid)
+		}
+	}
+	all := []int{p.cmd.Process.Pid}
+	for i := 0; i < len(all); i++ {
+		all = append(all, children[all[i]]...)
+	}
+	return all, nil
+}
+
+// pss is the memory of the process and those that it started; what is shared
+// counts in parts.
+func (p *process) pss() (sum int64, err error) {
+	family, err := p.family()
+	for _, pid := range family {
+		n, err := kibibytes(proc(pid, "smaps_rollup"), "Pss")
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, err
 }
 
 // memory reads a line of /proc/<pid>/status in bytes: VmRSS is what is resident
 // now, VmHWM the most that ever was.
 func (p *process) memory(name string) (int64, error) {
-	b, err := os.ReadFile(p.proc("status"))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if rest, ok := strings.CutPrefix(line, name+":"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return kib << 10, err
-		}
-	}
-	return 0, fmt.Errorf("%s is not in %s", name, p.proc("status"))
+	return kibibytes(proc(p.cmd.Process.Pid, "status"), name)
 }
 
-func (p *process) proc(name string) string {
-	return filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), name)
+func kibibytes(path, name string) (int64, error) {
+	kib, err := strconv.ParseInt(strings.TrimSuffix(firstLine(path, name), " kB"), 10, 64)
+	return kib << 10, err
 }
+
+func proc(pid int, name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
 
 func freePort() (string, error) {
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")

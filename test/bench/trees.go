@@ -15,7 +15,7 @@ type forest struct {
 	trees, depth int
 }
 
-const features = 10
+const features = 10 // of the trees whose memory is measured
 
 func (f forest) sample(dir string) (sample, error) {
 	path, err := write(dir, f.name, f.model())
@@ -27,6 +27,11 @@ func (f forest) sample(dir string) (sample, error) {
 }
 
 func (f forest) model() onnxtest.Model {
+	return f.of(features, tensor.FP64)
+}
+
+// of makes the model for so many features of type FP32 or FP64.
+func (f forest) of(features int64, of tensor.Type) onnxtest.Model {
 	var trees, ids, feature, yes, no, leafTrees, leafIDs, leafTargets []int64
 	var modes []string
 	var values, weights []float64
@@ -47,16 +52,26 @@ func (f forest) model() onnxtest.Model {
 			weights = append(weights, random.Float64())
 		}
 	}
-	doubles := func(v []float64) tensor.Tensor { return tensor.Of("", []int64{int64(len(v))}, v) }
+	// The runtime takes doubles as a tensor, singles as a list.
+	numbers := func(name string, v []float64) onnxtest.Attribute {
+		if of == tensor.FP64 {
+			return onnxtest.Attribute{Name: name + "_as_tensor", Value: tensor.Of("", []int64{int64(len(v))}, v)}
+		}
+		singles := make([]float32, len(v))
+		for i := range v {
+			singles[i] = float32(v[i])
+		}
+		return onnxtest.Attribute{Name: name, Value: singles}
+	}
 	m := onnxtest.Apply("TreeEnsembleRegressor",
-		[]onnxtest.Value{onnxtest.Tensor("X", tensor.FP64, -1, features)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1, 1)},
+		[]onnxtest.Value{onnxtest.Tensor("X", of, -1, features)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1, 1)},
 		onnxtest.Attribute{Name: "n_targets", Value: int64(1)},
 		onnxtest.Attribute{Name: "nodes_treeids", Value: trees}, onnxtest.Attribute{Name: "nodes_nodeids", Value: ids},
 		onnxtest.Attribute{Name: "nodes_featureids", Value: feature}, onnxtest.Attribute{Name: "nodes_modes", Value: modes},
-		onnxtest.Attribute{Name: "nodes_values_as_tensor", Value: doubles(values)},
+		numbers("nodes_values", values),
 		onnxtest.Attribute{Name: "nodes_truenodeids", Value: yes}, onnxtest.Attribute{Name: "nodes_falsenodeids", Value: no},
 		onnxtest.Attribute{Name: "target_treeids", Value: leafTrees}, onnxtest.Attribute{Name: "target_nodeids", Value: leafIDs},
-		onnxtest.Attribute{Name: "target_ids", Value: leafTargets}, onnxtest.Attribute{Name: "target_weights_as_tensor", Value: doubles(weights)},
+		onnxtest.Attribute{Name: "target_ids", Value: leafTargets}, numbers("target_weights", weights),
 	)
 	m.Nodes[0].Domain = "ai.onnx.ml"
 	return m

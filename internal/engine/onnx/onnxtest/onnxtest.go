@@ -56,7 +56,7 @@ type Node struct {
 }
 
 // Attribute is a setting of a node. Its value is an int64, float32, string,
-// []int64, []string, Graph or tensor.Tensor.
+// []int64, []float32, []string, Graph or tensor.Tensor.
 type Attribute struct {
 	Name  string
 	Value any
@@ -218,6 +218,11 @@ func (a Attribute) encode() []byte {
 		b = message(kind(4), 5, constant(v))
 	case Graph:
 		b = message(kind(5), 6, v.encode())
+	case []float32:
+		b = kind(6)
+		for _, f := range v {
+			b = protowire.AppendFixed32(protowire.AppendTag(b, 7, protowire.Fixed32Type), math.Float32bits(f))
+		}
 	case []int64:
 		b = kind(7)
 		for _, i := range v {
