@@ -61,8 +61,13 @@ fuzz: ort ## run every fuzz target for FUZZTIME (30s)
 	  done; done
 
 .PHONY: bench
-bench: ort s3 ## measure overhead, start, load and memory; results in docs/bench
+bench: ort s3 peers ## measure overhead, start, load and memory, and other servers; results in docs/bench
 	$(GO) run ./test/bench
+
+PEERS := $(CURDIR)/.peers
+
+.PHONY: peers
+peers: $(patsubst test/bench/peers/requirements-%.txt,$(PEERS)/%/.done,$(wildcard test/bench/peers/requirements-*.txt)) $(PEERS)/node/.done ## install the servers that bench measures beside ours
 
 .PHONY: conformance
 conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient and, after `make kserve`, kserve's client
@@ -159,6 +164,19 @@ $(TOOLS)/cloudevents: tool.mod
 
 $(TOOLS)/golangci-lint: tool.mod
 	$(GO) build -modfile=tool.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# A peer that can't be installed is left out, and the bench says so.
+define peer
+@mkdir -p $(@D); rm -f $(@D)/.failed
+@if ( $(1) ) > $(@D)/install.log 2>&1; then touch $@; \
+else tail -n 1 $(@D)/install.log > $(@D)/.failed; echo "SKIPPED: the peer $(notdir $(@D)) can't be installed: $$(cat $(@D)/.failed)" >&2; fi
+endef
+
+$(PEERS)/node/.done: test/bench/peers/package.json
+	$(call peer,cp $< $(@D)/ && npm install --prefix $(@D) --ignore-scripts --no-audit --no-fund)
+
+$(PEERS)/%/.done: test/bench/peers/requirements-%.txt
+	$(call peer,$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --disable-pip-version-check -r $<)
 
 $(VENV)/.done: test/conformance/requirements.txt
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \

@@ -29,7 +29,7 @@ type dense struct {
 var large = dense{"large", 12, 2048} // 201 MB
 
 func (d dense) sample(dir string) (sample, error) {
-	path, err := write(dir, d.name, onnxtest.Dense(d.layers, d.width))
+	path, err := write(dir, d.name, func() onnxtest.Model { return onnxtest.Dense(d.layers, d.width) })
 	if err != nil {
 		return sample{}, err
 	}

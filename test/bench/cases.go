@@ -34,16 +34,30 @@ var samples = map[string]func(root, dir string) (sample, error){
 		return sample{name: "flights", path: filepath.Join(dir, "flights.onnx"), body: body, header: -1}, err
 	},
 	"identity": func(_, dir string) (sample, error) {
-		return picture("identity", dir, "INPUT0", onnxtest.Identity(tensor.Spec{Type: tensor.FP32, Shape: pictureShape}))
+		return picture("identity", dir, "INPUT0", func() onnxtest.Model {
+			return onnxtest.Identity(tensor.Spec{Type: tensor.FP32, Shape: pictureShape})
+		})
 	},
-	"convolution": func(_, dir string) (sample, error) { return picture("convolution", dir, "X", onnxtest.Convolution()) },
+	"convolution": func(_, dir string) (sample, error) { return picture("convolution", dir, "X", onnxtest.Convolution) },
+
+	"trees":   trees(1),
+	"trees32": trees(32),
+	"vision":  made("vision", mobileNet, func() tensor.Tensor { return numbers(1, pictureShape...) }),
+	"encoder": made("encoder", encoder, func() tensor.Tensor {
+		ids := make([]int64, 32)
+		for i := range ids {
+			ids[i] = int64(i * 29 % 1000)
+		}
+		return tensor.Of("X", []int64{1, 32}, ids)
+	}),
+	"large": made("large150", func() onnxtest.Model { return onnxtest.Dense(9, 2048) }, func() tensor.Tensor { return numbers(1, 1, 2048) }),
 }
 
 var pictureShape = []int64{1, 3, 224, 224}
 
 // picture makes a model's file, unless it is there, and a request with one picture.
-func picture(name, dir, input string, m onnxtest.Model) (sample, error) {
-	path, err := write(dir, name, m)
+func picture(name, dir, input string, model func() onnxtest.Model) (sample, error) {
+	path, err := write(dir, name, model)
 	if err != nil {
 		return sample{}, err
 	}
@@ -58,7 +72,7 @@ func picture(name, dir, input string, m onnxtest.Model) (sample, error) {
 }
 
 // write puts a made-up model into a file, unless it is there.
-func write(dir, name string, m onnxtest.Model) (path string, err error) {
+func write(dir, name string, model func() onnxtest.Model) (path string, err error) {
 	path = filepath.Join(dir, name+".onnx")
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
@@ -67,7 +81,7 @@ func write(dir, name string, m onnxtest.Model) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = m.WriteTo(f)
+	_, err = model().WriteTo(f)
 	return path, errors.Join(err, f.Close())
 }
 

@@ -1,5 +1,5 @@
 // Command bench measures what docs/bench/README.md explains, and writes
-// docs/bench/results.md. It starts its servers itself, all on the loopback
+// docs/bench/results.md and docs/bench/peers.md. It starts its servers itself, all on the loopback
 // interface, and checks every answer while it measures. It needs Linux: times
 // and memory of other processes come from /proc.
 package main
@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // bench is what all measurements share.
@@ -28,6 +29,8 @@ type bench struct {
 	predict string // functions/predict, built
 	pinned  bool   // servers and load get a core each
 	rounds  int
+	seconds time.Duration // of each load of a round
+	chosen  []*peer
 	s3      *s3 // nil until the first part that needs it
 	report  *report
 }
@@ -38,13 +41,24 @@ type part struct {
 	run  func(*bench, context.Context) error
 }
 
-var parts = []part{
-	{"overhead", (*bench).overhead},
-	{"inside", (*bench).insideProcess},
-	{"start", (*bench).starts},
-	{"artifact", (*bench).artifact},
-	{"memory", (*bench).memory},
-	{"profile", (*bench).profiled},
+// book is a file of results, and how its parts are measured unless flags say otherwise.
+type book struct {
+	file, title string
+	rounds      int
+	load        time.Duration
+	parts       []part
+}
+
+var books = []book{
+	{"results.md", "Results", 7, time.Second, []part{
+		{"overhead", (*bench).overhead},
+		{"inside", (*bench).insideProcess},
+		{"start", (*bench).starts},
+		{"artifact", (*bench).artifact},
+		{"memory", (*bench).memory},
+		{"profile", (*bench).profiled},
+	}},
+	{"peers.md", "Beside others", 3, 1500 * time.Millisecond, []part{{"peers", (*bench).peers}}},
 }
 
 func main() {
@@ -63,18 +77,24 @@ func main() {
 }
 
 func parent(ctx context.Context) (err error) {
-	only := flag.String("only", "", "the parts to measure, separated by commas; nothing is written then")
-	rounds := flag.Int("rounds", 7, "how often each thing is measured")
+	only := flag.String("only", "", "the parts to measure, separated by commas; nothing is written then unless -out is given")
+	names := flag.String("peers", "", "the peers to measure beside us, separated by commas; empty: all")
+	rounds := flag.Int("rounds", 0, "how often each thing is measured; 0: 7 times, or 3 beside peers")
+	seconds := flag.Float64("seconds", 0, "how long each load of a round goes on; 0: 1, or 1.5 beside peers")
+	out := flag.String("out", "", "the folder to write into; empty: docs/bench, if all parts are measured")
 	flag.Parse()
-	if *rounds < 1 {
-		return errors.New("-rounds must be positive")
+	if *rounds < 0 || *seconds < 0 {
+		return errors.New("-rounds and -seconds cannot be negative")
 	}
 
 	chosen, err := choose(*only)
 	if err != nil {
 		return err
 	}
-	b := &bench{rounds: *rounds, report: &report{}}
+	b := &bench{}
+	if b.chosen, err = choosePeers(*names); err != nil {
+		return err
+	}
 	if b.root, err = repository(); err != nil {
 		return err
 	}
@@ -107,31 +127,49 @@ func parent(ctx context.Context) (err error) {
 		}
 	}()
 
-	b.report.header(ctx, b)
-	for _, p := range chosen {
-		if err := p.run(b, ctx); err != nil {
-			return fmt.Errorf("measure %s: %w", p.name, err)
+	if *out == "" && *only == "" {
+		*out = filepath.Join(b.root, "docs", "bench")
+	}
+	for _, k := range chosen {
+		b.rounds, b.seconds, b.report = k.rounds, k.load, &report{files: map[string][]byte{}}
+		if *rounds > 0 {
+			b.rounds = *rounds
+		}
+		if *seconds > 0 {
+			b.seconds = time.Duration(*seconds * float64(time.Second))
+		}
+		b.report.header(ctx, b, k.title)
+		for _, p := range k.parts {
+			if err := p.run(b, ctx); err != nil {
+				return fmt.Errorf("measure %s: %w", p.name, err)
+			}
+		}
+		b.report.footer()
+		if *out != "" {
+			if err := b.report.write(*out, k.file); err != nil {
+				return err
+			}
 		}
 	}
-	b.report.footer()
-	if *only != "" {
-		return nil
-	}
-	return b.report.write(filepath.Join(b.root, "docs", "bench", "results.md"))
+	return nil
 }
 
-// choose finds the parts of the given names, all if there is none.
-func choose(names string) ([]part, error) {
+// choose finds the parts of the given names in their books, all if there is none.
+func choose(names string) ([]book, error) {
 	if names == "" {
-		return parts, nil
+		return books, nil
 	}
-	var chosen []part
-	for name := range strings.SplitSeq(names, ",") {
-		i := slices.IndexFunc(parts, func(p part) bool { return p.name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("there is no part %q", name)
+	wanted := strings.Split(names, ",")
+	var chosen []book
+	found := 0
+	for _, k := range books {
+		k.parts = slices.DeleteFunc(slices.Clone(k.parts), func(p part) bool { return !slices.Contains(wanted, p.name) })
+		if found += len(k.parts); len(k.parts) > 0 {
+			chosen = append(chosen, k)
 		}
-		chosen = append(chosen, parts[i])
+	}
+	if found != len(wanted) {
+		return nil, fmt.Errorf("-only names a part that there is not, or one twice: %s", names)
 	}
 	return chosen, nil
 }

@@ -8,9 +8,6 @@ import (
 	"time"
 )
 
-// loadTime is how long each load of a round goes on.
-const loadTime = time.Second
-
 // many is how many callers there are when there is more than one.
 const many = 8
 
@@ -105,25 +102,30 @@ func (b *bench) overhead(ctx context.Context) (err error) {
 
 func (b *bench) measure(ctx context.Context, v *variant) (m measured, err error) {
 	if v.engine != "" {
-		text, err := b.once(ctx, launch{args: []string{b.self, "child", "engine", b.root, b.dir, v.engine, fmt.Sprint(loadTime.Milliseconds())}})
+		r, err := b.loop(ctx, v.engine)
 		if err != nil {
-			return m, err
-		}
-		var r loop
-		if err := json.Unmarshal([]byte(text), &r); err != nil {
 			return m, err
 		}
 		m.cpu = r.CPU / time.Duration(r.Count)
 		return m, nil
 	}
-	if m.alone, err = v.server.run(ctx, v.request, 1, loadTime); err != nil {
+	if m.alone, err = v.server.run(ctx, v.request, 1, b.seconds); err != nil {
 		return m, err
 	}
-	if m.crowded, err = v.server.run(ctx, v.request, many, loadTime); err != nil {
+	if m.crowded, err = v.server.run(ctx, v.request, many, b.seconds); err != nil {
 		return m, err
 	}
 	m.cpu = m.crowded.cpu / time.Duration(m.crowded.answers)
 	return m, nil
+}
+
+// loop runs a sample in the engine alone, on the servers' core.
+func (b *bench) loop(ctx context.Context, sample string) (r loop, err error) {
+	text, err := b.once(ctx, launch{args: []string{b.self, "child", "engine", b.root, b.dir, sample, fmt.Sprint(b.seconds.Milliseconds())}})
+	if err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal([]byte(text), &r)
 }
 
 func (b *bench) tellOverhead(all []*variant) {

@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/model"
 )
 
 // process is a server that the bench started, alone on a port of its own.
@@ -37,6 +41,9 @@ type launch struct {
 	env   []string // on top of what every process here gets
 	core  int      // to run on alone, as in a pod with one CPU; negative: on all
 	ready string   // path that answers 200 when the server is ready
+	// first, where there is no such path, is a request that is answered then.
+	first *request
+	grpc  bool // it takes gRPC at a port of its own, GRPC_PORT
 }
 
 const anyCore = -1
@@ -61,6 +68,15 @@ func (b *bench) startAt(ctx context.Context, port string, l launch) (*process, e
 	p.log = log.Name()
 	p.cmd = b.command(ctx, l)
 	p.cmd.Env = append(p.cmd.Env, "PORT="+port)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if l.grpc {
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		p.grpc = "127.0.0.1:" + port
+		p.cmd.Env = append(p.cmd.Env, "GRPC_PORT="+port)
+	}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.begun = time.Now()
 	if err := p.cmd.Start(); err != nil {
@@ -70,8 +86,9 @@ func (b *bench) startAt(ctx context.Context, port string, l launch) (*process, e
 		defer close(p.ended)
 		p.err = p.cmd.Wait()
 	}()
-	if err := p.await(ctx, l.ready); err != nil {
+	if err := p.await(ctx, l); err != nil {
 		text, _ := os.ReadFile(p.log) // it is only to help
+		text = text[max(0, len(text)-2000):]
 		return nil, fmt.Errorf("start %s: %w\n%s", l.args[0], errors.Join(err, p.stop()), text)
 	}
 	p.ready = time.Since(p.begun)
@@ -111,14 +128,19 @@ func (b *bench) once(ctx context.Context, l launch) (string, error) {
 	return out.String(), nil
 }
 
-const startLimit = 20 * time.Second
+const startLimit = 60 * time.Second
 
-func (p *process) await(ctx context.Context, path string) error {
+func (p *process) await(ctx context.Context, l launch) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for {
-		_, err := call(ctx, &client, http.MethodGet, "http://"+p.addr+path, nil, http.StatusOK)
+		var err error
+		if l.first != nil {
+			_, err = p.answer(ctx, *l.first)
+		} else {
+			_, err = call(ctx, &client, http.MethodGet, "http://"+p.addr+l.ready, nil, http.StatusOK)
+		}
 		if err == nil {
 			return nil
 		}
@@ -138,25 +160,52 @@ func call(ctx context.Context, client *http.Client, method, url string, body io.
 	if err != nil {
 		return "", err
 	}
+	return do(client, r, status)
+}
+
+func do(client *http.Client, r *http.Request, status int) (string, error) {
 	resp, err := client.Do(r)
 	if err != nil {
 		return "", err
 	}
 	b, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != status {
-		err = fmt.Errorf("%s %s: %s: %.300s", method, url, resp.Status, b)
+		err = fmt.Errorf("%s %s: %s: %.300s", r.Method, r.URL, resp.Status, b)
 	}
 	return string(b), errors.Join(err, resp.Body.Close())
 }
 
 // publish pushes a model's file to the server.
 func (p *process) publish(ctx context.Context, name, path string) error {
+	return p.publishWith(ctx, name, path, model.Settings{})
+}
+
+func (p *process) publishWith(ctx context.Context, name, path string, settings model.Settings) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = call(ctx, http.DefaultClient, http.MethodPost, "http://"+p.addr+"/admin/v1/models/"+name+"/versions", f, http.StatusCreated)
+	var head, tail bytes.Buffer
+	form := multipart.NewWriter(&head)
+	text, err := json.Marshal(settings)
+	w, err2 := form.CreateFormField("settings")
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	_, err = w.Write(text)
+	_, err2 = form.CreateFormFile("model", "model")
+	fmt.Fprintf(&tail, "\r\n--%s--\r\n", form.Boundary())
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	url := "http://" + p.addr + "/admin/v1/models/" + name + "/versions"
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, io.MultiReader(&head, f, &tail))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", form.FormDataContentType())
+	_, err = do(http.DefaultClient, r, http.StatusCreated)
 	return err
 }
 
@@ -173,6 +222,7 @@ func (p *process) stop() error {
 		_ = p.cmd.Process.Kill()
 		<-p.ended
 	}
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // what it started and left
 	return errors.Join(os.Remove(p.log), os.RemoveAll(p.cache))
 }
 

@@ -16,9 +16,10 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 )
 
-// report is the text of docs/bench/results.md; it shows on the screen as it grows.
+// report is the text of a file of results; it shows on the screen as it grows.
 type report struct {
 	text  strings.Builder
+	files map[string][]byte // beside it, by name
 	begin time.Time
 }
 
@@ -31,7 +32,7 @@ func (r *report) add(format string, args ...any) {
 // progress is for the screen alone.
 func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
-func (r *report) header(ctx context.Context, b *bench) {
+func (r *report) header(ctx context.Context, b *bench, title string) {
 	r.begin = time.Now()
 	commit := output(ctx, b.root, "git", "rev-parse", "--short=12", "HEAD")
 	if output(ctx, b.root, "git", "status", "--porcelain", "--", "*.go", "go.mod") != "" {
@@ -45,14 +46,14 @@ func (r *report) header(ctx context.Context, b *bench) {
 	if b.pinned {
 		where = "Servers whose requests are counted ran on the first core alone with GOMAXPROCS=1, the load on the last."
 	}
-	r.add("# Results\n\nWritten by `make bench` (`go run ./test/bench`); [README.md](README.md) says what each number is.\n\n")
+	r.add("# %s\n\nWritten by `make bench` (`go run ./test/bench`); [README.md](README.md) says what each number is.\n\n", title)
 	r.table([]string{"", ""}, [][]string{
 		{"when", r.begin.UTC().Format("2006-01-02 15:04 MST")},
 		{"commit", commit},
 		{"machine", fmt.Sprintf("%s, %d cores, %s", firstLine("/proc/cpuinfo", "model name"), runtime.NumCPU(), firstLine("/proc/meminfo", "MemTotal"))},
 		{"kernel", strings.TrimSpace(runtime.GOOS + " " + output(ctx, b.root, "uname", "-r") + " " + runtime.GOARCH)},
 		{"versions", runtime.Version() + ", " + version},
-		{"rounds", fmt.Sprint(b.rounds)},
+		{"rounds", fmt.Sprintf("%d, each load %s", b.rounds, b.seconds)},
 		{"load average before", loadAverage()},
 	})
 	r.add("%s The machine was shared: ratios within a round say more than times.\n", where)
@@ -79,11 +80,17 @@ func (r *report) table(head []string, rows [][]string) {
 	r.add("\n")
 }
 
-func (r *report) write(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+func (r *report) write(dir, name string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(r.text.String()), 0o644)
+	r.files[name] = []byte(r.text.String())
+	for name, data := range r.files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func output(ctx context.Context, dir, name string, args ...string) string {

@@ -18,7 +18,7 @@ type forest struct {
 const features = 10 // of the trees whose memory is measured
 
 func (f forest) sample(dir string) (sample, error) {
-	path, err := write(dir, f.name, f.model())
+	path, err := write(dir, f.name, f.model)
 	if err != nil {
 		return sample{}, err
 	}
