@@ -76,6 +76,7 @@ func (r *request) talk() talk {
 type http1 struct {
 	wire []byte
 	last reply
+	body []byte // of an answer in chunks
 }
 
 func (h *http1) begin() []byte { return h.wire }
@@ -86,29 +87,61 @@ func (h *http1) read(in []byte) (n int, out []byte, a *reply, err error) {
 		return 0, nil, nil, nil
 	}
 	status, fields, _ := bytes.Cut(in[:end], []byte("\r\n"))
-	length := -1
+	length, chunked := 0, false
 	for len(fields) > 0 {
 		var line []byte
 		line, fields, _ = bytes.Cut(fields, []byte("\r\n"))
-		if name, value, _ := bytes.Cut(line, []byte(":")); bytes.EqualFold(name, []byte("Content-Length")) {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+		name, value, _ := bytes.Cut(line, []byte(":"))
+		value = bytes.TrimSpace(value)
+		switch {
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			if length, err = strconv.Atoi(string(value)); err != nil {
 				return 0, nil, nil, err
 			}
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+			chunked = bytes.EqualFold(value, []byte("chunked"))
 		}
 	}
-	if length < 0 {
-		return 0, nil, nil, fmt.Errorf("the answer does not tell its length: %.300q", in)
-	}
-	n = end + 4 + length
-	if len(in) < n {
+	n = end + 4
+	if chunked {
+		h.body, length, err = unchunk(h.body[:0], in[n:])
+		if length == 0 || err != nil {
+			return 0, nil, nil, err
+		}
+		h.last = reply{body: h.body}
+	} else if len(in) >= n+length {
+		h.last = reply{body: in[n : n+length]}
+	} else {
 		return 0, nil, nil, nil
 	}
-	h.last = reply{body: in[end+4 : n]}
 	if code, _, _ := bytes.Cut(bytes.TrimPrefix(status, []byte("HTTP/1.1 ")), []byte(" ")); string(code) != "200" {
 		h.last.refused = string(code) == "503" || string(code) == "429"
 		h.last.wrong = fmt.Sprintf("the answer is %q: %.300q", status, h.last.body)
 	}
-	return n, nil, &h.last, nil
+	return n + length, nil, &h.last, nil
+}
+
+// unchunk adds a body that comes in chunks, and tells how much of in it was; 0
+// if it has not come whole.
+func unchunk(body, in []byte) (_ []byte, n int, err error) {
+	for {
+		end := bytes.Index(in[n:], []byte("\r\n"))
+		if end < 0 {
+			return body, 0, nil
+		}
+		size, err := strconv.ParseUint(string(in[n:n+end]), 16, 32)
+		if err != nil {
+			return body, 0, err
+		}
+		n += end + 2
+		if len(in) < n+int(size)+2 {
+			return body, 0, nil
+		}
+		body = append(body, in[n:n+int(size)]...)
+		if n += int(size) + 2; size == 0 {
+			return body, n, nil
+		}
+	}
 }
 
 // pace says how requests follow each other.
@@ -118,8 +151,9 @@ type pace struct {
 	// rate is how many requests a second are due, at random moments that nobody's
 	// slowness moves. 0: each caller sends its next when the last was answered.
 	rate float64
-	// lossy drops a request that finds every caller busy, and takes refusals for
-	// answers. Otherwise it waits, which counts as its own time.
+	// lossy drops a request that finds every caller busy, takes refusals for
+	// answers, and gives up on those that don't come. Otherwise a request waits,
+	// which counts as its own time.
 	lossy bool
 }
 
@@ -130,13 +164,16 @@ type load struct {
 	times   []time.Duration // of each, since it was due
 	cpu     time.Duration   // of the server
 	refused int
-	lost    int
+	lost    int // not sent, or not answered
 }
 
 func (l load) perSecond() float64 { return float64(l.answers) / l.took.Seconds() }
 
 // patience is how long a run goes on beyond its time for what was sent by then.
-const patience = 60 * time.Second
+const (
+	patience      = 60 * time.Second
+	lossyPatience = 2 * time.Second
+)
 
 // run is drive with so many callers, one request after the other.
 func (p *process) run(ctx context.Context, r request, callers int, d time.Duration) (load, error) {
@@ -193,6 +230,7 @@ type driver struct {
 	idle    []*caller   // for requests with a rate
 	waiting []time.Time // when requests that found nobody idle were due
 	busy    int
+	last    time.Time // when the last answer came
 }
 
 // caller is one connection.
@@ -242,6 +280,9 @@ func (d *driver) close() error {
 func (d *driver) run(ctx context.Context) error {
 	begin := time.Now()
 	end, limit := begin.Add(d.pace.time), begin.Add(d.pace.time+patience)
+	if d.pace.lossy {
+		limit = end.Add(lossyPatience)
+	}
 	next := begin // when the next request is due
 	d.idle = slices.Clone(d.callers)
 	if d.pace.rate == 0 {
@@ -278,6 +319,10 @@ func (d *driver) run(ctx context.Context) error {
 			}
 		}
 		now = time.Now()
+		if now.After(limit) && d.pace.lossy {
+			d.load.lost += d.busy
+			break
+		}
 		if now.After(limit) {
 			return fmt.Errorf("%d requests were not answered in %s", d.busy, d.pace.time+patience)
 		}
@@ -285,7 +330,7 @@ func (d *driver) run(ctx context.Context) error {
 			return err
 		}
 	}
-	d.load.took = time.Since(begin)
+	d.load.took = max(d.pace.time, d.last.Sub(begin))
 	return nil
 }
 
@@ -382,6 +427,7 @@ func (d *driver) take(c *caller, end time.Time) error {
 
 func (d *driver) answered(c *caller, a *reply, end time.Time) error {
 	now := time.Now()
+	d.last = now
 	switch {
 	case a.refused && d.pace.lossy:
 		d.load.refused++

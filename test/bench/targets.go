@@ -78,7 +78,7 @@ func (b *bench) tellTargets(contests []*contest, o *overload, starts []*start, b
 	}
 	t.atLeast("answers from the cache in the process: of hello's", trees.find(pilotlight, fromCache), trees.hello(), 0.8)
 	b.report.section("Targets")
-	b.report.table([]string{"", "got", "wanted", ""}, t.rows)
+	b.report.table([]string{"", "got", "by CPU time", "wanted", ""}, t.rows)
 }
 
 // targets grows by a row for each comparison.
@@ -89,7 +89,7 @@ func (t *targets) row(what string, got, want float64, word string, met bool) {
 	if met {
 		verdict = "met"
 	}
-	t.rows = append(t.rows, []string{what, fmt.Sprintf("%.3g", got), fmt.Sprintf("%s %.3g", word, want), verdict})
+	t.rows = append(t.rows, []string{what, fmt.Sprintf("%.3g", got), "", fmt.Sprintf("%s %.3g", word, want), verdict})
 }
 
 func (t *targets) below(what string, got, most float64) { t.row(what, got, most, "≤", got <= most) }
@@ -101,11 +101,12 @@ func (t *targets) above(what string, got, least float64) {
 func (t *targets) atLeast(what string, ours, theirs *entrant, times float64) {
 	for _, e := range []*entrant{ours, theirs} {
 		if e.skipped != "" {
-			t.rows = append(t.rows, []string{what, "", fmt.Sprintf("≥ %.3g", times), "not measured: " + e.skipped})
+			t.rows = append(t.rows, []string{what, "", "", fmt.Sprintf("≥ %.3g", times), "not measured: " + e.skipped})
 			return
 		}
 	}
 	t.above(what, ratio(ours.rates(crowd), theirs.rates(crowd)), times)
+	t.rows[len(t.rows)-1][2] = fmt.Sprintf("%.3g", ratio(theirs.costs(), ours.costs()))
 }
 
 // lowest compares us with the best of the peers, all in their first format.

@@ -167,7 +167,7 @@ func (b *bench) tellOverloads(o *overload) {
 			share(func(l load) int { return l.refused }), share(func(l load) int { return l.lost }),
 		})
 	}
-	b.report.table([]string{"", "load", "due per s", "answered per s", "p50", "p99", "refused", "found no caller free"}, rows)
+	b.report.table([]string{"", "load", "due per s", "answered per s", "p50", "p99", "refused", "not sent or not answered"}, rows)
 }
 
 func (k *overloadCase) wait(share float64) time.Duration {

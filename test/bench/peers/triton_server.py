@@ -19,6 +19,7 @@ triton = f"{packages}/pytriton/tritonserver"
 folder = tempfile.mkdtemp()
 os.makedirs(f"{folder}/models/{name}/1")
 shutil.copy(f"{here}/triton_model.py", f"{folder}/models/{name}/1/model.py")
+shutil.copy(f"{here}/session.py", f"{folder}/models/{name}/1/")
 with open(f"{folder}/models/{name}/config.pbtxt", "w") as f:
     f.write(f"""
 backend: "python"
@@ -32,11 +33,11 @@ dynamic_batching {{ }}
 shutil.copytree(f"{triton}/backends", f"{folder}/backends", symlinks=True)
 version = f"{sys.version_info.major}.{sys.version_info.minor}"
 shutil.copy(f"{triton}/python_backend_stubs/{version}/triton_python_backend_stub", f"{folder}/backends/python/")
-os.environ["PYTHONPATH"] = f"{here}:{packages}"
+# It finds its modules by the python3 that comes first.
+os.environ["PATH"] = f"{sys.prefix}/bin:{os.environ['PATH']}"
 os.environ["LD_LIBRARY_PATH"] = f"{packages}/nvidia_pytriton.libs:{sysconfig.get_config_var('LIBDIR')}"
 os.execv(f"{triton}/bin/tritonserver", [
     "tritonserver", "--model-repository", f"{folder}/models", "--backend-directory", f"{folder}/backends",
     "--http-address", "127.0.0.1", "--http-port", os.environ["PORT"], "--grpc-address", "127.0.0.1",
     "--grpc-port", os.environ["GRPC_PORT"], "--allow-metrics", "false", "--log-verbose", "0", "--log-info", "false",
-    "--http-thread-count", "1",
 ])
