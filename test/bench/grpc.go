@@ -34,8 +34,12 @@ func newUnary(message []byte) *unary {
 	var header bytes.Buffer
 	e := hpack.NewEncoder(&header)
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":path", "/inference.GRPCInferenceService/ModelInfer"},
-		{":authority", "bench"}, {"content-type", "application/grpc"}, {"te", "trailers"},
+		{":method", "POST"},
+		{":scheme", "http"},
+		{":path", "/inference.GRPCInferenceService/ModelInfer"},
+		{":authority", "bench"},
+		{"content-type", "application/grpc"},
+		{"te", "trailers"},
 	} {
 		// What is sensitive stands in no table, so that every request is the same bytes.
 		if err := e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1], Sensitive: true}); err != nil {

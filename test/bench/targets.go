@@ -93,6 +93,7 @@ func (t *targets) row(what string, got, want float64, word string, met bool) {
 }
 
 func (t *targets) below(what string, got, most float64) { t.row(what, got, most, "≤", got <= most) }
+
 func (t *targets) above(what string, got, least float64) {
 	t.row(what, got, least, "≥", got >= least)
 }
