@@ -172,8 +172,8 @@ define peer
 else tail -n 1 $(@D)/install.log > $(@D)/.failed; echo "SKIPPED: the peer $(notdir $(@D)) can't be installed: $$(cat $(@D)/.failed)" >&2; fi
 endef
 
-$(PEERS)/node/.done: test/bench/peers/package.json
-	$(call peer,cp $< $(@D)/ && npm install --prefix $(@D) --ignore-scripts --no-audit --no-fund)
+$(PEERS)/node/.done: test/bench/peers/package.json test/bench/peers/package-lock.json
+	$(call peer,cp test/bench/peers/package*.json $(@D)/ && npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund)
 
 $(PEERS)/%/.done: test/bench/peers/requirements-%.txt
 	$(call peer,$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --disable-pip-version-check -r $<)

@@ -58,7 +58,7 @@ var books = []book{
 		{"memory", (*bench).memory},
 		{"profile", (*bench).profiled},
 	}},
-	{"peers.md", "Beside others", 3, 1500 * time.Millisecond, []part{{"peers", (*bench).peers}}},
+	{"peers.md", "Beside others", 3, 1200 * time.Millisecond, []part{{"peers", (*bench).peers}}},
 }
 
 func main() {
@@ -80,7 +80,7 @@ func parent(ctx context.Context) (err error) {
 	only := flag.String("only", "", "the parts to measure, separated by commas; nothing is written then unless -out is given")
 	names := flag.String("peers", "", "the peers to measure beside us, separated by commas; empty: all")
 	rounds := flag.Int("rounds", 0, "how often each thing is measured; 0: 7 times, or 3 beside peers")
-	seconds := flag.Float64("seconds", 0, "how long each load of a round goes on; 0: 1, or 1.5 beside peers")
+	seconds := flag.Float64("seconds", 0, "how long each load of a round goes on; 0: 1, or 1.2 beside peers")
 	out := flag.String("out", "", "the folder to write into; empty: docs/bench, if all parts are measured")
 	flag.Parse()
 	if *rounds < 0 || *seconds < 0 {
