@@ -159,7 +159,11 @@ func (c *unary) read(in []byte) (n int, out []byte, a *reply, err error) {
 			c.open += more
 		}
 		out = c.send(out)
-	case http2.FrameRSTStream, http2.FrameGoAway, http2.FrameContinuation:
+	case http2.FrameRSTStream:
+		if len(p) != 4 || binary.BigEndian.Uint32(p) != uint32(http2.ErrCodeNo) { // no error: it has no use for the rest of the request
+			return 0, nil, nil, fmt.Errorf("the server sent %s %q", kind, p)
+		}
+	case http2.FrameGoAway, http2.FrameContinuation:
 		return 0, nil, nil, fmt.Errorf("the server sent %s %q", kind, p)
 	}
 	if !ended {

@@ -447,8 +447,7 @@ func (d *driver) answered(c *caller, a *reply, end time.Time) error {
 	d.busy--
 	d.idle = append(d.idle, c)
 	switch {
-	case !now.Before(end):
-	case d.pace.rate == 0:
+	case d.pace.rate == 0 && now.Before(end):
 		return d.send(now)
 	case len(d.waiting) > 0:
 		due := d.waiting[0]
