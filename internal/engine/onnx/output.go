@@ -40,7 +40,13 @@ func newOutput(v value) output {
 		// Of these the binding copies only half.
 		o.own = true
 	default:
-		n, err := tensor.Elements(v.Shape)
+		// Where only the batch is open, it is that of the inputs, which is known
+		// before a run.
+		row := v.Shape
+		if v.ranked && len(row) > 0 && row[0] < 0 {
+			row = row[1:]
+		}
+		n, err := tensor.Elements(row)
 		o.own = v.ranked && err == nil && n <= most/int64(v.Type.Size())
 	}
 	return o
