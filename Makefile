@@ -70,14 +70,11 @@ PEERS := $(CURDIR)/.peers
 peers: $(patsubst test/bench/peers/requirements-%.txt,$(PEERS)/%/.done,$(wildcard test/bench/peers/requirements-*.txt)) $(PEERS)/node/.done ## install the servers that bench measures beside ours
 
 .PHONY: conformance
-conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient and, after `make kserve`, kserve's client
+conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient and, after `make kserve`, kserve's clients
 	$(VENV)/bin/python test/conformance/triton_http.py $(or $(URL),127.0.0.1:8080)
 	$(VENV)/bin/python test/conformance/triton_grpc.py $(or $(URL),127.0.0.1:8080)
 	$(or $(wildcard $(VENV)-kserve/bin/python),$(VENV)/bin/python) test/conformance/kserve_rest.py $(or $(URL),127.0.0.1:8080)
-
-.PHONY: conformance-kserve
-conformance-kserve: $(VENV)-kserve/.done ## the same with the clients of the package kserve, half a gigabyte
-	$(VENV)-kserve/bin/python test/conformance/kserve_clients.py $(or $(URL),127.0.0.1:8080)
+	$(if $(wildcard $(VENV)-kserve/bin/python),$(VENV)-kserve/bin/python test/conformance/kserve_clients.py $(or $(URL),127.0.0.1:8080))
 
 .PHONY: base
 base:
@@ -148,7 +145,7 @@ cloudevents: $(TOOLS)/cloudevents ## build the conformance tool of CloudEvents t
 venv: $(VENV)/.done ## make the Python environment that tests run clients in
 
 .PHONY: kserve
-kserve: $(VENV)-kserve/.done ## make the Python environment with kserve's client (450 MB), for conformance and tests
+kserve: $(VENV)-kserve/.done ## make the Python environment with kserve's clients (450 MB), for conformance and tests
 
 $(VENV)-kserve/.done:
 	$(PYTHON) -m venv $(VENV)-kserve
@@ -184,8 +181,3 @@ $(VENV)/.done: test/conformance/requirements.txt
 	  $(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<; \
 	  touch $@; \
 	else echo 'no Python with venv here: the test with tritonclient will be skipped' >&2; fi
-
-$(VENV)-kserve/.done:
-	$(PYTHON) -m venv $(VENV)-kserve
-	$(VENV)-kserve/bin/pip install --quiet --disable-pip-version-check kserve==0.21.0
-	touch $@

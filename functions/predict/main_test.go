@@ -80,6 +80,9 @@ func spawnAs(t *testing.T, cmd *exec.Cmd, mode, msg string, environ ...string) *
 		defer close(read)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			p.mu.Lock()
+			if p.log.Len() > 4<<20 { // of a long run, the end
+				p.log.Reset()
+			}
 			p.log.WriteString(lines.Text() + "\n")
 			p.mu.Unlock()
 			var line struct{ Msg, Addr string }

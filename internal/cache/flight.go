@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -72,7 +73,8 @@ func (g *flights) lead(ctx context.Context, key Key, f *flight, do work) {
 		f.cancel()
 	}()
 	f.outputs, f.outcome, f.err = do(ctx)
-	f.abandoned = f.err != nil && ctx.Err() != nil
+	// A refusal is for the first one's time and place in the queue, too.
+	f.abandoned = f.err != nil && ctx.Err() != nil || fault.Is(f.err, fault.Unavailable)
 }
 
 // leave notes that one is gone, and ends the work if that was the last.

@@ -76,6 +76,7 @@ type request struct {
 	keyer   *keyer
 	key     Key
 	away    time.Duration // spent on the run and on the store
+	waited  bool          // for another request that was the same
 }
 
 type run func(ctx context.Context) ([]tensor.Tensor, error)
@@ -88,7 +89,7 @@ func (r *request) do(ctx context.Context, run run) ([]tensor.Tensor, Outcome, er
 	if n := r.trials.ask(r.hits, &r.run); n%timed == 0 {
 		begin := time.Now()
 		answer, o, err := r.through(ctx, run)
-		if o.Status != Joined { // which waited for another
+		if !r.waited {
 			r.trials.cost.add(time.Since(begin) - r.away)
 		}
 		return answer, o, err
@@ -114,6 +115,7 @@ func (r *request) through(ctx context.Context, run run) ([]tensor.Tensor, Outcom
 	answer, o, joined, err := r.cache.flight.do(ctx, r.key, func(ctx context.Context) ([]tensor.Tensor, Outcome, error) {
 		return r.find(ctx, run)
 	})
+	r.waited = joined
 	switch {
 	case !joined || err != nil:
 	case !o.Status.Cached():

@@ -118,7 +118,7 @@ func (a *Artifacts) sweep() {
 	entries, _ := os.ReadDir(a.tmp())
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > strayAge {
-			_ = os.Remove(filepath.Join(a.tmp(), e.Name())) // the next start tries again
+			_ = os.RemoveAll(filepath.Join(a.tmp(), e.Name())) // the next start tries again
 		}
 	}
 }

@@ -161,8 +161,11 @@ func (o *optimizer) try(ctx context.Context, m *Manifest) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil {
+	switch {
+	case fault.Is(err, fault.Invalid):
 		r.Reason = fault.Message(err) // and so it is for everybody
+	case err != nil:
+		return err
 	}
 	var result optimized
 	if better {

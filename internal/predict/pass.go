@@ -31,8 +31,10 @@ func (f *Flow) pass(ctx context.Context, ref model.Ref, begin time.Time, control
 	line := telemetry.LineFrom(ctx)
 	line.SetModel(m.Name, s.version)
 
-	if err := s.lane.Admit(ctx); err != nil {
-		return cache.Outcome{}, err
+	if s.answers == nil { // else it may need no run
+		if err := s.lane.Admit(ctx); err != nil {
+			return cache.Outcome{}, err
+		}
 	}
 	r, err := e.decode(m)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -25,15 +26,28 @@ func joinable(s engine.Signature) bool {
 	return free(s.Inputs) && free(s.Outputs)
 }
 
-// rowsOf counts the rows of a request, which all inputs must have; -1: they have not.
+// rowsOf counts the rows of a request, which all inputs must have; -1: they have
+// not, or there is nothing in them, so that rows tell nothing of the work.
 func rowsOf(inputs []tensor.Tensor) int64 {
 	n := inputs[0].Shape[0]
 	for i := range inputs {
-		if inputs[i].Shape[0] != n {
+		if t := &inputs[i]; t.Shape[0] != n || len(t.Data)+len(t.Strings) == 0 {
 			return -1
 		}
 	}
 	return n
+}
+
+// bytesOf is how much memory inputs take.
+func bytesOf(inputs []tensor.Tensor) int64 {
+	n := 0
+	for i := range inputs {
+		n += len(inputs[i].Data)
+		for _, s := range inputs[i].Strings {
+			n += len(s)
+		}
+	}
+	return int64(n)
 }
 
 // fits reports whether two requests differ in nothing but rows and values.
@@ -57,36 +71,47 @@ type batch struct {
 	lane    *Lane
 	members []*waiter
 	rows    int64
+	bytes   int64
 
 	copying sync.Mutex   // held until the inputs of all members have been read
 	here    atomic.Int32 // members whose callers still wait
 	cancel  context.CancelFunc
 }
 
-// join makes a batch of a waiter that has its turn and those in the lane that
-// are worth taking along; the caller holds the queue's mu.
-func (l *Lane) join(first *waiter) *batch {
-	b := &batch{lane: l, members: []*waiter{first}, rows: first.rows, cancel: func() {}}
-	first.batch = b
-	if most := l.mostFor(first.rows); most > first.rows && len(l.waiting) > 0 {
-		now, kept := time.Now(), l.waiting[:0]
-		for _, w := range l.waiting {
-			if w.rows < 1 || b.rows+w.rows > most || !fits(first.inputs, w.inputs) || !l.inTime(w, now, most) {
-				kept = append(kept, w)
-				continue
-			}
-			l.account(w)
-			if w.ctx.Err() == nil {
-				w.batch = b
-				b.members, b.rows = append(b.members, w), b.rows+w.rows
-			}
-		}
-		clear(l.waiting[len(kept):])
-		l.waiting = kept
-	}
-	b.here.Store(int32(len(b.members)))
+func newBatch(l *Lane, first *waiter) *batch {
+	b := &batch{lane: l, members: []*waiter{first}, rows: first.rows, bytes: first.bytes, cancel: func() {}}
+	b.here.Store(1)
 	b.copying.Lock()
 	return b
+}
+
+// bytesMost bounds the inputs of a joined run, which are copied for it.
+const bytesMost = 16 << 20
+
+// join makes a batch of a waiter that has its turn and those in the lane that
+// are worth taking along; the caller holds the queue's mu.
+func (l *Lane) join(first *waiter) {
+	b := newBatch(l, first)
+	first.batch = b
+	most := l.mostFor(first.rows)
+	if most <= first.rows || len(l.waiting) == 0 {
+		return
+	}
+	now, kept := time.Now(), l.waiting[:0]
+	for _, w := range l.waiting {
+		if w.rows < 1 || w.rows > most-b.rows || w.bytes > bytesMost-b.bytes || !fits(first.inputs, w.inputs) || !l.inTime(w, now, most) {
+			kept = append(kept, w)
+			continue
+		}
+		l.account(w)
+		if w.ctx.Err() == nil {
+			w.batch = b
+			b.members, b.rows, b.bytes = append(b.members, w), b.rows+w.rows, b.bytes+w.bytes
+		}
+	}
+	clear(l.waiting[len(kept):])
+	l.waiting = kept
+	b.here.Store(int32(len(b.members)))
 }
 
 // mostFor gives how many rows a run that begins with a request of so many rows
@@ -126,25 +151,46 @@ func (b *batch) left() {
 // lead runs the batch on its first member's goroutine, and gives that one's answer.
 func (b *batch) lead() (Run, error) {
 	begin, l, first := time.Now(), b.lane, b.members[0]
+	r, err := Run{Rows: b.rows, Joined: len(b.members)}, errPanicked
+	defer func() { // whatever happens, others have their answers and the next their turns
+		for _, w := range b.members[1:] {
+			w.run.Waited = begin.Sub(w.since)
+			w.wake <- struct{}{}
+		}
+		l.done(first.session, b.bytes, &r, err)
+	}()
 	if len(b.members) == 1 {
 		b.copying.Unlock()
-		r, err := l.alone(first.ctx, first.session, first.inputs, first.rows)
-		r.Waited = begin.Sub(first.since)
+		ctx := first.ctx
+		if l.short(b.rows, b.bytes) {
+			ctx = context.Background()
+		}
+		r.Outputs, err = first.session.Run(ctx, first.inputs)
+		r.First, r.Waited, r.Took = true, begin.Sub(first.since), time.Since(begin)
 		return r, err
 	}
+	for _, w := range b.members {
+		w.err = errPanicked
+	}
 	ctx := context.Background()
-	if !l.short(b.rows) {
+	if !l.short(b.rows, b.bytes) {
 		ctx, b.cancel = context.WithCancel(ctx)
 		defer b.cancel()
 		defer context.AfterFunc(first.ctx, b.left)()
 	}
-	joined := concatenate(b.members, b.rows)
-	b.copying.Unlock()
-	outputs, err := first.session.Run(ctx, joined)
-	r := Run{Rows: b.rows, Joined: len(b.members), Took: time.Since(begin)}
+	joined := func() []tensor.Tensor {
+		defer b.copying.Unlock()
+		return concatenate(b.members, b.rows)
+	}()
+	var outputs []tensor.Tensor
+	outputs, err = first.session.Run(ctx, joined)
+	r.Took = time.Since(begin)
 	parts, whole := split(outputs, b.members, b.rows)
 	switch {
 	case ctx.Err() != nil: // nobody is there any more
+		for _, w := range b.members {
+			w.err = ctx.Err()
+		}
 	case err != nil: // one of them may be what the model can't bear, and the others are not to suffer from it
 		b.separately(joined)
 	case !whole:
@@ -156,24 +202,18 @@ func (b *batch) lead() (Run, error) {
 	default:
 		l.queue.tel.joined.Record(ctx, int64(len(b.members)))
 		for i, w := range b.members {
-			w.run = r
+			w.run, w.err = r, nil
 			w.run.Outputs, w.run.First = parts[i], i == 0
 		}
 	}
-	for i, w := range b.members {
-		w.run.Waited = begin.Sub(w.since)
-		if ctx.Err() != nil {
-			w.err = ctx.Err()
-		}
-		if i > 0 {
-			w.wake <- struct{}{}
-		}
-	}
-	l.done(first.session, &r, err)
+	first.run.Waited = begin.Sub(first.since)
 	return first.run, first.err
 }
 
-// separately runs each member by itself, on its rows of the joined inputs.
+var errPanicked = fault.New(fault.Internal, "the model's run broke off")
+
+// separately runs each member by itself, on its rows of the joined inputs. The
+// session is the first one's, who is going to be here until the end.
 func (b *batch) separately(joined []tensor.Tensor) {
 	views, _ := split(joined, b.members, b.rows)
 	for i, w := range b.members {
@@ -181,7 +221,7 @@ func (b *batch) separately(joined []tensor.Tensor) {
 			continue
 		}
 		begin := time.Now()
-		w.run.Outputs, w.err = w.session.Run(w.ctx, views[i])
+		w.run.Outputs, w.err = b.members[0].session.Run(w.ctx, views[i])
 		w.run.Rows, w.run.Joined, w.run.First, w.run.Took = w.rows, 1, true, time.Since(begin)
 	}
 }

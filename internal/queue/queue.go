@@ -100,8 +100,11 @@ type Lane struct {
 	curve   curve
 	cost    average // nanoseconds of a run for each request in it
 	trust   trust
-	asked   int // how often making way for others was thought of
-	unmet   int // how often in a row it brought nobody
+	// shortMost is the most bytes of inputs that a short run has had: rows alone do
+	// not tell how large a request is.
+	shortMost int64
+	asked     int // how often making way for others was thought of
+	unmet     int // how often in a row it brought nobody
 }
 
 // Lane makes a lane. most bounds the rows of a joined run: 1 means that requests
@@ -125,7 +128,8 @@ type waiter struct {
 	ctx     context.Context
 	session engine.Session
 	inputs  []tensor.Tensor
-	rows    int64
+	rows    int64 // -1: inputs disagree, or have no elements
+	bytes   int64 // of the inputs
 	cost    time.Duration
 	since   time.Time
 
@@ -141,10 +145,11 @@ func (l *Lane) Admit(ctx context.Context) error {
 	q := l.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.waiting == 0 {
-		return nil
+	err := l.hopeless(ctx)
+	if err != nil {
+		q.tel.refused()
 	}
-	return l.hopeless(ctx)
+	return err
 }
 
 // Infer runs a request on a session of the lane's model. The inputs stand in
@@ -153,32 +158,31 @@ func (l *Lane) Infer(ctx context.Context, s engine.Session, inputs []tensor.Tens
 	if err := ctx.Err(); err != nil {
 		return Run{}, err
 	}
-	q, rows := l.queue, int64(1)
+	w := &waiter{ctx: ctx, session: s, inputs: inputs, rows: 1, bytes: bytesOf(inputs), since: time.Now()}
 	if l.joinable {
-		rows = rowsOf(inputs)
+		w.rows = rowsOf(inputs)
 	}
+	q := l.queue
 	q.mu.Lock()
 	if q.free <= 0 || len(l.waiting) > 0 {
-		return l.queueUp(ctx, s, inputs, rows) // unlocks
+		return l.queueUp(w) // unlocks
 	}
 	q.free -= threads(s)
-	var b *batch
-	if l.mostFor(rows) > rows && l.hopeful() {
+	if l.mostFor(w.rows) > w.rows && l.hopeful() {
 		// Requests that are here already, but had no CPU to be read on, can come
 		// along: where there is one CPU, nothing else would let them meet a run that
 		// takes microseconds (docs/adr/0010).
 		q.mu.Unlock()
 		runtime.Gosched()
 		q.mu.Lock()
-		b = l.join(&waiter{ctx: ctx, session: s, inputs: inputs, rows: rows, since: time.Now()})
+		l.join(w)
 		l.settle()
-		l.met(len(b.members) > 1)
+		l.met(len(w.batch.members) > 1)
+	} else {
+		w.batch = newBatch(l, w)
 	}
 	q.mu.Unlock()
-	if b != nil && len(b.members) > 1 {
-		return b.lead()
-	}
-	return l.alone(ctx, s, inputs, rows)
+	return w.batch.lead()
 }
 
 // lonely is how many times in a row a lane makes way for others and meets nobody,
@@ -198,55 +202,43 @@ func (l *Lane) met(others bool) {
 	}
 }
 
-// alone runs one request. The caller has taken the CPUs for it.
-func (l *Lane) alone(ctx context.Context, s engine.Session, inputs []tensor.Tensor, rows int64) (Run, error) {
-	if l.short(rows) {
-		ctx = context.Background()
-	}
-	begin := time.Now()
-	outputs, err := s.Run(ctx, inputs)
-	r := Run{Outputs: outputs, Rows: rows, Joined: 1, First: true, Took: time.Since(begin)}
-	l.done(s, &r, err)
-	return r, err
-}
-
 // shortRun is what a run may take that is not worth being called off: being able
 // to costs a microsecond or two each time.
 const shortRun = time.Millisecond
 
-// short reports whether a run of so many rows is known to be a short one.
-func (l *Lane) short(rows int64) bool {
+// short reports whether a run of so many rows and bytes is known to be a short one.
+func (l *Lane) short(rows, bytes int64) bool {
 	l.queue.mu.Lock()
 	defer l.queue.mu.Unlock()
 	took, known := l.curve.expect(rows)
-	return known && took < shortRun
+	return known && took < shortRun && bytes <= l.shortMost
 }
 
 // done learns from a run, gives its CPUs back and starts what waits for them.
-func (l *Lane) done(s engine.Session, r *Run, err error) {
+func (l *Lane) done(s engine.Session, bytes int64, r *Run, err error) {
 	q := l.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if err == nil {
 		l.curve.record(r.Rows, r.Took)
 		l.cost.add(float64(r.Took) / float64(r.Joined))
+		if r.Took < shortRun {
+			l.shortMost = max(l.shortMost, bytes)
+		}
 	}
 	q.free += threads(s)
 	q.dispatch()
 }
 
 // queueUp waits for a turn. The caller holds mu, which it gives back.
-func (l *Lane) queueUp(ctx context.Context, s engine.Session, inputs []tensor.Tensor, rows int64) (Run, error) {
-	q := l.queue
+func (l *Lane) queueUp(w *waiter) (Run, error) {
+	q, ctx := l.queue, w.ctx
 	if err := l.hopeless(ctx); err != nil {
 		q.mu.Unlock()
 		q.tel.refused()
 		return Run{}, err
 	}
-	w := &waiter{
-		ctx: ctx, session: s, inputs: inputs, rows: rows, since: time.Now(),
-		cost: time.Duration(l.cost.value), wake: make(chan struct{}, 1),
-	}
+	w.cost, w.wake = time.Duration(l.cost.value), make(chan struct{}, 1)
 	l.waiting = append(l.waiting, w)
 	l.settle()
 	q.waiting++
@@ -281,6 +273,9 @@ func (l *Lane) queueUp(ctx context.Context, s engine.Session, inputs []tensor.Te
 // hopeless refuses what can't be answered in time; the caller holds mu.
 func (l *Lane) hopeless(ctx context.Context) error {
 	q := l.queue
+	if len(l.waiting) == 0 && q.waiting < q.length {
+		return nil // its turn is among the next, whatever others have to do
+	}
 	own := time.Duration(l.cost.value)
 	// As lanes take turns, a short one need not wait until a long one is empty.
 	ahead := min(q.backlog, (l.backlog+own)*time.Duration(len(q.turns)+1)) / time.Duration(q.runs)

@@ -204,6 +204,78 @@ func TestOnlyWhatFitsIsJoined(t *testing.T) {
 	}
 }
 
+// Joined inputs are copied, so there is an end to them.
+func TestJoinedRunsHaveABoundInBytes(t *testing.T) {
+	sig := engine.Signature{
+		Inputs:  []tensor.Spec{{Name: "X", Type: tensor.FP32, Shape: []int64{-1, -1}}},
+		Outputs: []tensor.Spec{{Name: "Y", Type: tensor.FP32, Shape: []int64{-1, -1}}},
+	}
+	q := open(t, Config{Runs: 1, Length: 100})
+	l, f := q.Lane("m", sig, 0).cheaper(), &fake{}
+	large := make([]float32, 7<<20/4)
+	_, errs := crowd(t, q, background, 5, func(ctx context.Context, _ int) (Run, error) {
+		in := input(large...)
+		in[0].Shape = []int64{1, int64(len(large))}
+		return l.Infer(ctx, f, in)
+	})
+	if got := f.runs(); errors.Join(errs...) != nil || !slices.Equal(got, []int64{2, 2, 1}) {
+		t.Errorf("got runs of %d rows, %v, want 2, 2 and 1", got, errs)
+	}
+}
+
+// Of nothing there can be any number of rows.
+func TestRowsOfNothingAreNotJoined(t *testing.T) {
+	in := func(rows int64) []tensor.Tensor {
+		return []tensor.Tensor{tensor.Of("X", []int64{rows, 0}, []float32{})}
+	}
+	if got := rowsOf(in(1 << 62)); got != -1 {
+		t.Errorf("got %d rows", got)
+	}
+	sig := engine.Signature{
+		Inputs:  []tensor.Spec{{Name: "X", Type: tensor.FP32, Shape: []int64{-1, -1}}},
+		Outputs: []tensor.Spec{{Name: "Y", Type: tensor.FP32, Shape: []int64{-1, -1}}},
+	}
+	q := open(t, Config{Runs: 1, Length: 100})
+	l, f := q.Lane("m", sig, 0).cheaper(), &nothing{}
+	_, errs := crowd(t, q, background, 3, func(ctx context.Context, i int) (Run, error) { return l.Infer(ctx, f, in(1<<(62-i))) })
+	if err := errors.Join(errs...); err != nil || f.runs.Load() != 3 {
+		t.Errorf("got %d runs, %v, want 3", f.runs.Load(), err)
+	}
+}
+
+type nothing struct {
+	engine.Session
+	runs atomic.Int64
+}
+
+func (n *nothing) Run(_ context.Context, in []tensor.Tensor) ([]tensor.Tensor, error) {
+	n.runs.Add(1)
+	return in, nil
+}
+
+// A run that panics costs its own requests and nothing else.
+func TestAPanicGivesTheCPUsBack(t *testing.T) {
+	q := open(t, Config{Runs: 1, Length: 100})
+	l := q.Lane("m", twice, 0).cheaper()
+	f := &fake{run: func(context.Context, []float32) ([]float32, error) { panic("broken") }}
+	_, errs := crowd(t, q, background, 3, func(ctx context.Context, i int) (r Run, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic: %v", p)
+			}
+		}()
+		return l.Infer(ctx, f, input(1, 2))
+	})
+	for i, err := range errs {
+		if want := []string{"panic: broken", "the model's run broke off", "the model's run broke off"}[i]; err == nil || err.Error() != want {
+			t.Errorf("request %d: got %v, want %s", i, err, want)
+		}
+	}
+	if _, err := l.Infer(t.Context(), &fake{}, input(1, 2)); err != nil || q.free != 1 {
+		t.Errorf("got %v and %d free afterwards", err, q.free)
+	}
+}
+
 func TestSignaturesThatCanBeJoined(t *testing.T) {
 	spec := func(shape ...int64) []tensor.Spec { return []tensor.Spec{{Name: "a", Type: tensor.FP32, Shape: shape}} }
 	for _, c := range []struct {
@@ -456,6 +528,33 @@ func TestWhatCannotBeAnsweredInTimeIsRefused(t *testing.T) {
 		if err := l.Admit(t.Context()); err != nil {
 			t.Errorf("when all is over: got %v", err)
 		}
+	})
+}
+
+// A model whose runs take more than half of what its callers have is tried all the
+// same when it is its turn: else it could never be found to have become faster.
+func TestALaneWithoutWaitersIsNotRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := open(t, Config{Runs: 1, Length: 40})
+		busy, slow := q.Lane("busy", twice, 1), q.Lane("slow", twice, 1)
+		take := func(d time.Duration) *fake {
+			return &fake{run: func(ctx context.Context, x []float32) ([]float32, error) {
+				time.Sleep(d)
+				return double(ctx, x)
+			}}
+		}
+		for range recent {
+			_, _ = slow.Infer(t.Context(), take(600*time.Millisecond), input(1, 2))
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = busy.Infer(t.Context(), take(100*time.Millisecond), input(1, 2)) })
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := slow.Infer(ctx, take(10*time.Millisecond), input(1, 2)); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
 	})
 }
 

@@ -134,8 +134,12 @@ func (c *Call) Stream() {
 // until the next one is received. Its end lies at a multiple of eight in memory,
 // unless it came compressed.
 func (c *Call) Receive() ([]byte, error) {
-	if c.stream != nil && c.from == c.to {
+	switch {
+	case c.stream == nil:
+	case c.from == c.to:
 		c.stream.Await()
+	default:
+		c.stream.Resume()
 	}
 	if err := c.fill(Prefix); err != nil {
 		return nil, err

@@ -69,14 +69,19 @@ type server struct {
 	end func() error // has it drain, and waits for it
 }
 
-func start(t *testing.T, ready func() error, methods map[string]Method) *server {
+func start(t *testing.T, ready func() error, methods map[string]Method, environ ...string) *server {
 	t.Helper()
+	env := map[string]string{"PORT": "0", "LOG_LEVEL": "ERROR"}
+	for _, e := range environ {
+		name, value, _ := strings.Cut(e, "=")
+		env[name] = value
+	}
 	f := &serve.Function{Name: "test", Wire: func(_ context.Context, p *serve.Process) error {
 		Register(p.Mux, ready, Service{Name: "test.Test", File: testFile(t), Methods: methods})
 		return nil
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
-	p, err := f.Start(ctx, map[string]string{"PORT": "0", "LOG_LEVEL": "ERROR"})
+	p, err := f.Start(ctx, env)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,6 +270,53 @@ func TestHealth(t *testing.T) {
 	}
 	all(ended)
 	unknown(ended)
+}
+
+// What a method does with a message is not the slowness of the caller, who had sent
+// the beginning of the next one by then.
+func TestASlowMethodIsNotASlowCaller(t *testing.T) {
+	const stall = 100 * time.Millisecond
+	s := start(t, isReady, map[string]Method{"Slow": func(c *Call) error {
+		c.Stream()
+		for {
+			message, err := c.Receive()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			time.Sleep(4 * stall)
+			if err := c.Send(append(make([]byte, Prefix), message...)); err != nil {
+				return err
+			}
+		}
+	}}, "STALL_TIMEOUT="+stall.String())
+	message := []byte{0, 0, 0, 0, 2, 'h', 'i'}
+	body, out := io.Pipe()
+	go func() {
+		_, _ = out.Write(append(message, message[:3]...))
+		time.Sleep(4*stall + stall/2)
+		_, _ = out.Write(message[3:])
+		out.Close()
+	}()
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	defer transport.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/test.Test/Slow", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/grpc")
+	resp, err := transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || string(b) != string(message)+string(message) || resp.Trailer.Get("Grpc-Status") != "0" {
+		t.Errorf("got %q %v, %v", b, err, resp.Trailer)
+	}
 }
 
 // A stream whose caller pauses does not hold up the end of the process; what was

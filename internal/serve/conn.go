@@ -130,6 +130,15 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	return c.Conn.SetWriteDeadline(t)
 }
 
+// CloseWrite tells the peer that nothing more comes, as net/http does of an HTTP/1
+// connection whose request it did not read to its end.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
 // Close sends what waits and closes. What is being sent at that time, to a peer
 // that takes nothing, is cut off.
 func (c *conn) Close() error {

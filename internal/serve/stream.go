@@ -59,6 +59,17 @@ func (s *Stream) Await() {
 	s.readBy(time.Now().Add(wait))
 }
 
+// Resume says that the reader goes on with a message whose beginning it has already:
+// what it did meanwhile is not the caller's slowness.
+func (s *Stream) Resume() {
+	if s.x == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pausing, s.got, s.since, s.due = false, 0, time.Now(), 0
+}
+
 // Complete says that the message was read, and that the reader is busy with it.
 func (s *Stream) Complete() {
 	if s.x == nil {

@@ -1,6 +1,6 @@
 """Do the unchanged clients of the package kserve work with the server at URL?
 
-    make conformance-kserve URL=localhost:8080
+    make kserve conformance URL=localhost:8080
 
 The server must hold "simple", "identity_bytes" and "identity_fp16" of
 triton_http.py. Each check runs with InferenceRESTClient, by V2, and with

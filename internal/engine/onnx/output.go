@@ -93,9 +93,13 @@ func (o *output) allocate(result *tensor.Tensor, known []int64, inputs []tensor.
 // guess is the output's shape, where sizes that the model leaves open are those
 // of the batch, or 1.
 func (o *output) guess(inputs []tensor.Tensor) []int64 {
-	unlikely := []int64{0} // costs nothing
+	unlikely := []int64{0}                                            // costs nothing
 	if !o.ranked {
 		return unlikely
+	}
+	limit := int64(most)
+	if len(inputs[0].Data)+len(inputs[0].Strings) == 0 {
+		limit = 1 << 20 // a batch of nothing may claim any size
 	}
 	shape := slices.Clone(o.Shape)
 	for i, d := range shape {
@@ -107,7 +111,7 @@ func (o *output) guess(inputs []tensor.Tensor) []int64 {
 			shape[i] = 1
 		}
 	}
-	if n, err := tensor.Elements(shape); err != nil || n > most/int64(o.Type.Size()) {
+	if n, err := tensor.Elements(shape); err != nil || n > limit/int64(o.Type.Size()) {
 		return unlikely
 	}
 	return shape
