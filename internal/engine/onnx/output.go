@@ -93,7 +93,7 @@ func (o *output) allocate(result *tensor.Tensor, known []int64, inputs []tensor.
 // guess is the output's shape, where sizes that the model leaves open are those
 // of the batch, or 1.
 func (o *output) guess(inputs []tensor.Tensor) []int64 {
-	unlikely := []int64{0}                                            // costs nothing
+	unlikely := []int64{0} // costs nothing
 	if !o.ranked {
 		return unlikely
 	}
