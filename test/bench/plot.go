@@ -16,7 +16,7 @@ type bar struct {
 
 // bars draws a plot as SVG, readable on light and dark pages.
 func bars(title string, all []bar) []byte {
-	const width, left, right, top, line = 760, 230, 90, 40, 22
+	const width, left, right, top, line = 780, 250, 90, 40, 22
 	most := 0.0
 	for _, r := range all {
 		most = max(most, r.value)
