@@ -74,7 +74,7 @@ func TestMixedLoad(t *testing.T) {
 	}
 	l.Close()
 	redis := m.redis()
-	m.p = spawn(t, "main", "listening", "BLOB_URL=file://"+t.TempDir(), "KV_URL=redis://127.0.0.1:"+m.port, "MODEL_MEMORY=48MiB", "MODEL_IDLE=2s", "CACHE_SIZE=4MiB")
+	m.p = spawn(t, "main", "listening", "BLOB_URL=file://"+t.TempDir(), "KV_URL=redis://127.0.0.1:"+m.port, "MODEL_MEMORY=96MiB", "MODEL_IDLE=2s", "CACHE_SIZE=4MiB")
 	eventually(t, m.p.url+"/readyz", 200, `{"ready":true}`)
 	if m.rpc, err = grpc.NewClient(strings.TrimPrefix(m.p.url, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 		t.Fatal(err)
