@@ -19,7 +19,7 @@ import (
 // tenth above what was measured (docs/knative.md), so that growth is noticed
 // and decided on.
 var limits = map[string]uint64{
-	"predict":    25 << 20,
+	"predict":    28 << 20,
 	"deadletter": 12 << 20,
 	"all":        40 << 20, // Knative's filters come with all of client-go (docs/adr/0006)
 }
