@@ -65,8 +65,8 @@ func spawn(t *testing.T, data string, environ ...string) (url string, kill func(
 // again while models are pushed and an alias moves.
 func TestNothingAcknowledgedIsLostWhenKilled(t *testing.T) {
 	data := t.TempDir()
-	acknowledged := map[int]bool{} // versions
-	moved := 0                     // the alias's last acknowledged version
+	acknowledged := map[int]bool{}                                              // versions
+	moved := 0                                                                  // the alias's last acknowledged version
 	for round := 0; round < 6 || len(acknowledged) < 6 && round < 60; round++ { // more where the machine is busy
 		url, kill := spawn(t, data)
 		check(t, url, acknowledged, moved)
