@@ -378,7 +378,7 @@ func number(t *testing.T, group string, names ...string) int {
 
 // A model that nobody uses any more gives its memory back to the system.
 func TestIdleModelsGiveTheirMemoryBack(t *testing.T) {
-	p := spawn(t, "main", "listening", "MODEL_IDLE=500ms", "BLOB_URL=file://"+t.TempDir())
+	p := spawn(t, "main", "listening", "MODEL_IDLE=1s", "BLOB_URL=file://"+t.TempDir())
 	eventually(t, p.url+"/readyz", http.StatusOK, `{"ready":true}`)
 	now := func() int {
 		s, err := sampleOf(p.cmd.Process.Pid)
@@ -388,7 +388,7 @@ func TestIdleModelsGiveTheirMemoryBack(t *testing.T) {
 		return s.anonymous
 	}
 	const width, size = 2048, 4 * 4 * 2048 * 2048
-	const kept = 24 << 20 // 16 MiB at the end of an arena, and what the process itself came to take
+	const kept = 40 << 20 // 16 MiB at the end of each of two arenas, and what the process itself came to take
 	if status, body := call(t, "POST", p.url+"/admin/v1/models/big/versions", onnxtest.Dense(4, width).Bytes()); status != http.StatusCreated {
 		t.Fatalf("push: got %d %s", status, body)
 	}
@@ -398,7 +398,7 @@ func TestIdleModelsGiveTheirMemoryBack(t *testing.T) {
 		if status, body := call(t, "POST", p.url+"/v2/models/big/infer", []byte(ask)); status != http.StatusOK {
 			t.Fatalf("got %d %.300s", status, body)
 		}
-		if during := now(); during < before+size*9/10 {
+		if during := now(); during < before+size/2 { // it may lie in what the push left behind
 			t.Fatalf("%s while it is warm, after %s: the measure is wrong", mib(during), mib(before))
 		}
 		after := 0

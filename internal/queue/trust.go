@@ -7,7 +7,8 @@ type trust struct {
 }
 
 const (
-	// first joined runs are all checked, and later one in often.
+	// The first joined runs are all checked, and later one in checkOften: a model may
+	// mix rows for some inputs only.
 	checkFirst = 3
 	checkOften = 10_000
 )
