@@ -48,12 +48,13 @@ type mixed struct {
 // send what is no request, and Redis hangs, dies and comes back. Every request
 // gets the right answer, and nothing grows. SOAK_FOR says for how long.
 func TestMixedLoad(t *testing.T) {
-	length := 8 * time.Second
+	length, slack := 8*time.Second, 32<<20 // within seconds, a large model more or less is no growth
 	if s := os.Getenv("SOAK_FOR"); s != "" {
 		var err error
 		if length, err = time.ParseDuration(s); err != nil {
 			t.Fatal(err)
 		}
+		slack = 8 << 20
 	} else if testing.Short() {
 		t.Skip("takes seconds")
 	}
@@ -104,7 +105,7 @@ func TestMixedLoad(t *testing.T) {
 	}
 	rest := samples[len(samples)/2:] // the first half is for what is made once
 	before, after := median(rest[:len(rest)/2]), median(rest[len(rest)/2:])
-	if after.anonymous > before.anonymous+before.anonymous/10+8<<20 || after.files > before.files+30 || after.threads > before.threads+10 {
+	if after.anonymous > before.anonymous+before.anonymous/10+slack || after.files > before.files+30 || after.threads > before.threads+10 {
 		t.Errorf("something grows: %s, then %s", before, after)
 	}
 	t.Logf("%s: %d answers, all of them right, %d callers that vanished, %d requests that were refused as they had to be, %d changes of models; %s, then %s",

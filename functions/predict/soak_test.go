@@ -36,6 +36,7 @@ import (
 type soak struct {
 	models, requests, callers int
 	limit                     string // of the control group
+	slack                     int    // bytes that memory may differ between two halves
 	memory                    string // MODEL_MEMORY
 }
 
@@ -43,9 +44,10 @@ type soak struct {
 // process that can't hold them all. With SOAK=1 there are 2,000 of them in
 // 512 MiB, and as many requests as ten a second are in an hour.
 func TestThousandsOfModelsInLittleMemory(t *testing.T) {
-	s := soak{models: 240, requests: 3000, callers: 8, limit: "256MiB", memory: "40MiB"}
+	// What is warm changes by whole models within seconds; 2,000 loads that leaked would take several times the slack.
+	s := soak{models: 240, requests: 3000, callers: 8, limit: "256MiB", memory: "40MiB", slack: 24 << 20}
 	if os.Getenv("SOAK") != "" {
-		s = soak{models: 2000, requests: 36_000, callers: 8, limit: "512MiB"}
+		s = soak{models: 2000, requests: 36_000, callers: 8, limit: "512MiB", slack: 4 << 20}
 	} else if testing.Short() {
 		t.Skip("takes seconds")
 	}
@@ -74,7 +76,7 @@ func TestThousandsOfModelsInLittleMemory(t *testing.T) {
 	}
 	rest := samples[len(samples)/3:]
 	before, after := median(rest[:len(rest)/2]), median(rest[len(rest)/2:])
-	if after.anonymous > before.anonymous+before.anonymous/10+4<<20 {
+	if after.anonymous > before.anonymous+before.anonymous/10+s.slack {
 		t.Errorf("memory grows: %s, then %s", before, after)
 	}
 	if after.files > before.files+20 || after.threads > before.threads+10 {
