@@ -21,7 +21,7 @@ var levels = []struct {
 	why      string
 }{
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
-	{"jsonwire tensor", "typed arrays, and how JSON writes their elements, know only the ground"},
+	{"jsonwire row tensor", "typed arrays and rows, and how JSON writes them, know only the ground"},
 	{"engine event oip store tfserving", "ports and wire formats know values, not each other"},
 	{"cache model queue serve", "what mains compose flows of"},
 	{"rpc", "gRPC on the server"},
@@ -36,6 +36,7 @@ var sideways = map[string]string{
 	"event/eventtest":      "event",
 	"engine/onnx/onnxtest": "engine engine/onnx",
 	"jsonwire":             "tensor",
+	"row":                  "jsonwire",
 	"predict/predicttest":  "predict engine/onnx/onnxtest store/memstore",
 	"telemetry":            "env telemetry/epoch",
 }
