@@ -67,9 +67,9 @@ func (s *Set) each(visit func(r Ref, definition any)) {
 	}
 }
 
-// Only gives a set with one definition of this one; one that is not there is NotFound.
+// Only gives this version with one of its definitions; one that is not there is NotFound.
 func (s *Set) Only(r Ref) (*Set, error) {
-	one := &Set{}
+	one := &Set{Version: s.Version, At: s.At, By: s.By}
 	s.each(func(at Ref, definition any) {
 		if at != r {
 			return
