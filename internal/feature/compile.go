@@ -1,6 +1,10 @@
 package feature
 
-import "github.com/pilotlight-ml/pilotlight/internal/row"
+import (
+	"sync"
+
+	"github.com/pilotlight-ml/pilotlight/internal/row"
+)
 
 // Compiled is a Set that was checked, with everything looked up that its parts
 // say of each other.
@@ -27,4 +31,6 @@ type CompiledView struct {
 	KeyAt   []int       // where each lies in the source's fields
 	Columns []row.Field // what it answers, in order
 	FromAt  []int       // where each is made of lies in the source's fields; -1: of nothing (count)
+
+	states sync.Pool // of *State, that Values uses
 }
