@@ -294,5 +294,5 @@ func (v *CompiledView) Keep() time.Duration {
 			reach = max(reach, 2*time.Duration(w.Size))
 		}
 	}
-	return reach + time.Duration(v.Lateness) + slack
+	return reach + slack
 }

@@ -238,21 +238,25 @@ func TestExpiryChangesNoValue(t *testing.T) {
 		kept, expiring := v.NewState(), v.NewState()
 		now, stored, expired := start, start, 0
 		for range 5000 {
-			if r.IntN(20) == 0 {
+			switch r.IntN(20) {
+			case 0:
 				now += 2 * r.Int64N(v.Keep().Microseconds())
+			case 1:
+				now = max(now, stored+v.Keep().Microseconds()+1)
 			}
-			now += r.Int64N(20 * time.Minute.Microseconds())
 			if now-stored > v.Keep().Microseconds() {
 				expiring.Reset()
 				expired++
 			}
 			x := randomRows(r, 1, time.Hour)[0]
 			x.Event, x.Created = now-r.Int64N(3*time.Hour.Microseconds()), now
-			switch r.IntN(5) {
+			switch r.IntN(8) {
 			case 0:
 				x.Event = now - r.Int64N(5*v.Keep().Microseconds())
 			case 1:
 				x.Event = now + r.Int64N(slack.Microseconds())
+			case 2:
+				x.Event = now + slack.Microseconds() // the row that reaches furthest
 			}
 			for range 1 + r.IntN(2) {
 				kept.Apply(x)
