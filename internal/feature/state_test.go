@@ -147,6 +147,9 @@ func TestRowView(t *testing.T) {
 		{at(10, 10, row.OfFloat64(1), "C"), Applied},
 		{at(10, 11, row.OfFloat64(1), "A"), Applied},
 		{at(12, 1, row.Value{}, "D"), Applied},
+		{at(-start, -start, row.Value{}, "X"), Refused}, // they would be no stamp
+		{at(1<<53-start, 0, row.Value{}, "X"), Refused},
+		{at(13, -1<<53-start, row.Value{}, "X"), Refused},
 	} {
 		if got := s.Apply(c.row); got != c.want {
 			t.Errorf("row %d: outcome %d, want %d", i, got, c.want)
