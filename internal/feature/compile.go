@@ -437,7 +437,8 @@ func (k *CompiledView) addWindows() error {
 			return err
 		}
 	}
-	return nil
+	_, err := k.windowPlan() // which may find more panes than a state may have
+	return err
 }
 
 // aggregate tells the type of a window's result and where the column lies that it is made of.

@@ -52,8 +52,9 @@ type Online interface {
 	// Read puts the rows of keys behind dst, in their order and in one round trip.
 	// A missing or expired one has its key alone. Values are the caller's.
 	Read(ctx context.Context, keys []string, dst []OnlineRow) ([]OnlineRow, error)
-	// Write puts each row unless its key has one with the same or a later stamp, and
-	// tells which were put.
+	// Write puts each row unless its key has a later one, and tells which were put.
+	// Of two with the same stamp the one with the greater value, byte by byte, is
+	// the later: so the last one that stays is the same in whatever order they come.
 	Write(ctx context.Context, rows []OnlineRow) (stored []bool, err error)
 	// Replace puts each row whose key still is as it was read: with the stamp was[i],
 	// the zero one for none. It tells which were put; one that is there already, by

@@ -2,6 +2,7 @@ package diskstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -105,17 +106,17 @@ func (o *Online) Read(ctx context.Context, keys []string, dst []store.OnlineRow)
 
 // Write puts rows that are newer.
 func (o *Online) Write(ctx context.Context, rows []store.OnlineRow) ([]bool, error) {
-	return o.put(ctx, rows, func(i int, there store.Stamp) bool {
-		return there == store.Stamp{} || rows[i].Stamp.Compare(there) > 0
+	return o.put(ctx, rows, func(i int, there store.Stamp, value []byte) bool {
+		return there == store.Stamp{} || cmp.Or(rows[i].Stamp.Compare(there), bytes.Compare(rows[i].Value, value)) > 0
 	})
 }
 
 // Replace puts rows in the place of known ones.
 func (o *Online) Replace(ctx context.Context, rows []store.OnlineRow, was []store.Stamp) ([]bool, error) {
-	return o.put(ctx, rows, func(i int, there store.Stamp) bool { return there == was[i] })
+	return o.put(ctx, rows, func(i int, there store.Stamp, _ []byte) bool { return there == was[i] })
 }
 
-func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp) bool) ([]bool, error) {
+func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp, value []byte) bool) ([]bool, error) {
 	if err := ctx.Err(); err != nil || len(rows) == 0 {
 		return nil, err
 	}
@@ -128,11 +129,11 @@ func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int
 	err := o.db.Batch(func(tx *bolt.Tx) error { // which may call this more than once
 		b, now := tx.Bucket(items), time.Now()
 		for i := range rows {
-			there := store.Stamp{}
+			there, value := store.Stamp{}, []byte(nil)
 			if d := diskRow(b.Get([]byte(rows[i].Key))); d.live(now) {
-				there = d.stamp()
+				there, value = d.stamp(), d[rowHead:]
 			}
-			if stored[i] = may(i, there); !stored[i] {
+			if stored[i] = may(i, there, value); !stored[i] {
 				continue
 			}
 			if err := b.Put([]byte(rows[i].Key), newDiskRow(&rows[i], now)); err != nil {

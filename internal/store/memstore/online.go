@@ -2,6 +2,7 @@ package memstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"hash/maphash"
 	"net/url"
@@ -67,17 +68,17 @@ func (o *Online) Read(ctx context.Context, keys []string, dst []store.OnlineRow)
 
 // Write puts rows that are newer.
 func (o *Online) Write(ctx context.Context, rows []store.OnlineRow) ([]bool, error) {
-	return o.put(ctx, rows, func(i int, there store.Stamp) bool {
-		return there == store.Stamp{} || rows[i].Stamp.Compare(there) > 0
+	return o.put(ctx, rows, func(i int, there store.Stamp, value []byte) bool {
+		return there == store.Stamp{} || cmp.Or(rows[i].Stamp.Compare(there), bytes.Compare(rows[i].Value, value)) > 0
 	})
 }
 
 // Replace puts rows in the place of known ones.
 func (o *Online) Replace(ctx context.Context, rows []store.OnlineRow, was []store.Stamp) ([]bool, error) {
-	return o.put(ctx, rows, func(i int, there store.Stamp) bool { return there == was[i] })
+	return o.put(ctx, rows, func(i int, there store.Stamp, _ []byte) bool { return there == was[i] })
 }
 
-func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp) bool) ([]bool, error) {
+func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp, value []byte) bool) ([]bool, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -95,7 +96,7 @@ func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int
 		if !ok || !there.live(now) {
 			there = onlineRow{}
 		}
-		if stored[i] = may(i, there.stamp); stored[i] {
+		if stored[i] = may(i, there.stamp, there.value); stored[i] {
 			r := onlineRow{stamp: rows[i].Stamp, value: bytes.Clone(rows[i].Value)}
 			if rows[i].TTL > 0 {
 				r.expires = now.Add(rows[i].TTL)

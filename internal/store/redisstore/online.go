@@ -81,6 +81,13 @@ func appendStamp(dst []byte, s store.Stamp) []byte {
 // They answer with a string of 1 for each row that was put and 0 for each that was not.
 var (
 	writeRows = redis.NewScript(`
+local function greater(a, b) -- by bytes, which < is not
+	for i = 1, math.min(#a, #b) do
+		local x, y = string.byte(a, i), string.byte(b, i)
+		if x ~= y then return x > y end
+	end
+	return #a > #b
+end
 local out = {}
 for i, key in ipairs(KEYS) do
 	local row, ttl = ARGV[2*i-1], ARGV[2*i]
@@ -89,7 +96,7 @@ for i, key in ipairs(KEYS) do
 	if not put then
 		local e1, c1 = struct.unpack('>i8i8', row)
 		local e2, c2 = struct.unpack('>i8i8', there)
-		put = e1 > e2 or e1 == e2 and c1 > c2
+		put = e1 > e2 or e1 == e2 and (c1 > c2 or c1 == c2 and greater(row, redis.call('GET', key)))
 	end
 	if put then
 		if ttl == '0' then redis.call('SET', key, row) else redis.call('SET', key, row, 'PX', ttl) end

@@ -136,7 +136,11 @@ func onlineNewest(t *testing.T, o store.Online) {
 	writeRow(t, o, true, row(10, 5, "first"))
 	writeRow(t, o, false, row(9, 100, "older"))
 	writeRow(t, o, false, row(10, 4, "made earlier"))
-	writeRow(t, o, false, row(10, 5, "the same"))
+	writeRow(t, o, false, row(10, 5, "first"))
+	writeRow(t, o, false, row(10, 5, "firs"))
+	writeRow(t, o, false, row(10, 5, "First and more"))
+	writeRow(t, o, true, row(10, 5, "first and more"))
+	writeRow(t, o, true, row(10, 5, "\xff"))
 	writeRow(t, o, true, row(10, 6, "made later"))
 	writeRow(t, o, true, row(11, -1, "newer"))
 	if got := readRows(t, o, "k")[0]; string(got.Value) != "newer" {
