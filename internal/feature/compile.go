@@ -11,6 +11,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/window"
 )
 
 // Compiled is a Set that was checked, with everything looked up that its parts
@@ -57,10 +58,10 @@ type CompiledService struct {
 // Limits of definitions.
 const (
 	nameMost    = 100
-	panesMost   = 10_000  // of one window and one entity
-	columnsMost = 10_000  // of one source, view, expression or service
-	allMost     = 200_000 // columns of all views and services
-	pathMost    = 400     // bytes; names of files follow
+	panesMost   = window.MaxPanes // of one window and one entity
+	columnsMost = 10_000          // of one source, view, expression or service
+	allMost     = 200_000         // columns of all views and services
+	pathMost    = 400             // bytes; names of files follow
 )
 
 // defaultTime is the column of a row's time where a source names none.
