@@ -116,3 +116,13 @@ type Online interface {
 	// Close lets go of connections and files. No call may be under way or follow.
 	Close() error
 }
+
+// Hashes reads what others keep in hashes: named fields under each key. It is
+// safe for concurrent use.
+type Hashes interface {
+	// Read gives in values[i][j] the field fields[i][j] of keys[i], nil where that is
+	// missing, in one round trip. A key that holds something else is Internal.
+	Read(ctx context.Context, keys []string, fields [][]string) (values [][][]byte, err error)
+	// Close lets go of connections. No call may be under way or follow.
+	Close() error
+}

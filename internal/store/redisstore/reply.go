@@ -2,7 +2,9 @@ package redisstore
 
 import (
 	"bytes"
+	"errors"
 	"strconv"
+	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
@@ -67,4 +69,10 @@ func (r *reply) line() (kind byte, text []byte, err error) {
 		return 0, nil, fault.Wrap(fault.Unavailable, serverError(line[1:]), "Redis cannot be used")
 	}
 	return line[0], line[1:], nil
+}
+
+// wrongType tells whether err is Redis's answer to a command for another type of key.
+func wrongType(err error) bool {
+	var e serverError
+	return errors.As(err, &e) && strings.HasPrefix(string(e), "WRONGTYPE ")
 }
