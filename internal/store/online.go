@@ -36,7 +36,8 @@ func (r *OnlineRow) Outdoes(stamp Stamp, value []byte) bool {
 	return cmp.Or(stamp.Compare(r.Stamp), bytes.Compare(value, r.Value)) < 0
 }
 
-const onlineKeyMost = 1024
+// OnlineKeyMost is how many bytes the key of an OnlineRow may have.
+const OnlineKeyMost = 1024
 
 // Check refuses a row that some backend could not hold, or could not compare.
 func (r *OnlineRow) Check() error {
@@ -56,8 +57,8 @@ func (r *OnlineRow) Check() error {
 }
 
 func checkOnlineKey(key string) error {
-	if key == "" || len(key) > onlineKeyMost {
-		return fault.New(fault.Invalid, "the key of a row has 1 to %d bytes, not %d", onlineKeyMost, len(key))
+	if key == "" || len(key) > OnlineKeyMost {
+		return fault.New(fault.Invalid, "the key of a row has 1 to %d bytes, not %d", OnlineKeyMost, len(key))
 	}
 	return nil
 }

@@ -1,0 +1,16 @@
+package feature
+
+import "github.com/pilotlight-ml/pilotlight/internal/row"
+
+// Key is where the state of an entity lies in a store.Online; keys has a value
+// for each of the view's Keys, of its type and none of them null.
+func (v *CompiledView) Key(keys ...row.Value) string {
+	return string(row.AppendKey(v.keyPrefix(nil), keys...))
+}
+
+// keyPrefix sets views apart, and features from what else may lie in the store.
+func (v *CompiledView) keyPrefix(dst []byte) []byte {
+	return append(append(append(dst, "feature/"...), v.Name...), '/')
+}
+
+// appendKeyOf is Key of the entity that a row of the view's source is about;
