@@ -88,11 +88,6 @@ func CheckReplace(rows []OnlineRow, was []Stamp) error {
 	if len(was) != len(rows) {
 		return fault.New(fault.Invalid, "%d rows come with %d stamps of those that they replace", len(rows), len(was))
 	}
-	for i := range rows {
-		if (was[i] != Stamp{}) && !rows[i].Stamp.After(was[i]) {
-			return fault.New(fault.Invalid, "row %.100q: its stamp is not later than that of the row it replaces", rows[i].Key)
-		}
-	}
 	return CheckWrite(rows)
 }
 
@@ -112,10 +107,10 @@ type Online interface {
 	// repeated: that stores no row twice.
 	Write(ctx context.Context, rows []OnlineRow) (stored []bool, err error)
 	// Replace puts each row whose key still is as it was read: with the stamp was[i],
-	// the zero one for none. A row's own stamp must be later (else Invalid), so that
-	// the same stamp always means the same row. Of rivals that replace one row, be
-	// they equal to the last byte, exactly one is told that its row was put. A key
-	// stands in a batch once.
+	// the zero one for none. Of rivals that replace one row, be theirs equal to the
+	// last byte, exactly one is told that its row was put; but by the stamp alone
+	// they know that they are too late, so a row that does not change it is put over
+	// those of others. A key stands in a batch once.
 	//
 	// After an error the caller can't know which rows were put, and reads them
 	// again: a value that must count each event once has to hold what it counted.

@@ -4,16 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 
-	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
@@ -59,24 +55,9 @@ func (d diskRow) live(now time.Time) bool {
 
 // OpenOnline opens the rows in the folder that u names (file:///folder).
 func OpenOnline(_ context.Context, u *url.URL) (store.Online, error) {
-	dir, err := folder(u)
+	db, err := openFile(u, onlineFile)
 	if err != nil {
 		return nil, err
-	}
-	db, err := bolt.Open(filepath.Join(dir, onlineFile), 0o666, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fault.Wrap(fault.Unavailable, err, "store URL %q: another process holds the rows in this folder", u.Redacted())
-	}
-	if err != nil {
-		return nil, diskFault(err)
-	}
-	db.MaxBatchDelay = batchWait
-	err = db.Update(func(tx *bolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists(items)
-		return err
-	})
-	if err != nil {
-		return nil, errors.Join(diskFault(err), db.Close())
 	}
 	return &Online{db: db}, nil
 }

@@ -22,8 +22,8 @@ type Online struct {
 	seed  maphash.Seed
 	parts [shards]struct {
 		sync.RWMutex
-		rows   map[string]onlineRow
-		writes int // since expired ones were looked for
+		rows    map[string]onlineRow
+		sweepAt int // the number of rows at which expired ones are looked for
 	}
 }
 
@@ -116,13 +116,13 @@ func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int
 				r.expires = now.Add(rows[i].TTL)
 			}
 			p.rows[rows[i].Key] = r
-			if p.writes++; p.writes > len(p.rows) { // so that looking costs a write no more than a constant
-				p.writes = 0
+			if len(p.rows) >= p.sweepAt {
 				for k, r := range p.rows {
 					if !r.live(now) {
 						delete(p.rows, k)
 					}
 				}
+				p.sweepAt = max(minSweep/shards, 2*len(p.rows)) // so that looking costs a write no more than a constant
 			}
 		}
 		p.Unlock()
