@@ -25,10 +25,11 @@ import (
 
 // config is what this main itself reads.
 type config struct {
-	Data string `env:"DATA_DIR" help:"Folder for everything that lasts where no URL says otherwise; empty: nothing lasts."`
-	Blob string `env:"BLOB_URL" help:"The bucket: s3://bucket/prefix, file:///folder, or mem: for a process that forgets; empty: a folder in DATA_DIR or, without one, mem:."`
-	KV   string `env:"KV_URL" help:"Small state: redis://host:6379, file:///path, or mem: for a process that forgets; empty: a file in DATA_DIR or, without one, mem:."`
-	Seed string `env:"SEED" help:"Folder of an example whose model is pushed on the first start: one NAME.onnx, and a request.json to try it with."`
+	Data   string `env:"DATA_DIR" help:"Folder for everything that lasts where no URL says otherwise; empty: nothing lasts."`
+	Blob   string `env:"BLOB_URL" help:"The bucket: s3://bucket/prefix, file:///folder, or mem: for a process that forgets; empty: a folder in DATA_DIR or, without one, mem:."`
+	KV     string `env:"KV_URL" help:"Small state: redis://host:6379, file:///path, or mem: for a process that forgets; empty: a file in DATA_DIR or, without one, mem:."`
+	Online string `env:"ONLINE_URL" help:"The newest values of features: redis://host:6379, file:///path, or mem: for a process that forgets; empty: a file in DATA_DIR or, without one, mem:."`
+	Seed   string `env:"SEED" help:"Folder of an example whose model is pushed on the first start: one NAME.onnx, and a request.json to try it with."`
 }
 
 // in gives a store's URL: that which was set, or else a place in DATA_DIR or, without one, memory.
@@ -46,6 +47,7 @@ func (c *config) in(set, place string) (string, error) {
 var (
 	blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
 	kvs   = store.Openers[store.KV]{"mem": memstore.OpenKV, "file": diskstore.OpenKV, "redis": redisstore.OpenKV}
+	rows  = store.Openers[store.Online]{"mem": memstore.OpenOnline, "file": diskstore.OpenOnline, "redis": redisstore.OpenOnline}
 )
 
 func main() { function(functions.HTTP).Main() }
@@ -68,7 +70,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		blob, kv, err := own.stores(ctx, p)
+		blob, kv, online, err := own.stores(ctx, p)
 		if err != nil {
 			return err
 		}
@@ -76,7 +78,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		registry, err := predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, KV: kv, Formats: []engine.Format{format}, Sink: events, Events: hear.predict})
+		registry, err := predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, KV: kv, Online: online, Formats: []engine.Format{format}, Sink: events, Events: hear.predict})
 		if err != nil {
 			return err
 		}

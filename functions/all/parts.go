@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"net/http"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
@@ -12,27 +13,32 @@ import (
 	"github.com/pilotlight-ml/pilotlight/triggers"
 )
 
-// stores opens the bucket and the small state.
-func (c *config) stores(ctx context.Context, p *serve.Process) (store.Blob, store.KV, error) {
+// stores opens the bucket, the small state and the newest values of features.
+func (c *config) stores(ctx context.Context, p *serve.Process) (store.Blob, store.KV, store.Online, error) {
 	defer p.Tel.ColdStart.Begin(telemetry.StageStore)()
-	at, err := c.in(c.Blob, "blob")
+	blob, err := open(ctx, c, p, blobs, c.Blob, "blob")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	blob, err := blobs.Open(ctx, at)
+	kv, err := open(ctx, c, p, kvs, c.KV, "kv")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	p.Defer(blob.Close)
-	if at, err = c.in(c.KV, "kv"); err != nil {
-		return nil, nil, err
-	}
-	kv, err := kvs.Open(ctx, at)
+	online, err := open(ctx, c, p, rows, c.Online, "online")
+	return blob, kv, online, err
+}
+
+func open[T io.Closer](ctx context.Context, c *config, p *serve.Process, by store.Openers[T], set, place string) (T, error) {
+	at, err := c.in(set, place)
 	if err != nil {
-		return nil, nil, err
+		var none T
+		return none, err
 	}
-	p.Defer(kv.Close)
-	return blob, kv, nil
+	opened, err := by.Open(ctx, at)
+	if err == nil {
+		p.Defer(opened.Close)
+	}
+	return opened, err
 }
 
 // edges are where each function takes its events.

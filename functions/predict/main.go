@@ -23,22 +23,25 @@ import (
 
 // config is what this main itself reads.
 type config struct {
-	Blob string `env:"BLOB_URL" default:"mem:" help:"The bucket: s3://bucket/prefix, file:///folder, or mem: for a process that forgets."`
-	KV   string `env:"KV_URL" help:"Small state that instances share: redis://host:6379, file:///path, or mem: for a process that forgets; empty: mem:."`
+	Blob   string `env:"BLOB_URL" default:"mem:" help:"The bucket: s3://bucket/prefix, file:///folder, or mem: for a process that forgets."`
+	KV     string `env:"KV_URL" help:"Small state that instances share: redis://host:6379, file:///path, or mem: for a process that forgets; empty: mem:."`
+	Online string `env:"ONLINE_URL" help:"The newest values of features: redis://host:6379, file:///path, or mem: for a process that forgets; empty: mem:."`
 }
 
 var (
 	blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
 	kvs   = store.Openers[store.KV]{"mem": memstore.OpenKV, "file": diskstore.OpenKV, "redis": redisstore.OpenKV}
+	rows  = store.Openers[store.Online]{"mem": memstore.OpenOnline, "file": diskstore.OpenOnline, "redis": redisstore.OpenOnline}
 )
 
 func main() { function(functions.HTTP).Main() }
 
 // function wires
 //
-//	BLOB_URL -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v1/..., /v2/..., gRPC, /admin/v1/..., /events, /readyz, /metrics
-//	KV_URL   -> store.KV ----------+   '-------> event.Sink (K_SINK)
-//	ORT_LIB  -> onnx.Format -------'
+//	BLOB_URL   -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v1/..., /v2/..., gRPC, /admin/v1/..., /events, /readyz, /metrics
+//	KV_URL     -> store.KV ----------+   '-------> event.Sink (K_SINK)
+//	ONLINE_URL -> store.Online ------+
+//	ORT_LIB    -> onnx.Format -------'
 func function(register serve.Register) *serve.Function {
 	var own config
 	var oc onnx.Config
@@ -67,6 +70,11 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(kv.Close)
+		online, err := rows.Open(ctx, cmp.Or(own.Online, "mem:"))
+		if err != nil {
+			return err
+		}
+		p.Defer(online.Close)
 		opened()
 		sink, err := event.Open(&ec, p.Tel)
 		if err != nil {
@@ -77,7 +85,7 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		events.Register(p.Mux)
-		_, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, KV: kv, Formats: []engine.Format{format}, Sink: sink, Events: events})
+		_, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, KV: kv, Online: online, Formats: []engine.Format{format}, Sink: sink, Events: events})
 		return err
 	}
 	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &own, &oc, &ec), Wire: wire, Register: register}

@@ -65,6 +65,9 @@ type Settings struct {
 	Batching Batching `json:"batching,omitzero"`
 	// Cache tells for how long answers may be remembered.
 	Cache Cache `json:"cache,omitzero"`
+	// Features names the feature service whose features are fetched for a request;
+	// the caller brings join keys and what else the service and the model ask for.
+	Features string `json:"features,omitempty"`
 	// Warmup tells what runs before the first caller is answered.
 	Warmup Warmup `json:"warmup,omitzero"`
 	// Labels are the publisher's own words: a commit, a data set, a metric.

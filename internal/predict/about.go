@@ -23,13 +23,17 @@ func (h *Handler) modelMetadata(ctx context.Context, ref model.Ref) (oip.ModelMe
 	if err != nil {
 		return oip.ModelMetadata{}, err
 	}
+	asks, err := h.flow.asks(ctx, m)
+	if err != nil {
+		return oip.ModelMetadata{}, err
+	}
 	names := make([]string, len(versions))
 	for i, v := range versions {
 		names[i] = strconv.Itoa(v)
 	}
 	return oip.ModelMetadata{
 		Name: m.Name, Versions: names, Platform: h.flow.registry.Platform(m),
-		Inputs: oip.Describe(m.Signature.Inputs), Outputs: oip.Describe(m.Signature.Outputs),
+		Inputs: oip.Describe(asks), Outputs: oip.Describe(m.Signature.Outputs),
 	}, nil
 }
 
@@ -49,8 +53,12 @@ func (h *Handler) modelConfig(ctx context.Context, ref model.Ref) (oip.ModelConf
 	if err != nil {
 		return oip.ModelConfig{}, err
 	}
+	asks, err := h.flow.asks(ctx, m)
+	if err != nil {
+		return oip.ModelConfig{}, err
+	}
 	c := oip.ModelConfig{Name: m.Name, Platform: h.flow.registry.Platform(m), Backend: m.Runtime}
-	c.Configure(int64(m.Batching.MaxRows), m.Signature.Inputs, m.Signature.Outputs)
+	c.Configure(int64(m.Batching.MaxRows), asks, m.Signature.Outputs)
 	return c, nil
 }
 

@@ -59,10 +59,10 @@ func (e *exchange) free() {
 	exchanges.Put(e)
 }
 
-func (e *exchange) decode(m *model.Manifest) (*Request, error) {
+func (e *exchange) decode(m *model.Manifest, asks []tensor.Spec) (*Request, error) {
 	e.large = len(e.body) > keepMost
 	if e.header == 0 {
-		return e.decodeRaw(m)
+		return e.decodeRaw(m, asks)
 	}
 	if err := e.in.Decode(e.body, e.header); err != nil {
 		return nil, err
@@ -72,7 +72,10 @@ func (e *exchange) decode(m *model.Manifest) (*Request, error) {
 		return nil, err
 	}
 	e.request = Request{ID: e.in.ID, Inputs: e.in.Inputs, Outputs: e.names}
-	return &e.request, nil
+	if m.Features != "" {
+		e.request.FeatureTime, err = featureTime(e.in.Parameters)
+	}
+	return &e.request, err
 }
 
 // wanted adds the names of the outputs that a request asks for to dst.
@@ -87,11 +90,11 @@ func wanted(dst []string, outputs []oip.Output) ([]string, error) {
 }
 
 // decodeRaw takes a body that is one tensor and nothing else.
-func (e *exchange) decodeRaw(m *model.Manifest) (*Request, error) {
-	if len(m.Signature.Inputs) != 1 {
-		return nil, fault.New(fault.Invalid, "a raw request (%s: 0) needs a model with one input; model %q has %d", oip.HeaderLength, m.Name, len(m.Signature.Inputs))
+func (e *exchange) decodeRaw(m *model.Manifest, asks []tensor.Spec) (*Request, error) {
+	if len(asks) != 1 {
+		return nil, fault.New(fault.Invalid, "a raw request (%s: 0) needs a model with one input; model %q has %d", oip.HeaderLength, m.Name, len(asks))
 	}
-	t, err := oip.RawInput(m.Signature.Inputs[0], e.body)
+	t, err := oip.RawInput(asks[0], e.body)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -29,6 +30,7 @@ type Flow struct {
 	registry *model.Registry
 	queue    *queue.Queue
 	cache    *cache.Cache
+	features *feature.Table
 	tel      *instruments
 
 	// last holds, for each ref without a number, the version that answered it last
@@ -40,13 +42,14 @@ type Flow struct {
 }
 
 // New makes the flow of a registry, whose models share the CPUs of a queue, and
-// whose answers a cache remembers where their publishers allow it.
-func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, tel *telemetry.Telemetry) (*Flow, error) {
+// whose answers a cache remembers where their publishers allow it. Features come
+// of a table; nil: models that take some can't be asked.
+func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *feature.Table, tel *telemetry.Telemetry) (*Flow, error) {
 	instruments, err := newInstruments(tel)
 	if err != nil {
 		return nil, err
 	}
-	return &Flow{registry: registry, queue: q, cache: c, tel: instruments}, nil
+	return &Flow{registry: registry, queue: q, cache: c, features: features, tel: instruments}, nil
 }
 
 // served is what the flow keeps of one version.
@@ -54,8 +57,9 @@ type served struct {
 	version  string                   // its number as text
 	labels   metric.MeasurementOption // of its metrics
 	lane     *queue.Lane
-	answers  *cache.Scope // nil: they are not remembered
-	unloaded atomic.Bool  // by a caller's wish, and not used since
+	answers  *cache.Scope         // nil: they are not remembered
+	join     atomic.Pointer[join] // of a version that takes features
+	unloaded atomic.Bool          // by a caller's wish, and not used since
 	stats    stats
 }
 
@@ -97,6 +101,8 @@ type Request struct {
 	Inputs  []tensor.Tensor
 	Outputs []string      // wanted, in this order; empty: all
 	Cache   cache.Control // what the caller says of remembered answers
+	// FeatureTime is as of when features are read; zero: now.
+	FeatureTime time.Time
 }
 
 // Answer is what a model said. Others may have been given the same outputs:
@@ -132,6 +138,11 @@ func (f *Flow) InferWith(ctx context.Context, m *model.Manifest, r *Request) (*A
 }
 
 func (f *Flow) run(ctx context.Context, m *model.Manifest, s *served, r *Request, t *timings) ([]tensor.Tensor, error) {
+	if m.Features != "" {
+		if err := f.join(ctx, m, s, r, t); err != nil {
+			return nil, err
+		}
+	}
 	inputs, err := m.Arrange(r.Inputs)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // service is the protocol's gRPC form.
@@ -108,12 +109,15 @@ func (c *grpcCall) read(b []byte) (model.Ref, error) {
 	return model.Ref{Name: c.in.Model, Version: c.in.Version}, nil
 }
 
-func (c *grpcCall) decode(*model.Manifest) (_ *Request, err error) {
+func (c *grpcCall) decode(m *model.Manifest, _ []tensor.Spec) (_ *Request, err error) {
 	if c.names, err = wanted(c.names[:0], c.in.Outputs); err != nil {
 		return nil, err
 	}
 	c.request = Request{ID: c.in.ID, Inputs: c.in.Inputs, Outputs: c.names}
-	return &c.request, nil
+	if m.Features != "" {
+		c.request.FeatureTime, err = featureTime(c.in.Parameters)
+	}
+	return &c.request, err
 }
 
 func (c *grpcCall) encode(a *Answer, version string) error {

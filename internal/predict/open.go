@@ -6,6 +6,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -14,8 +15,9 @@ import (
 
 // Deps are what a flow is made of.
 type Deps struct {
-	Blob    store.Blob // the bucket
-	KV      store.KV   // what instances share, if it is a store.Shared also their answers; nil: they share nothing
+	Blob    store.Blob   // the bucket
+	KV      store.KV     // what instances share, if it is a store.Shared also their answers; nil: they share nothing
+	Online  store.Online // newest values of features; nil: models that take some can't be asked
 	Formats []engine.Format
 	Sink    event.Sink // hears of changes to models; nil: nobody does
 	Events  *event.Mux // takes what the flow wants to hear; nil: it hears nothing
@@ -23,14 +25,15 @@ type Deps struct {
 
 // Config is what a flow reads from the environment.
 type Config struct {
-	Model  model.Config
-	Queue  queue.Config
-	Cache  cache.Config
-	Compat Compat
+	Model   model.Config
+	Queue   queue.Config
+	Cache   cache.Config
+	Compat  Compat
+	Defined feature.Config
 }
 
 // Parts are the configurations that it is made of, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache, &c.Compat} }
+func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache, &c.Compat, &c.Defined} }
 
 // Open wires the flow of a bucket and mounts it on a process, which closes it.
 func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Registry, error) {
@@ -57,7 +60,15 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 		return nil, err
 	}
 	p.Defer(answers.Close)
-	flow, err := New(registry, lanes, answers, p.Tel)
+	var features *feature.Table
+	if d.Online != nil {
+		defined := feature.NewCatalog(&c.Defined, d.Blob, nil, p.Tel.Log)
+		features = feature.NewTable(d.Online, defined.Current)
+		if d.Events != nil {
+			defined.Hear(d.Events)
+		}
+	}
+	flow, err := New(registry, lanes, answers, features, p.Tel)
 	if err != nil {
 		return nil, err
 	}

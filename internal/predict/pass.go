@@ -7,14 +7,16 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // edge is one request as its protocol knows it. Every protocol's requests take
 // the same way: Flow.pass.
 type edge interface {
-	// decode reads the request, given the version that is going to answer it. What
-	// it gives must stay as it is until encode has been called.
-	decode(m *model.Manifest) (*Request, error)
+	// decode reads the request, given the version that is going to answer it and
+	// what callers bring for it. What it gives must stay as it is until encode has
+	// been called.
+	decode(m *model.Manifest, asks []tensor.Spec) (*Request, error)
 	// encode writes the answer into memory; version is the number of the one that gave it.
 	encode(a *Answer, version string) error
 }
@@ -36,7 +38,11 @@ func (f *Flow) pass(ctx context.Context, ref model.Ref, begin time.Time, control
 			return cache.Outcome{}, err
 		}
 	}
-	r, err := e.decode(m)
+	asks, err := f.asks(ctx, m)
+	if err != nil {
+		return cache.Outcome{}, err
+	}
+	r, err := e.decode(m, asks)
 	if err != nil {
 		return cache.Outcome{}, err
 	}

@@ -11,13 +11,14 @@ import (
 // timings are how one request spent its time. Decode and encode belong to the
 // protocol's edge and are added by it.
 type timings struct {
-	rows  int64
-	cache cache.Outcome
-	ran   bool          // the model ran for it: else what follows is nothing
-	queue time.Duration // waiting for a session and for a turn
-	run   time.Duration // of the run that it was in
-	first bool          // it stands for that run, in which there may have been others
-	batch int64         // rows of that run
+	rows     int64
+	features time.Duration // fetching them
+	cache    cache.Outcome
+	ran      bool          // the model ran for it: else what follows is nothing
+	queue    time.Duration // waiting for a session and for a turn
+	run      time.Duration // of the run that it was in
+	first    bool          // it stands for that run, in which there may have been others
+	batch    int64         // rows of that run
 }
 
 // stats are what the statistics extension tells of one version, since this

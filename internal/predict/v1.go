@@ -58,7 +58,11 @@ func (h *Handler) metadataV1(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, tfserving.Describe(m.Name, h.flow.of(m).version, m.Signature.Inputs, m.Signature.Outputs))
+	asks, err := h.flow.asks(r.Context(), m)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, tfserving.Describe(m.Name, h.flow.of(m).version, asks, m.Signature.Outputs))
 }
 
 // callV1 answers POST .../{segment}:{verb}, which a mux can't tell apart.
@@ -110,8 +114,8 @@ func (c *rowsCall) free() {
 	rowsCalls.Put(c)
 }
 
-func (c *rowsCall) decode(m *model.Manifest) (*Request, error) {
-	if err := c.in.Decode(c.body, m.Signature.Inputs); err != nil {
+func (c *rowsCall) decode(_ *model.Manifest, asks []tensor.Spec) (*Request, error) {
+	if err := c.in.Decode(c.body, asks); err != nil {
 		return nil, err
 	}
 	c.request = Request{Inputs: c.in.Inputs}
