@@ -11,6 +11,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/window"
 )
 
 // Compiled is a Set that was checked, with everything looked up that its parts
@@ -48,7 +49,8 @@ type CompiledView struct {
 	Columns []row.Field    // what it answers, in order
 	FromAt  []int          // where each is made of lies in the source's fields; -1: of nothing (count)
 	At      map[string]int // where each lies in Columns
-	states  sync.Pool      // of *State, that Values uses
+
+	states sync.Pool // of *State, that Values uses
 }
 
 // CompiledService is a service with what it answers.
@@ -60,10 +62,10 @@ type CompiledService struct {
 // Limits of definitions.
 const (
 	nameMost    = 100
-	panesMost   = 10_000  // of one window and one entity
-	columnsMost = 10_000  // of one source, view, expression or service
-	allMost     = 200_000 // columns of all views and services
-	pathMost    = 400     // bytes; names of files follow
+	panesMost   = window.MaxPanes // of one window and one entity
+	columnsMost = 10_000          // of one source, view, expression or service
+	allMost     = 200_000         // columns of all views and services
+	pathMost    = 400             // bytes; names of files follow
 )
 
 // defaultTime is the column of a row's time where a source names none.
@@ -450,7 +452,8 @@ func (k *CompiledView) addWindows() error {
 			return err
 		}
 	}
-	return nil
+	_, err := k.windowPlan() // which may find more panes than a state may have
+	return err
 }
 
 // aggregate tells the type of a window's result and where the column lies that it is made of.

@@ -32,7 +32,7 @@ views:
       - {name: mean_1h, aggregate: mean, of: delay, size: 1h, slide: 1m}
       - name: n
         aggregate: count
-        size: 7d
+        size: 1d
 expressions:
   - name: worse
     inputs: [{name: limit, type: float64}]

@@ -6,12 +6,14 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
 )
 
 // flights is a source with two fields that no view has, so that places differ.
@@ -147,6 +149,9 @@ func TestRowView(t *testing.T) {
 		{at(10, 10, row.OfFloat64(1), "C"), Applied},
 		{at(10, 11, row.OfFloat64(1), "A"), Applied},
 		{at(12, 1, row.Value{}, "D"), Applied},
+		{at(-start, -start, row.Value{}, "X"), Refused}, // they would be no stamp
+		{at(1<<53-start, 0, row.Value{}, "X"), Refused},
+		{at(13, -1<<53-start, row.Value{}, "X"), Refused},
 	} {
 		if got := s.Apply(c.row); got != c.want {
 			t.Errorf("row %d: outcome %d, want %d", i, got, c.want)
@@ -205,6 +210,56 @@ func TestLoadDamaged(t *testing.T) {
 		if got, want := answers(s, start), answers(v.NewState(), start); !slices.EqualFunc(got, want, func(a, b Answer) bool { return a.Value.Equal(b.Value) }) {
 			t.Errorf("view %s: damaged, it says %v, want %v", v.Name, got, want)
 		}
+	}
+}
+
+// Several instances that take rows of one entity in at once, some of them twice, leave
+// what one would have made of them, and readers meanwhile see whole states.
+func TestInstancesShareAState(t *testing.T) {
+	v := windowView(3 * time.Hour)
+	online, err := memstore.OpenOnline(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := randomRows(rand.New(rand.NewPCG(1, 7)), 300, 3*time.Hour)
+	var work sync.WaitGroup
+	for i := range 4 {
+		work.Go(func() {
+			s, dst := v.NewState(), make([]Answer, len(v.Columns))
+			for _, x := range rows[i*50 : i*50+150] {
+				for stored := false; !stored; {
+					there, err := online.Read(t.Context(), []string{"UA"}, nil)
+					if err == nil {
+						err = v.Values(there[0].Value, there[0].Stamp, x.Event, dst)
+					}
+					if err == nil {
+						err = s.Load(there[0].Value, there[0].Stamp)
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if s.Apply(x) != Applied {
+						break
+					}
+					put, err := online.Replace(t.Context(), []store.OnlineRow{{Key: "UA", Stamp: s.Stamp(), Value: s.Append(nil)}}, []store.Stamp{there[0].Stamp})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					stored = put[0]
+				}
+			}
+		})
+	}
+	work.Wait()
+	alone := v.NewState()
+	for _, x := range rows {
+		alone.Apply(x)
+	}
+	got, err := online.Read(t.Context(), []string{"UA"}, nil)
+	if err != nil || !bytes.Equal(got[0].Value, alone.Append(nil)) || got[0].Stamp != alone.Stamp() {
+		t.Errorf("got %v %v, want %v", got, err, alone.Stamp())
 	}
 }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"time"
@@ -27,6 +28,12 @@ type OnlineRow struct {
 	Stamp Stamp
 	Value []byte
 	TTL   time.Duration // of a row that is written, from then on; 0: for ever. Read does not give it
+}
+
+// Outdoes tells whether a row with that stamp and value has to give way to r: one of
+// an earlier stamp or, with the same, of a value that is less, byte by byte.
+func (r *OnlineRow) Outdoes(stamp Stamp, value []byte) bool {
+	return cmp.Or(stamp.Compare(r.Stamp), bytes.Compare(value, r.Value)) < 0
 }
 
 // OnlineKeyMost is how many bytes the key of an OnlineRow may have.
@@ -81,11 +88,6 @@ func CheckReplace(rows []OnlineRow, was []Stamp) error {
 	if len(was) != len(rows) {
 		return fault.New(fault.Invalid, "%d rows come with %d stamps of those that they replace", len(rows), len(was))
 	}
-	for i := range rows {
-		if (was[i] != Stamp{}) && !rows[i].Stamp.After(was[i]) {
-			return fault.New(fault.Invalid, "row %.100q: its stamp is not later than that of the row it replaces", rows[i].Key)
-		}
-	}
 	return CheckWrite(rows)
 }
 
@@ -99,15 +101,16 @@ type Online interface {
 	// A missing or expired one has its key alone. Values are the caller's; those of
 	// one call may share memory.
 	Read(ctx context.Context, keys []string, dst []OnlineRow) ([]OnlineRow, error)
-	// Write puts each row unless its key has one with the same or a later stamp, and
-	// tells which were put. A key may stand in a batch more than once. After an
-	// error it can be repeated: that stores no row twice.
+	// Write puts each row unless its key has one that it does not outdo,
+	// and tells which were put. So the row that stays is the same in whatever order
+	// they come. A key may stand in a batch more than once. After an error it can be
+	// repeated: that stores no row twice.
 	Write(ctx context.Context, rows []OnlineRow) (stored []bool, err error)
 	// Replace puts each row whose key still is as it was read: with the stamp was[i],
-	// the zero one for none. A row's own stamp must be later (else Invalid), so that
-	// the same stamp always means the same row. Of rivals that replace one row, be
-	// they equal to the last byte, exactly one is told that its row was put. A key
-	// stands in a batch once.
+	// the zero one for none. Of rivals that replace one row, be theirs equal to the
+	// last byte, exactly one is told that its row was put; but by the stamp alone
+	// they know that they are too late, so a row that does not change it is put over
+	// those of others. A key stands in a batch once.
 	//
 	// After an error the caller can't know which rows were put, and reads them
 	// again: a value that must count each event once has to hold what it counted.

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("DISKSTORE_TEST_VICTIM"); dir != "" {
 		victim(dir)
 	}
+	if dir := os.Getenv("DISKSTORE_TEST_ROWS"); dir != "" {
+		writeUntilKilled(dir)
+	}
 	os.Exit(m.Run())
 }
 

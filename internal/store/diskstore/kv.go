@@ -46,13 +46,22 @@ const (
 
 // OpenKV opens the items in the folder that u names (file:///folder).
 func OpenKV(_ context.Context, u *url.URL) (store.KV, error) {
+	db, err := openFile(u, kvFile)
+	if err != nil {
+		return nil, err
+	}
+	return &KV{db: db}, nil
+}
+
+// openFile opens a bbolt file, with one bucket in it, in the folder that u names.
+func openFile(u *url.URL, name string) (*bolt.DB, error) {
 	dir, err := folder(u)
 	if err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(filepath.Join(dir, kvFile), 0o666, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
+	db, err := bolt.Open(filepath.Join(dir, name), 0o666, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
 	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fault.Wrap(fault.Unavailable, err, "store URL %q: another process holds the items in this folder", u.Redacted())
+		return nil, fault.Wrap(fault.Unavailable, err, "store URL %q: another process holds the file %s in this folder", u.Redacted(), name)
 	}
 	if err != nil {
 		return nil, diskFault(err)
@@ -65,7 +74,7 @@ func OpenKV(_ context.Context, u *url.URL) (store.KV, error) {
 	if err != nil {
 		return nil, errors.Join(diskFault(err), db.Close())
 	}
-	return &KV{db: db}, nil
+	return db, nil
 }
 
 // Get reads one item.

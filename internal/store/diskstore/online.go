@@ -4,16 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 
-	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
@@ -59,24 +55,9 @@ func (d diskRow) live(now time.Time) bool {
 
 // OpenOnline opens the rows in the folder that u names (file:///folder).
 func OpenOnline(_ context.Context, u *url.URL) (store.Online, error) {
-	dir, err := folder(u)
+	db, err := openFile(u, onlineFile)
 	if err != nil {
 		return nil, err
-	}
-	db, err := bolt.Open(filepath.Join(dir, onlineFile), 0o666, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fault.Wrap(fault.Unavailable, err, "store URL %q: another process holds the rows in this folder", u.Redacted())
-	}
-	if err != nil {
-		return nil, diskFault(err)
-	}
-	db.MaxBatchDelay = batchWait
-	err = db.Update(func(tx *bolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists(items)
-		return err
-	})
-	if err != nil {
-		return nil, errors.Join(diskFault(err), db.Close())
 	}
 	return &Online{db: db}, nil
 }
@@ -123,8 +104,8 @@ func (o *Online) Write(ctx context.Context, rows []store.OnlineRow) ([]bool, err
 	if err := store.CheckWrite(rows); err != nil {
 		return nil, err
 	}
-	return o.put(ctx, rows, func(i int, there store.Stamp) bool {
-		return there == store.Stamp{} || rows[i].Stamp.After(there)
+	return o.put(ctx, rows, func(i int, there store.Stamp, value []byte) bool {
+		return there == store.Stamp{} || rows[i].Outdoes(there, value)
 	})
 }
 
@@ -133,10 +114,10 @@ func (o *Online) Replace(ctx context.Context, rows []store.OnlineRow, was []stor
 	if err := store.CheckReplace(rows, was); err != nil {
 		return nil, err
 	}
-	return o.put(ctx, rows, func(i int, there store.Stamp) bool { return there == was[i] })
+	return o.put(ctx, rows, func(i int, there store.Stamp, _ []byte) bool { return there == was[i] })
 }
 
-func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp) bool) ([]bool, error) {
+func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp, value []byte) bool) ([]bool, error) {
 	if err := ctx.Err(); err != nil || len(rows) == 0 {
 		return nil, err
 	}
@@ -144,11 +125,11 @@ func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int
 	err := o.db.Batch(func(tx *bolt.Tx) error { // which may call this more than once
 		b, now := tx.Bucket(items), time.Now()
 		for i := range rows {
-			there := store.Stamp{}
+			there, value := store.Stamp{}, []byte(nil)
 			if d := diskRow(b.Get([]byte(rows[i].Key))); d.live(now) {
-				there = d.stamp()
+				there, value = d.stamp(), d[rowHead:]
 			}
-			if stored[i] = may(i, there); !stored[i] {
+			if stored[i] = may(i, there, value); !stored[i] {
 				continue
 			}
 			if err := b.Put([]byte(rows[i].Key), newDiskRow(&rows[i], now)); err != nil {

@@ -22,8 +22,8 @@ type Online struct {
 	seed  maphash.Seed
 	parts [shards]struct {
 		sync.RWMutex
-		rows   map[string]onlineRow
-		writes int // since expired ones were looked for
+		rows    map[string]onlineRow
+		sweepAt int // the number of rows at which expired ones are looked for
 	}
 }
 
@@ -84,8 +84,8 @@ func (o *Online) Write(ctx context.Context, rows []store.OnlineRow) ([]bool, err
 	if err := store.CheckWrite(rows); err != nil {
 		return nil, err
 	}
-	return o.put(ctx, rows, func(i int, there store.Stamp) bool {
-		return there == store.Stamp{} || rows[i].Stamp.After(there)
+	return o.put(ctx, rows, func(i int, there store.Stamp, value []byte) bool {
+		return there == store.Stamp{} || rows[i].Outdoes(there, value)
 	})
 }
 
@@ -94,10 +94,10 @@ func (o *Online) Replace(ctx context.Context, rows []store.OnlineRow, was []stor
 	if err := store.CheckReplace(rows, was); err != nil {
 		return nil, err
 	}
-	return o.put(ctx, rows, func(i int, there store.Stamp) bool { return there == was[i] })
+	return o.put(ctx, rows, func(i int, there store.Stamp, _ []byte) bool { return there == was[i] })
 }
 
-func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp) bool) ([]bool, error) {
+func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp, value []byte) bool) ([]bool, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -110,19 +110,19 @@ func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int
 		if !ok || !there.live(now) {
 			there = onlineRow{}
 		}
-		if stored[i] = may(i, there.stamp); stored[i] {
+		if stored[i] = may(i, there.stamp, there.value); stored[i] {
 			r := onlineRow{stamp: rows[i].Stamp, value: bytes.Clone(rows[i].Value)}
 			if rows[i].TTL > 0 {
 				r.expires = now.Add(rows[i].TTL)
 			}
 			p.rows[rows[i].Key] = r
-			if p.writes++; p.writes > len(p.rows) { // so that looking costs a write no more than a constant
-				p.writes = 0
+			if len(p.rows) >= p.sweepAt {
 				for k, r := range p.rows {
 					if !r.live(now) {
 						delete(p.rows, k)
 					}
 				}
+				p.sweepAt = max(minSweep/shards, 2*len(p.rows)) // so that looking costs a write no more than a constant
 			}
 		}
 		p.Unlock()

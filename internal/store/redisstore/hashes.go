@@ -42,7 +42,7 @@ func (h *Hashes) Read(ctx context.Context, keys []string, fields [][]string) ([]
 		total += len(f)
 	}
 	args := make([]any, 0, 2*len(keys)+total)
-	cmds := make([]*redis.RawCmd, len(keys))
+	cmds := make([]*redis.SliceCmd, len(keys))
 	pipe := h.client.Pipeline()
 	full := prefixed(h.prefix, keys)
 	for i := range keys {
@@ -51,38 +51,36 @@ func (h *Hashes) Read(ctx context.Context, keys []string, fields [][]string) ([]
 		}
 		first := len(args)
 		args = appendPointers(append(args, "hmget", &full[i]), fields[i])
-		cmds[i] = redis.NewRawCmd(ctx, args[first:]...)
+		cmds[i] = redis.NewSliceCmd(ctx, args[first:]...)
 		_ = pipe.Process(ctx, cmds[i]) // only queues it
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
+		for i, cmd := range cmds {
+			if cmd != nil && redis.HasErrorPrefix(cmd.Err(), "WRONGTYPE") {
+				return nil, fault.Wrap(fault.Internal, cmd.Err(), "key %.100q holds what is not a hash", keys[i])
+			}
+		}
 		return nil, redisFault(ctx, err)
 	}
 	values, flat := make([][][]byte, len(keys)), make([][]byte, total)
-	for i := range keys {
-		values[i], flat = flat[:len(fields[i]):len(fields[i])], flat[len(fields[i]):]
-		if cmds[i] == nil {
+	for i, cmd := range cmds {
+		n := len(fields[i])
+		values[i], flat = flat[:n:n], flat[n:]
+		if cmd == nil {
 			continue
 		}
-		if err := readHash(cmds[i].Val(), values[i]); wrongType(err) {
-			return nil, fault.Wrap(fault.Internal, err, "key %.100q holds what is not a hash", keys[i])
-		} else if err != nil {
-			return nil, err
+		found := cmd.Val()
+		if len(found) != n {
+			return nil, fault.New(fault.Internal, "key %.100q: Redis answered for %d fields, not for the %d that were read", keys[i], len(found), n)
+		}
+		all := make([]byte, 0, size(found)) // one piece of memory for a hash
+		for j, v := range found {
+			if s, ok := v.(string); ok {
+				all, values[i][j] = appendValue(all, s)
+			}
 		}
 	}
 	return values, nil
-}
-
-func readHash(r reply, values [][]byte) error {
-	if err := r.array(len(values)); err != nil {
-		return err
-	}
-	for j := range values {
-		var err error
-		if values[j], err = r.bulk(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Close closes the connections.

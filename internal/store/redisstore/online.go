@@ -75,33 +75,53 @@ func (o *Online) Read(ctx context.Context, keys []string, dst []store.OnlineRow)
 
 func (o *Online) read(ctx context.Context, keys []string, rows []store.OnlineRow) ([]store.OnlineRow, error) {
 	args := append(make([]any, 0, 1+len(keys)), "mget")
-	cmd := redis.NewRawCmd(ctx, appendPointers(args, prefixed(o.prefix, keys))...)
+	cmd := redis.NewSliceCmd(ctx, appendPointers(args, prefixed(o.prefix, keys))...)
 	if err := o.client.Process(ctx, cmd); err != nil {
 		return nil, redisFault(ctx, err)
 	}
-	r := reply(cmd.Val())
-	if err := r.array(len(keys)); err != nil {
-		return nil, err
+	found := cmd.Val()
+	if len(found) != len(keys) {
+		return nil, fault.New(fault.Internal, "Redis answered for %d keys, not for the %d that were read", len(found), len(keys))
 	}
-	for _, key := range keys {
+	values := make([]byte, 0, size(found)) // one piece of memory for all
+	for i, key := range keys {
 		row := store.OnlineRow{Key: key}
-		raw, err := r.bulk()
-		if err != nil {
-			return nil, err
-		}
-		if raw != nil {
+		if raw, ok := found[i].(string); ok { // nil for what is missing or no string
 			if len(raw) < valueAt {
 				return nil, foreign(key)
 			}
-			row.Stamp = store.Stamp{Event: int64(binary.BigEndian.Uint64(raw)), Created: int64(binary.BigEndian.Uint64(raw[8:]))}
-			row.Value = raw[valueAt:]
+			row.Stamp = store.Stamp{Event: int64At(raw, 0), Created: int64At(raw, 8)}
 			if row.Check() != nil {
 				return nil, foreign(key)
 			}
+			values, row.Value = appendValue(values, raw[valueAt:])
 		}
 		rows = append(rows, row)
 	}
 	return rows, nil
+}
+
+func int64At(raw string, at int) (n int64) {
+	for i := range 8 {
+		n = n<<8 | int64(raw[at+i])
+	}
+	return n
+}
+
+// size is that of all strings in an answer.
+func size(answer []any) (n int) {
+	for _, v := range answer {
+		s, _ := v.(string)
+		n += len(s)
+	}
+	return n
+}
+
+// appendValue appends value to those that lie in all, and gives it there.
+func appendValue(all []byte, value string) (_, there []byte) {
+	start := len(all)
+	all = append(all, value...)
+	return all, all[start:len(all):len(all)]
 }
 
 // prefixed gives the keys as Redis knows them, in two allocations at most.
@@ -161,12 +181,22 @@ var (
 
 const putting = `
 local limit = 2^53
-local function after(row, is)
+local function greater(a, b) -- by bytes, which Lua's > is not
+	if a == b then return false end
+	for i = 1, math.min(#a, #b) do
+		local x, y = string.byte(a, i), string.byte(b, i)
+		if x ~= y then return x > y end
+	end
+	return #a > #b
+end
+local function after(row, is, _, key)
 	if is == '' then return true end
 	local e, c = struct.unpack('>i8i8', is)
 	if e >= limit or e <= -limit or c >= limit or c <= -limit then return nil end
 	local event, created = struct.unpack('>i8i8', row)
-	return event > e or event == e and created > c
+	if event ~= e then return event > e end
+	if created ~= c then return created > c end
+	return greater(string.sub(row, 25), redis.call('GETRANGE', key, 24, -1))
 end
 local function put(may)
 	local out = {}
@@ -174,7 +204,7 @@ local function put(may)
 		local row, ttl, was = ARGV[3*i-2], ARGV[3*i-1], ARGV[3*i]
 		local is = redis.pcall('GETRANGE', key, 0, 23)
 		local done
-		if type(is) == 'string' and (is == '' or #is == 24) then done = may(row, is, was) end
+		if type(is) == 'string' and (is == '' or #is == 24) then done = may(row, is, was, key) end
 		if done then
 			if ttl == '0' then redis.call('SET', key, row) else redis.call('SET', key, row, 'PX', ttl) end
 		elseif done == false then

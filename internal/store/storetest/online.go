@@ -138,7 +138,11 @@ func onlineNewest(t *testing.T, o store.Online) {
 	writeRow(t, o, true, row(10, 5, "first"))
 	writeRow(t, o, false, row(9, 100, "older"))
 	writeRow(t, o, false, row(10, 4, "made earlier"))
-	writeRow(t, o, false, row(10, 5, "the same"))
+	writeRow(t, o, false, row(10, 5, "first"))
+	writeRow(t, o, false, row(10, 5, "firs"))
+	writeRow(t, o, false, row(10, 5, "First and more"))
+	writeRow(t, o, true, row(10, 5, "first and more"))
+	writeRow(t, o, true, row(10, 5, "\xff"))
 	writeRow(t, o, true, row(10, 6, "made later"))
 	writeRow(t, o, true, row(11, -1, "newer"))
 	if got := readRows(t, o, "k")[0]; string(got.Value) != "newer" {
@@ -162,8 +166,9 @@ func onlineNewest(t *testing.T, o store.Online) {
 	replace(false, row(31, 0, "x"), store.Stamp{})
 	replace(false, row(31, 0, "x"), store.Stamp{Event: 29})
 	replace(true, row(30, 1, "x"), store.Stamp{Event: 30})
-	replace(false, row(30, 1, "x"), store.Stamp{Event: 30}) // an equal rival comes too late all the same
-	replace(true, row(31, 0, "y"), store.Stamp{Event: 30, Created: 1})
+	replace(false, row(30, 1, "x"), store.Stamp{Event: 30})           // an equal rival comes too late all the same
+	replace(true, row(5, 0, "w"), store.Stamp{Event: 30, Created: 1}) // to begin anew may be to go back
+	replace(true, row(6, 0, "y"), store.Stamp{Event: 5})
 	if got := readRows(t, o, "k")[0]; string(got.Value) != "y" {
 		t.Errorf("got %q, want y", got.Value)
 	}
@@ -191,10 +196,8 @@ func onlineRefused(t *testing.T, o store.Online) {
 	}
 	was := []store.Stamp{{}, {Event: 5}}
 	for name, bad := range map[string][]store.OnlineRow{
-		"an earlier stamp": {good, {Key: "k", Stamp: store.Stamp{Event: 4, Created: 9}}},
-		"the same stamp":   {good, {Key: "k", Stamp: store.Stamp{Event: 5}}},
-		"too few rows":     {good},
-		"too many rows":    {good, {Key: "k", Stamp: store.Stamp{Event: 6}}, {Key: "l", Stamp: store.Stamp{Event: 6}}},
+		"too few rows":  {good},
+		"too many rows": {good, {Key: "k", Stamp: store.Stamp{Event: 6}}, {Key: "l", Stamp: store.Stamp{Event: 6}}},
 	} {
 		if _, err := o.Replace(t.Context(), bad, was); !fault.Is(err, fault.Invalid) {
 			t.Errorf("replace with %s: got %v, want Invalid", name, err)
