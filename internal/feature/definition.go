@@ -102,7 +102,8 @@ type Expression struct {
 }
 
 // Expressed is one computed feature. Value is CEL; it sees inputs by their
-// names and features as view.feature. Where one of those that it touches is null it is null.
+// names and features as view.feature, and has abs, asin, ceil, cos, exp, floor, log, round,
+// sin and sqrt of doubles. Where one of those that it touches is null it is null.
 type Expressed struct {
 	Name  string   `json:"name" yaml:"name"`
 	Type  row.Type `json:"type" yaml:"type"`

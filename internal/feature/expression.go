@@ -112,7 +112,7 @@ func (e *Expression) index(feature string) int {
 // language is what all expressions are written in. To make it takes a moment, which
 // processes without expressions are spared.
 var language = sync.OnceValues(func() (*cel.Env, error) {
-	return cel.NewEnv(
+	options := []cel.EnvOption{
 		cel.CrossTypeNumericComparisons(true),
 		cel.EnableHiddenAccumulatorName(true), // that nobody can name
 		cel.EagerlyValidateDeclarations(true), // so that Extend is cheap
@@ -121,8 +121,22 @@ var language = sync.OnceValues(func() (*cel.Env, error) {
 		cel.ExpressionNodeLimit(nodesMost),
 		cel.ParserErrorRecoveryLimit(1),
 		cel.ASTValidators(cel.ValidateTimestampLiterals(), cel.ValidateDurationLiterals()),
-	)
+	}
+	for name, f := range functions {
+		options = append(options, cel.Function(name, cel.Overload(name+"_double", []*cel.Type{cel.DoubleType}, cel.DoubleType,
+			cel.UnaryBinding(func(v ref.Val) ref.Val {
+				x, _ := v.(types.Double)
+				return types.Double(f(float64(x)))
+			}))))
+	}
+	return cel.NewEnv(options...)
 })
+
+// functions are those of numbers that CEL itself lacks and can't be written in it.
+var functions = map[string]func(float64) float64{
+	"abs": math.Abs, "asin": math.Asin, "ceil": math.Ceil, "cos": math.Cos, "exp": math.Exp,
+	"floor": math.Floor, "log": math.Log, "round": math.Round, "sin": math.Sin, "sqrt": math.Sqrt,
+}
 
 // check parses one feature's value, finds what it touches, and checks the types.
 func (c *Compiled) check(e *Expression, at int) (*computed, error) {

@@ -84,6 +84,8 @@ func TestExpressionValues(t *testing.T) {
 		{"double(i) / 2.0", row.OfFloat64(3.5)},
 		{"1.0 / 0.0", row.OfFloat64(math.Inf(1))},
 		{"i > f && f < 3", row.OfBool(true)}, // numbers compare across types
+		{"abs(f - 9.0) + sqrt(4.0) + floor(f) + ceil(f) + round(f)", row.OfFloat64(6.5 + 2 + 2 + 3 + 3)},
+		{"exp(log(f - 1.5)) + cos(0.0) + sin(0.0) + asin(0.0)", row.OfFloat64(2)},
 		{"yes ? 1 : 0", row.OfInt32(1)},
 		{"yes", row.OfInt64(1)},
 		{"i == 7", row.OfFloat32(1)},

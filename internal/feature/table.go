@@ -166,7 +166,7 @@ func resize[T any](s []T, n int) []T {
 	return s[:n]
 }
 
-const keptMost = 1 << 16 // answers and keys of a read, whose memory is kept for others
+const keptMost = 1 << 14 // answers and keys of a read, whose memory is kept for others
 
 // forget lets go of what was read.
 func (r *reading) forget() {

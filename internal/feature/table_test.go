@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -325,8 +326,11 @@ func TestPlansThatAreRefused(t *testing.T) {
 		{nil, fault.Invalid, "0 features are asked for"},
 		{make([]string, columnsMost+1), fault.Invalid, "10001 features are asked for"},
 		{[]string{"delay"}, fault.Invalid, `feature "delay" is not named "view:feature"`},
-		{[]string{"carriers:delay", "carrier:x", "carriers:late", "carrier:y", "worse:x"}, fault.NotFound,
-			`Feature view carrier does not exist; "carriers" has no feature "late"; "worse" has no feature "x"`},
+		{
+			[]string{"carriers:delay", "carrier:x", "carriers:late", "carrier:y", "worse:x"},
+			fault.NotFound,
+			`Feature view carrier does not exist; "carriers" has no feature "late"; "worse" has no feature "x"`,
+		},
 		{[]string{"carriers:delay", "carriers:delay"}, fault.Invalid, `feature "carriers:delay" is asked for twice`},
 		{[]string{"carriers:delay", "routes:delay"}, fault.Invalid, `features "carriers:delay" and "routes:delay" are both called "delay"; ask for full feature names`},
 		{[]string{"planes:seats", "numbers:weight"}, fault.Invalid, `view planes takes "number" as a int32 and view numbers takes it as a int64; they can't be asked for together`},
@@ -410,6 +414,42 @@ func TestReadIsOneBatch(t *testing.T) {
 	if err := newTable(o, c).Read(t.Context(), p, given, 1, noon, &Answers{}); err != nil || o.reads != 1 {
 		t.Errorf("an entity without a key: got %d reads, %v", o.reads-1, err)
 	}
+}
+
+// A plan serves many at once, its expressions too, and no two see each other's memory.
+func TestReadsAtOnce(t *testing.T) {
+	c := tableSet(t)
+	o := openMem(t)
+	fill(t, o, c)
+	table := newTable(o, c)
+	var all sync.WaitGroup
+	for worker := range 8 {
+		all.Go(func() {
+			var answers Answers
+			for i := range 200 {
+				p, err := c.Features([]string{"worse:by", "recent:n", "worse:who"}, false)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				n := 1 + (worker+i)%5
+				given := Given{"carrier": make([]row.Value, n), "limit": make([]row.Value, n)}
+				for e := range n {
+					given["carrier"][e] = row.OfString([]string{"AA", "XX"}[e%2])
+					given["limit"][e] = row.OfFloat64(float64(worker))
+				}
+				if err := table.Read(t.Context(), p, given, n, noon, &answers); err != nil {
+					t.Error(err)
+					return
+				}
+				last := []string{"null 2", fmt.Sprint(10-worker, " 1")}[n%2]
+				if got := shown(answers.At(0, n-1)); got != last {
+					t.Errorf("got %s, want %s", got, last)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestReadOfWhatIsDamaged(t *testing.T) {
@@ -504,11 +544,12 @@ func BenchmarkRead(b *testing.B) {
 // BenchmarkBare is what the same reads cost without all that: hashes of ten fields as Feast has them, by pipelined HMGET,
 // and one value for each entity by MGET.
 func BenchmarkBare(b *testing.B) {
-	options, err := redis.ParseURL(storetest.RedisURL(b))
+	u, err := url.Parse(storetest.RedisURL(b))
 	if err != nil {
 		b.Fatal(err)
 	}
-	client := redis.NewClient(options)
+	password, _ := u.User.Password()
+	client := redis.NewClient(&redis.Options{Addr: u.Host, Username: u.User.Username(), Password: password})
 	defer client.Close()
 	fields := make([]string, 10)
 	for i := range fields {
