@@ -25,6 +25,9 @@ type Set struct {
 	Views       []View       `json:"views,omitempty" yaml:"views,omitempty"`
 	Expressions []Expression `json:"expressions,omitempty" yaml:"expressions,omitempty"`
 	Services    []Service    `json:"services,omitempty" yaml:"services,omitempty"`
+	// Retired has the highest number of a column of views that are gone: a view that comes
+	// under the name of one starts behind it, so that it takes none of its rows for its own.
+	Retired map[string]uint32 `json:"retired,omitempty" yaml:"-"`
 }
 
 // Entity is what features are about: a carrier, a customer.
