@@ -1,0 +1,7 @@
+package feature
+
+import "context"
+
+func (in *Ingest) apply(ctx context.Context, s *CompiledSource, rows []Row, outcomes []*Outcome) error {
+	return nil
+}
