@@ -11,8 +11,17 @@ import (
 )
 
 var fields = []Field{
-	{"b", Bool, 1}, {"i", Int32, 2}, {"l", Int64, 3}, {"f", Float32, 4}, {"d", Float64, 5}, {"s", String, 6}, {"y", Bytes, 7}, {"t", Timestamp, 8},
-	{"lf", ListOf(Float32), 9}, {"ls", ListOf(String), 100}, {"ll", ListOf(Int64), MaxID},
+	{"b", Bool, 1},
+	{"i", Int32, 2},
+	{"l", Int64, 3},
+	{"f", Float32, 4},
+	{"d", Float64, 5},
+	{"s", String, 6},
+	{"y", Bytes, 7},
+	{"t", Timestamp, 8},
+	{"lf", ListOf(Float32), 9},
+	{"ls", ListOf(String), 100},
+	{"ll", ListOf(Int64), MaxID},
 }
 
 func values() []Value {
