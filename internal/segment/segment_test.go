@@ -291,7 +291,7 @@ func shown(rows []segment.Row) map[uint64]string {
 			case v.Type() == row.Float64:
 				s += fmt.Sprint(v.Float())
 			case v.Type() == row.Bytes:
-				s += fmt.Sprint([]byte(v.Text()))
+				s += fmt.Sprintf("%d", []byte(v.Text()))
 			case v.Type() == row.String:
 				s += v.Text()
 			default:
