@@ -25,6 +25,7 @@ var levels = []struct {
 	{"engine event oip store tfserving", "ports and wire formats know values, not each other"},
 	{"cache model queue segment serve", "what mains compose flows of"},
 	{"rpc", "gRPC on the server"},
+	{"feature", "features are asked for by other flows"},
 	{"deadletter predict", "flows"},
 }
 

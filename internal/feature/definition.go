@@ -25,6 +25,9 @@ type Set struct {
 	Views       []View       `json:"views,omitempty" yaml:"views,omitempty"`
 	Expressions []Expression `json:"expressions,omitempty" yaml:"expressions,omitempty"`
 	Services    []Service    `json:"services,omitempty" yaml:"services,omitempty"`
+	// Retired has the highest number of a column of views that are gone: a view that comes
+	// under the name of one starts behind it, so that it takes none of its rows for its own.
+	Retired map[string]uint32 `json:"retired,omitempty" yaml:"-"`
 }
 
 // Entity is what features are about: a carrier, a customer.
@@ -48,13 +51,13 @@ type Field struct {
 type Source struct {
 	Name   string  `json:"name" yaml:"name"`
 	Fields []Field `json:"fields" yaml:"fields"`
-	// Time names the timestamp that a row is of ("event_timestamp").
+	// Time names the timestamp that a row is of; empty: "event_timestamp".
 	Time string `json:"time,omitempty" yaml:"time,omitempty"`
 	// Created names the timestamp when a row came to be known; empty: when it was taken in or, of files, the row's time.
 	Created string `json:"created,omitempty" yaml:"created,omitempty"`
 	// Fresh refuses rows that are older when they are taken in; 0: any age.
 	Fresh Duration `json:"fresh,omitempty" yaml:"fresh,omitempty"`
-	// Path is a prefix of Parquet files in the bucket (batch source); empty: rows come by push and by event.
+	// Path is a folder of Parquet files in the bucket, such as "landing/weather/" (batch source); empty: rows come by push and by event.
 	Path string `json:"path,omitempty" yaml:"path,omitempty"`
 }
 
@@ -69,11 +72,12 @@ type View struct {
 	// Features are columns of the source; empty: all but keys and times. Windows have none.
 	Features []string `json:"features,omitempty" yaml:"features,omitempty"`
 	Windows  []Window `json:"windows,omitempty" yaml:"windows,omitempty"`
-	// Lateness is how far behind the newest row of its entity a row may be to still be counted.
+	// Lateness is how far behind the newest row of its entity a row may be to still be counted. Only windows have one.
 	Lateness Duration `json:"lateness,omitempty" yaml:"lateness,omitempty"`
 
 	Version int `json:"version,omitempty" yaml:"-"` // of the set that last changed the view
 	// IDs are the numbers of columns in encoded rows; they are given once and never to another column.
+	// Those that left keep theirs, so that they can come back; "name@version" was another column than name is now.
 	IDs map[string]uint32 `json:"ids,omitempty" yaml:"-"`
 }
 
@@ -119,5 +123,5 @@ type Choice struct {
 	Default any    `json:"default,omitempty" yaml:"default,omitempty"` // instead of null
 }
 
-// Duration is a time.Duration that is written like "90m" or "36h", and may say days: "7d".
+// Duration is a time.Duration that is written like "90m" or "36h", and may say days: "7d", "1d12h".
 type Duration time.Duration
