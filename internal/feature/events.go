@@ -74,14 +74,13 @@ func (in *Ingest) source(ctx context.Context, name string) (*CompiledSource, err
 	if s, err := c.Source(name); err == nil {
 		return s, nil
 	}
-	if c, err = in.deps.Definitions.Refresh(ctx); err != nil {
+	if err := in.deps.Definitions.Reread(ctx); err != nil {
 		return nil, err
 	}
-	s, err := c.Source(name)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, err, "%s", fault.Message(err))
+	if c, err = in.deps.Definitions.Current(ctx); err != nil {
+		return nil, err
 	}
-	return s, nil
+	return c.Source(name)
 }
 
 // read adds the rows of an event.

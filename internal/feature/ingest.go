@@ -11,6 +11,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/env"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/segment"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
@@ -69,9 +70,9 @@ type IngestDeps struct {
 	// Definitions are as they are known here, and as they are in the bucket.
 	Definitions interface {
 		Current(ctx context.Context) (*Compiled, error)
-		Refresh(ctx context.Context) (*Compiled, error)
+		Reread(ctx context.Context) error
 	}
-	Blob store.Blob // keeps rejected rows
+	Blob store.Blob // the bucket, with the logs and what was rejected
 }
 
 // Ingest takes rows in. Each source has a group commit that never waits: rows that
@@ -186,6 +187,10 @@ type lane struct {
 	rows    int      // that wait
 	bytes   int64
 	perRow  float64 // nanoseconds that a row has taken, lately
+
+	// Of whoever writes:
+	log   *segment.Log
+	logOf *CompiledSource
 }
 
 // group is rows that are written together.
@@ -271,7 +276,7 @@ func (l *lane) overloaded() error {
 func (l *lane) run() {
 	for g := l.writing; g != nil; {
 		begin := time.Now()
-		g.err = l.in.write(g)
+		g.err = l.put(g)
 		took := time.Since(begin)
 		close(g.done)
 		l.mu.Lock()
@@ -283,9 +288,10 @@ func (l *lane) run() {
 	}
 }
 
-// write brings a group to the log and online. What its callers have left is
-// nothing to it: they don't know what was written, and ask again.
-func (in *Ingest) write(g *group) error {
+// put brings a group to the log and online. That its callers may have left is
+// nothing to it.
+func (l *lane) put(g *group) error {
+	in := l.in
 	ctx, cancel := context.WithTimeout(context.Background(), in.conf.Write)
 	defer cancel()
 	begin := time.Now()
@@ -309,8 +315,8 @@ func (in *Ingest) write(g *group) error {
 	var both errgroup.Group
 	if len(logged) > 0 {
 		both.Go(func() error {
-			if err := in.deps.Log(ctx, g.source, logged); err != nil {
-				return unavailable(err, "append %d rows to the log of source %s", len(logged), g.source.Name)
+			if err := l.append(ctx, g.source, logged); err != nil {
+				return unavailable(err, "append %d rows to the log of source %s", len(logged), l.source)
 			}
 			return nil
 		})
@@ -318,13 +324,32 @@ func (in *Ingest) write(g *group) error {
 	if len(online) > 0 {
 		both.Go(func() error {
 			if err := in.apply(ctx, g.source, online, outcomes); err != nil {
-				return unavailable(err, "apply %d rows of source %s", len(online), g.source.Name)
+				return unavailable(err, "apply %d rows of source %s", len(online), l.source)
 			}
 			return nil
 		})
 	}
 	err := both.Wait()
-	in.tel.group(ctx, g.source.Name, g.rows, time.Since(begin), err)
+	in.tel.group(ctx, l.source, g.rows, time.Since(begin), err)
+	return err
+}
+
+// append writes rows to the log of the source.
+func (l *lane) append(ctx context.Context, s *CompiledSource, rows []Row) error {
+	if l.logOf != s {
+		log, err := segment.NewLog(l.in.deps.Blob, s.Name, s.Columns)
+		if err != nil {
+			return err
+		}
+		l.log, l.logOf = log, s
+	}
+	_, err := l.log.Append(ctx, func(yield func(segment.Row) bool) {
+		for _, r := range rows {
+			if !yield(segment.Row(r)) {
+				return
+			}
+		}
+	})
 	return err
 }
 
