@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strconv"
 	"time"
 )
 
@@ -105,6 +106,27 @@ func idOf(model string, version int, instance string, at time.Time) string {
 // registry is the source of events about models.
 const registry = "/pilotlight/models"
 
+// Applied is the data of FeaturesApplied.
+type Applied struct {
+	Version int       `json:"version" jsonschema:"the number of the new version of the definitions"`
+	At      time.Time `json:"at" jsonschema:"when it was made"`
+	By      string    `json:"by,omitempty" jsonschema:"who made it"`
+}
+
+// FeaturesApplied tells of a new version of the feature definitions.
+var FeaturesApplied = declare(Type[Applied]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.features.applied.v1", Source: features, Subject: "none", ID: "the version", Outbound: true,
+		Summary: "The feature definitions have a new version; it is in the bucket. Whoever uses them looks at them anew.",
+	},
+	id:      func(a *Applied) string { return strconv.Itoa(a.Version) },
+	subject: func(*Applied) string { return "" },
+	at:      func(a *Applied) time.Time { return a.At },
+})
+
+// features is the source of events about features.
+const features = "/pilotlight/features"
+
 // Ticked is the data of Tick.
 type Ticked struct {
 	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters"`
@@ -129,7 +151,7 @@ type Rows struct {
 // FeaturesObserved brings rows of a source of features.
 var FeaturesObserved = declare(Type[Rows]{
 	Declaration: &Declaration{
-		Name: "dev.pilotlight.features.observed.v1", Source: "/pilotlight/features", Subject: "the source's name",
+		Name: "dev.pilotlight.features.observed.v1", Source: features, Subject: "the source's name",
 		ID: "any; `pilotlight` makes it of the data. The same source and id again is the same event, and counts once",
 		Summary: "Something was observed that features are made of. Anybody may send it, with a source of their own. It is accepted once the rows are in the log and in the views of the source; " +
 			"rows that are not what the source's definition demands are kept aside with the reason.",
