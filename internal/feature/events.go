@@ -22,6 +22,7 @@ func (in *Ingest) Hear(m *event.Mux) {
 // arrived is the rows of one source in a batch of events.
 type arrived struct {
 	source   *CompiledSource
+	err      error // why there is none
 	events   []int // by their places in the batch
 	rows     []Row
 	rejected []Rejection
@@ -35,26 +36,26 @@ func (in *Ingest) observed(ctx context.Context, events []event.Received[event.Ro
 	for i, e := range events {
 		a := bySource[e.Data.Source]
 		if a == nil {
-			s, err := in.source(ctx, e.Data.Source)
-			if err != nil {
-				errs[i] = err
-				continue
-			}
-			a = &arrived{source: s}
-			bySource[s.Name] = a
+			a = &arrived{}
+			a.source, a.err = in.source(ctx, e.Data.Source)
+			bySource[e.Data.Source] = a
 			all = append(all, a)
 		}
 		a.events = append(a.events, i)
-		a.read(e)
+		if a.err == nil {
+			a.read(e)
+		}
 	}
 	var group errgroup.Group
 	rows, rejected := 0, 0
 	for _, a := range all {
 		rows, rejected = rows+len(a.rows), rejected+len(a.rejected)
 		group.Go(func() error {
-			_, err := in.accept(ctx, a.source, a.rows, a.rejected, Everywhere)
+			if a.err == nil {
+				_, a.err = in.accept(ctx, a.source, a.rows, a.rejected, Everywhere)
+			}
 			for _, i := range a.events {
-				errs[i] = err
+				errs[i] = a.err
 			}
 			return nil
 		})
@@ -67,17 +68,17 @@ func (in *Ingest) observed(ctx context.Context, events []event.Received[event.Ro
 // source finds a source. What is known of definitions may be some seconds old, so
 // one that is not known is looked for in the bucket.
 func (in *Ingest) source(ctx context.Context, name string) (*CompiledSource, error) {
-	c, err := in.deps.Definitions.Current(ctx)
+	c, err := in.deps.Catalog.Current(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if s, err := c.Source(name); err == nil {
 		return s, nil
 	}
-	if err := in.deps.Definitions.Reread(ctx); err != nil {
+	if err := in.deps.Catalog.Reread(ctx); err != nil {
 		return nil, err
 	}
-	if c, err = in.deps.Definitions.Current(ctx); err != nil {
+	if c, err = in.deps.Catalog.Current(ctx); err != nil {
 		return nil, err
 	}
 	return c.Source(name)

@@ -65,14 +65,8 @@ const rejectionsMost = 10
 
 // IngestDeps are what an Ingest is made of.
 type IngestDeps struct {
-	// Log appends rows of a source to the offline log; they are durable when it returns.
-	Log func(ctx context.Context, source *CompiledSource, rows []Row) error
-	// Definitions are as they are known here, and as they are in the bucket.
-	Definitions interface {
-		Current(ctx context.Context) (*Compiled, error)
-		Reread(ctx context.Context) error
-	}
-	Blob store.Blob // the bucket, with the logs and what was rejected
+	Catalog *Catalog   // for events, which name their sources
+	Blob    store.Blob // the bucket, with the logs and what was rejected
 }
 
 // Ingest takes rows in. Each source has a group commit that never waits: rows that

@@ -21,7 +21,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
-func quiet(t testing.TB) *telemetry.Telemetry {
+func mute(t testing.TB) *telemetry.Telemetry {
 	t.Helper()
 	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard}, "test")
 	if err != nil {
@@ -64,7 +64,7 @@ func bucket(t testing.TB) store.Blob {
 
 func ingest(t testing.TB, c IngestConfig, d IngestDeps) *Ingest {
 	t.Helper()
-	in, err := NewIngest(&c, d, quiet(t))
+	in, err := NewIngest(&c, d, mute(t))
 	if err != nil {
 		t.Fatal(err)
 	}
