@@ -35,6 +35,7 @@ func samples() []event.Event {
 		event.AliasMoved.New(event.Moved{Model: "flights", Alias: "champion", Seq: 2, From: 1, To: 2, At: now}),
 		event.ModelLoaded.New(event.Loaded{Model: "flights", Version: 2, At: now}),
 		event.ModelEvicted.New(event.Evicted{Model: "flights", Version: 2, At: now}),
+		event.FeaturesApplied.New(event.Applied{Version: 2, At: now}),
 		tick,
 	}
 }

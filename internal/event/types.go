@@ -3,6 +3,7 @@ package event
 import (
 	"fmt"
 	"reflect"
+	"strconv"
 	"time"
 )
 
@@ -101,6 +102,27 @@ func idOf(model string, version int, instance string, at time.Time) string {
 
 // registry is the source of events about models.
 const registry = "/pilotlight/models"
+
+// Applied is the data of FeaturesApplied.
+type Applied struct {
+	Version int       `json:"version" jsonschema:"the number of the new version of the definitions"`
+	At      time.Time `json:"at" jsonschema:"when it was made"`
+	By      string    `json:"by,omitempty" jsonschema:"who made it"`
+}
+
+// FeaturesApplied tells of a new version of the feature definitions.
+var FeaturesApplied = declare(Type[Applied]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.features.applied.v1", Source: features, Subject: "none", ID: "the version", Outbound: true,
+		Summary: "The feature definitions have a new version; it is in the bucket. Whoever uses them looks at them anew.",
+	},
+	id:      func(a *Applied) string { return strconv.Itoa(a.Version) },
+	subject: func(*Applied) string { return "" },
+	at:      func(a *Applied) time.Time { return a.At },
+})
+
+// features is the source of events about features.
+const features = "/pilotlight/features"
 
 // Ticked is the data of Tick.
 type Ticked struct {
