@@ -206,13 +206,13 @@ func (s *State) Values(at int64, dst []Answer) {
 	if s.windows == nil {
 		status := s.view.status(s.found, s.stamp.Event, at)
 		for i := range s.values {
-			dst[i] = answer(status, s.values[i], s.stamp.Event)
+			dst[i] = answerOf(status, s.values[i], s.stamp.Event)
 		}
 		return
 	}
 	s.windows.Values(at, s.results)
 	for i, r := range s.results {
-		dst[i] = answer(Present, r.Value, r.Event)
+		dst[i] = answerOf(Present, r.Value, r.Event)
 	}
 }
 
@@ -228,7 +228,7 @@ func (v *CompiledView) status(found bool, event, at int64) Status {
 	return Present
 }
 
-func answer(s Status, v row.Value, event int64) Answer {
+func answerOf(s Status, v row.Value, event int64) Answer {
 	switch {
 	case s == NotFound:
 		return Answer{Status: s}
@@ -268,7 +268,7 @@ func (v *CompiledView) Values(data []byte, stamp store.Stamp, at int64, dst []An
 		}
 	}
 	for i, value := range values {
-		dst[i] = answer(status, value, stamp.Event)
+		dst[i] = answerOf(status, value, stamp.Event)
 	}
 	return nil
 }
