@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -21,6 +22,7 @@ type Compiled struct {
 	views       map[string]*CompiledView
 	expressions map[string]*Expression
 	services    map[string]*CompiledService
+	columns     int // of all views and services
 }
 
 // CompiledSource is a source with what its rows look like.
@@ -42,6 +44,7 @@ type CompiledView struct {
 	Columns []row.Field    // what it answers, in order
 	FromAt  []int          // where each is made of lies in the source's fields; -1: of nothing (count)
 	At      map[string]int // where each lies in Columns
+	states  sync.Pool      // of *State, that Values uses
 }
 
 // CompiledService is a service with what it answers.
@@ -53,9 +56,10 @@ type CompiledService struct {
 // Limits of definitions.
 const (
 	nameMost    = 100
-	panesMost   = 10_000 // of one window and one entity
-	columnsMost = 10_000 // of one source, view, expression or service
-	pathMost    = 400    // bytes; names of files follow
+	panesMost   = 10_000  // of one window and one entity
+	columnsMost = 10_000  // of one source, view, expression or service
+	allMost     = 200_000 // columns of all views and services
+	pathMost    = 400     // bytes; names of files follow
 )
 
 // defaultTime is the column of a row's time where a source names none.
@@ -312,6 +316,9 @@ func (c *Compiled) addView(v *View) error {
 	if len(k.Columns) > columnsMost {
 		return invalid("view %q has %d features, more than %d", v.Name, len(k.Columns), columnsMost)
 	}
+	if err := c.count(len(k.Columns)); err != nil {
+		return err
+	}
 	ids, err := number(v.IDs, k.Columns)
 	if err != nil {
 		return invalid("view %q: %s", v.Name, fault.Message(err))
@@ -321,6 +328,14 @@ func (c *Compiled) addView(v *View) error {
 	}
 	k.From.Views = append(k.From.Views, k)
 	c.views[v.Name] = k
+	return nil
+}
+
+// count bounds how much a few words may stand for: "view:*", and views of all columns.
+func (c *Compiled) count(columns int) error {
+	if c.columns += columns; c.columns > allMost {
+		return invalid("all views and services together have more than %d features", allMost)
+	}
 	return nil
 }
 
@@ -568,7 +583,7 @@ func (c *Compiled) addService(s *Service) error {
 		}
 	}
 	c.services[s.Name] = k
-	return nil
+	return c.count(len(k.Columns))
 }
 
 // choose gives the columns that a choice means: one, or all of "view:*".

@@ -2,6 +2,7 @@ package feature
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -257,5 +258,31 @@ func TestDuration(t *testing.T) {
 		if d, err := ParseDuration(in); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%q: got %s, %v, want Invalid", in, d, err)
 		}
+	}
+}
+
+// Few words that stand for much are refused before they take the memory.
+func TestCompileBounds(t *testing.T) {
+	wide := Source{Name: "wide", Fields: []Field{{Name: "carrier", Type: row.String}, {Name: "event_timestamp", Type: row.Timestamp}}}
+	for i := range 5000 {
+		wide.Fields = append(wide.Fields, Field{Name: fmt.Sprintf("c%d", i), Type: row.Int64})
+	}
+	s := &Set{Entities: flightSet().Entities[:1], Sources: []Source{wide}}
+	for i := range 100 {
+		s.Views = append(s.Views, View{Name: fmt.Sprintf("v%d", i), Entities: []string{"carrier"}, Source: "wide"})
+	}
+	if _, err := Compile(s); !fault.Is(err, fault.Invalid) || !strings.Contains(fault.Message(err), "more than 200000 features") {
+		t.Errorf("views: got %v, want Invalid", err)
+	}
+	s.Views = s.Views[:1]
+	for i := range 100 {
+		s.Services = append(s.Services, Service{Name: fmt.Sprintf("s%d", i), Features: []Choice{{Feature: "v0:*"}}})
+	}
+	if _, err := Compile(s); !fault.Is(err, fault.Invalid) || !strings.Contains(fault.Message(err), "more than 200000 features") {
+		t.Errorf("services: got %v, want Invalid", err)
+	}
+	s.Services = s.Services[:30]
+	if _, err := Compile(s); err != nil {
+		t.Errorf("what is within: %v", err)
 	}
 }

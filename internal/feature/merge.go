@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/row"
 )
 
 // The kinds of definition, as a Ref names them.
@@ -67,9 +68,9 @@ func (s *Set) each(visit func(r Ref, definition any)) {
 	}
 }
 
-// Only gives a set with one definition of this one; one that is not there is NotFound.
+// Only gives this version with one of its definitions; one that is not there is NotFound.
 func (s *Set) Only(r Ref) (*Set, error) {
-	one := &Set{}
+	one := &Set{Version: s.Version, At: s.At, By: s.By}
 	s.each(func(at Ref, definition any) {
 		if at != r {
 			return
@@ -198,6 +199,18 @@ func (s *Set) checkUnused(removed []Ref) error {
 // would make other rows of those that lie in the store.
 func (s *Set) follow(was *Compiled) error {
 	s.Retired = maps.Clone(was.Retired)
+	keys := map[string]string{} // of entities
+	for _, e := range s.Entities {
+		keys[e.Name] = typed(e.Keys)
+	}
+	sources := map[string]map[string]row.Type{}
+	for _, o := range s.Sources {
+		types := map[string]row.Type{}
+		for _, f := range o.Fields {
+			types[f.Name] = f.Type
+		}
+		sources[o.Name] = types
+	}
 	kept := map[string]bool{} // views
 	for i := range s.Views {
 		v := &s.Views[i]
@@ -210,10 +223,10 @@ func (s *Set) follow(was *Compiled) error {
 			}
 			continue
 		}
-		if err := s.checkLive(v, was); err != nil {
+		if err := checkLive(v, was, keys, sources[v.Source]); err != nil {
 			return err
 		}
-		v.IDs = s.keep(v, before)
+		v.IDs = s.keep(v, before, sources[v.Source])
 	}
 	for _, v := range was.views {
 		if !kept[v.Name] {
@@ -228,8 +241,9 @@ func (s *Set) follow(was *Compiled) error {
 	return nil
 }
 
-// checkLive refuses another form of a view that there was.
-func (s *Set) checkLive(v *View, was *Compiled) error {
+// checkLive refuses another form of a view that there was, by its own doing, that of
+// an entity, whose keys are as told, or that of its source, whose columns are of types.
+func checkLive(v *View, was *Compiled, keys map[string]string, types map[string]row.Type) error {
 	before := was.views[v.Name]
 	live := func(what string, old, new any) error {
 		return invalid("view %q is live: %s %v and can't become %.200v; make a new view", v.Name, what, old, new)
@@ -244,20 +258,15 @@ func (s *Set) checkLive(v *View, was *Compiled) error {
 	case len(v.Windows) == 0 && len(before.Windows) > 0:
 		return live("it is made of", "windows", "features")
 	}
-	for _, e := range s.Entities {
-		if old := was.entities[e.Name]; slices.Contains(v.Entities, e.Name) && typed(e.Keys) != typed(old.Keys) {
-			return live("the keys of entity "+e.Name+" are", typed(old.Keys), typed(e.Keys))
+	for _, name := range v.Entities {
+		old := typed(was.entities[name].Keys)
+		if now, ok := keys[name]; ok && now != old {
+			return live("the keys of entity "+name+" are", old, now)
 		}
 	}
-	if source := s.source(v.Source); source != nil {
-		for _, f := range source.Fields {
-			at, ok := before.From.At[f.Name]
-			if !ok {
-				continue
-			}
-			if old := before.From.Fields[at].Type; f.Type != old {
-				return live("in its source "+v.Source+" the column "+f.Name+" is", old, f.Type)
-			}
+	for _, f := range before.From.Fields {
+		if now, ok := types[f.Name]; ok && now != f.Type {
+			return live("in its source "+v.Source+" the column "+f.Name+" is", f.Type, now)
 		}
 	}
 	return nil
@@ -271,28 +280,26 @@ func typed(fields []Field) string {
 	return strings.Join(words, ", ")
 }
 
-func (s *Set) source(name string) *Source {
-	if i := slices.IndexFunc(s.Sources, func(o Source) bool { return o.Name == name }); i >= 0 {
-		return &s.Sources[i]
-	}
-	return nil
-}
-
 // keep gives the numbers of the columns that are what they were. Those of others stay
 // taken under a name that no column has: a window that is another now, or was left
 // out for a while and so has missed rows, and a column that its source has lost.
-func (s *Set) keep(v *View, before *CompiledView) map[string]uint32 {
-	same := func(name string) bool {
-		if len(v.Windows) == 0 {
-			source := s.source(v.Source)
-			return source != nil && slices.ContainsFunc(source.Fields, func(f Field) bool { return f.Name == name })
+func (s *Set) keep(v *View, before *CompiledView, types map[string]row.Type) map[string]uint32 {
+	windows := map[Window]bool{} // that there were
+	for _, w := range before.Windows {
+		windows[w] = true
+	}
+	same := map[string]bool{}
+	for _, w := range v.Windows {
+		same[w.Name] = windows[w]
+	}
+	if len(v.Windows) == 0 {
+		for name := range types {
+			same[name] = true
 		}
-		was := slices.IndexFunc(before.Windows, func(w Window) bool { return w.Name == name })
-		return was >= 0 && slices.Contains(v.Windows, before.Windows[was])
 	}
 	ids := make(map[string]uint32, len(before.IDs))
 	for name, id := range before.IDs {
-		if !strings.Contains(name, "@") && !same(name) {
+		if !strings.Contains(name, "@") && !same[name] {
 			name += "@" + strconv.Itoa(s.Version)
 		}
 		ids[name] = id

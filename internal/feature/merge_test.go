@@ -1,7 +1,10 @@
 package feature
 
 import (
+	"encoding/json"
+	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -202,4 +205,90 @@ views:
 	if got := strings.Join(lines, "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
+}
+
+// Through any history a number means one column of one type, made in one way, and no column ever changes its number while it stays.
+func TestNumbersMeanOneThing(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	pick := func(of ...string) string { return of[random.IntN(len(of))] }
+	some := func(each func(i int) string) string {
+		var all []string
+		for i := range 4 {
+			if random.IntN(2) == 0 {
+				all = append(all, each(i))
+			}
+		}
+		return strings.Join(all, ", ")
+	}
+	const key = "{name: carrier, type: string}, {name: event_timestamp, type: timestamp}, {name: d, type: int64}, "
+	current := &Set{}
+	meaning := map[string]string{} // of view and number
+	applied, removed := 0, 0
+	for range 3000 {
+		var remove []Ref
+		text := mergeYAML
+		switch random.IntN(4) {
+		case 0:
+			text = "sources: [{name: s, fields: [" + key + some(func(i int) string { return fmt.Sprintf("{name: c%d, type: %s}", i, pick("int64", "string")) }) + "]}]"
+		case 1:
+			text = "views: [{name: v, entities: [carrier], source: s, features: [d, " + some(func(i int) string { return fmt.Sprintf("c%d", i) }) + "]}]"
+		case 2:
+			text = "views: [{name: w, entities: [carrier], source: s, windows: [" + some(func(i int) string {
+				return fmt.Sprintf("{name: w%d, aggregate: %s, of: d, size: %s}", i, pick("sum", "count"), pick("1h", "2h"))
+			}) + "]}]"
+		default:
+			text, remove = "", []Ref{{KindView, pick("v", "w")}}
+			if random.IntN(5) > 0 {
+				continue
+			}
+		}
+		if current.Version == 0 {
+			text = mergeYAML
+		}
+		next, err := Merge(current, parsed(t, text), remove...)
+		if err != nil {
+			continue
+		}
+		applied++
+		removed += len(remove)
+		c, err := Compile(next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range c.views {
+			for _, col := range v.Columns {
+				of := fmt.Sprint(col.Name, col.Type, v.Source)
+				if at := slices.IndexFunc(v.Windows, func(w Window) bool { return w.Name == col.Name }); at >= 0 {
+					of = fmt.Sprint(v.Windows[at])
+				}
+				at := fmt.Sprint(v.Name, col.ID)
+				if was, ok := meaning[at]; ok && was != of {
+					t.Fatalf("view %s: number %d meant %s and means %s in version %d", v.Name, col.ID, was, of, next.Version)
+				}
+				meaning[at] = of
+				if id, kept := current.idOf(v.Name, col.Name, of, meaning); kept && id != col.ID {
+					t.Fatalf("view %s: %s had the number %d and has %d in version %d", v.Name, col.Name, id, col.ID, next.Version)
+				}
+			}
+		}
+		// As the bucket would give it back.
+		current = &Set{}
+		if err := json.Unmarshal(encode(next), current); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if applied < 500 || removed < 20 {
+		t.Errorf("only %d changes with %d removals went through: this tests too little", applied, removed)
+	}
+}
+
+// idOf tells the number of a view's column that means something, if there is one.
+func (s *Set) idOf(view, column, of string, meaning map[string]string) (uint32, bool) {
+	for _, v := range s.Views {
+		if v.Name == view {
+			id := v.IDs[column]
+			return id, id > 0 && meaning[fmt.Sprint(view, id)] == of
+		}
+	}
+	return 0, false
 }

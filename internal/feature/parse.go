@@ -19,9 +19,11 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 )
 
-// Limits of what is read: the parser takes time in the square of the depth.
+// Limits of what is read. The parser of YAML takes half a second for its most, much
+// more for little more, and time in the square of the depth.
 const (
-	parseMost = 4 << 20 // bytes
+	jsonMost  = 4 << 20 // bytes
+	yamlMost  = 1 << 20
 	depthMost = 50
 )
 
@@ -29,10 +31,14 @@ const (
 // it does not know is refused; errors are Invalid and say where: the name (of a
 // file), line and column. The set is not compiled, and has no version.
 func Parse(name string, b []byte) (*Set, error) {
-	if len(b) > parseMost {
-		return nil, fault.New(fault.Invalid, "%s has %d bytes of definitions, more than %d", name, len(b), parseMost)
+	isJSON, most := json.Valid(b), yamlMost
+	if isJSON {
+		most = jsonMost
 	}
-	if json.Valid(b) {
+	if len(b) > most {
+		return nil, fault.New(fault.Invalid, "%s has %d bytes of definitions, more than %d", name, len(b), most)
+	}
+	if isJSON {
 		return parseJSON(name, b)
 	}
 	p := &reader{name: name}

@@ -19,6 +19,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"iter"
 	"slices"
 	"strings"
@@ -65,9 +66,14 @@ type Row struct {
 
 // Log writes the rows of one source. It is safe for concurrent use.
 type Log struct {
-	blob    store.Blob
-	source  string
-	fields  []row.Field
+	blob   store.Blob
+	source string
+	shape  *Shape
+}
+
+// Shape is how rows of some fields lie in a file. It is safe for concurrent use.
+type Shape struct {
+	fields  int
 	columns []column
 	schema  *parquet.Schema
 }
@@ -91,21 +97,30 @@ func NewLog(blob store.Blob, source string, fields []row.Field) (*Log, error) {
 	if err := store.CheckKey(Prefix(source) + "x"); err != nil || strings.Contains(source, "/") {
 		return nil, fault.New(fault.Invalid, "the source's name %.80q can't be part of a key", source)
 	}
-	l := &Log{blob: blob, source: source, fields: fields}
-	l.columns = []column{{Event, ofEvent, row.Timestamp}, {Created, ofCreated, row.Timestamp}, {ID, ofID, 0}}
-	for i, f := range fields {
-		l.columns = append(l.columns, column{f.Name, i, f.Type})
+	shape, err := NewShape(fields)
+	if err != nil {
+		return nil, fmt.Errorf("source %q: %w", source, err)
 	}
-	slices.SortFunc(l.columns, func(a, b column) int { return strings.Compare(a.name, b.name) }) // as Group has it
+	return &Log{blob, source, shape}, nil
+}
+
+// NewShape gives the shape of rows with those fields as their values, in order. Names
+// that stand twice, or are those of this package's own columns, are Invalid.
+func NewShape(fields []row.Field) (*Shape, error) {
+	s := &Shape{fields: len(fields), columns: []column{{Event, ofEvent, row.Timestamp}, {Created, ofCreated, row.Timestamp}, {ID, ofID, 0}}}
+	for i, f := range fields {
+		s.columns = append(s.columns, column{f.Name, i, f.Type})
+	}
+	slices.SortFunc(s.columns, func(a, b column) int { return strings.Compare(a.name, b.name) }) // as Group has it
 	group := parquet.Group{}
-	for i, c := range l.columns {
-		if i > 0 && c.name == l.columns[i-1].name {
-			return nil, fault.New(fault.Invalid, "source %q: the field %q is there twice or has the name of a column that each log has", source, c.name)
+	for i, c := range s.columns {
+		if i > 0 && c.name == s.columns[i-1].name {
+			return nil, fault.New(fault.Invalid, "the field %q is there twice or has the name of a column that each log has", c.name)
 		}
 		group[c.name] = c.node()
 	}
-	l.schema = parquet.NewSchema(source, group)
-	return l, nil
+	s.schema = parquet.NewSchema("row", group)
+	return s, nil
 }
 
 func (c column) node() parquet.Node {
@@ -149,9 +164,6 @@ func (l *Log) Append(ctx context.Context, rows iter.Seq[Row]) (keys []string, er
 	const day = 24 * 60 * 60 * 1e6
 	days := map[int64][]Row{}
 	for r := range rows {
-		if len(r.Values) != len(l.fields) {
-			return nil, fault.New(fault.Internal, "source %q: a row has %d values for %d fields", l.source, len(r.Values), len(l.fields))
-		}
 		d := r.Event / day
 		if r.Event%day < 0 {
 			d--
@@ -161,17 +173,22 @@ func (l *Log) Append(ctx context.Context, rows iter.Seq[Row]) (keys []string, er
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4)
 	for _, of := range days {
-		data, err := l.write(of)
+		var data bytes.Buffer
+		w := l.shape.Writer(&data)
+		err := w.Write(of)
+		if err == nil {
+			err = w.Close()
+		}
 		if err != nil {
 			_ = group.Wait()
 			return nil, fmt.Errorf("write a segment of %q: %w", l.source, err)
 		}
 		created := slices.MinFunc(of, func(a, b Row) int { return int(max(min(a.Created-b.Created, 1), -1)) }).Created
-		sum := sha256.Sum256(data)
+		sum := sha256.Sum256(data.Bytes())
 		key := Key(l.source, Day(of[0].Event), created, sum[:])
 		keys = append(keys, key)
 		group.Go(func() error {
-			_, err := l.blob.Put(ctx, key, bytes.NewReader(data), int64(len(data)), store.IfAbsent())
+			_, err := l.blob.Put(ctx, key, bytes.NewReader(data.Bytes()), int64(data.Len()), store.IfAbsent())
 			if err != nil && !fault.Is(err, fault.Conflict) { // it is there already
 				return fmt.Errorf("write %q: %w", key, err)
 			}
@@ -191,33 +208,52 @@ const groupRows = 122880
 // codec keeps its encoders for reuse.
 var codec = &zstd.Codec{Level: zstd.SpeedFastest}
 
-// write gives the bytes of one object. It makes a writer anew each time: after Reset,
-// parquet-go 0.32 writes columns without their names.
-func (l *Log) write(rows []Row) ([]byte, error) {
-	var data bytes.Buffer
-	w := parquet.NewWriter(&data, l.schema, parquet.Compression(codec), parquet.DataPageStatistics(false), parquet.WriteBufferSize(0))
-	values := make([]parquet.Value, 0, min(len(rows), 1024))
-	for group := range slices.Chunk(rows, groupRows) {
-		for i, out := range w.ColumnWriters() {
-			for part := range slices.Chunk(group, 1024) {
-				var err error
-				if values, err = l.columns[i].take(values[:0], part, i); err != nil {
-					return nil, err
-				}
-				if _, err = out.WriteRowValues(values); err != nil {
-					return nil, err
-				}
+// Writer writes one file. It is for one goroutine.
+type Writer struct {
+	shape  *Shape
+	w      *parquet.Writer
+	values []parquet.Value
+	rows   int // of the row group
+}
+
+// Writer begins a file. (One for many files would be nice; but after Reset,
+// parquet-go 0.32 writes columns without their names.)
+func (s *Shape) Writer(to io.Writer) *Writer {
+	return &Writer{shape: s, w: parquet.NewWriter(to, s.schema, parquet.Compression(codec), parquet.DataPageStatistics(false), parquet.WriteBufferSize(0))}
+}
+
+// Write adds rows. Their values are copied.
+func (w *Writer) Write(rows []Row) error {
+	for i := range rows {
+		if n := len(rows[i].Values); n != w.shape.fields {
+			return fault.New(fault.Internal, "a row has %d values for %d fields", n, w.shape.fields)
+		}
+	}
+	for part := range slices.Chunk(rows, 1024) {
+		if w.values == nil {
+			w.values = make([]parquet.Value, 0, len(part))
+		}
+		for i, out := range w.w.ColumnWriters() {
+			var err error
+			if w.values, err = w.shape.columns[i].take(w.values[:0], part, i); err != nil {
+				return err
+			}
+			if _, err = out.WriteRowValues(w.values); err != nil {
+				return err
 			}
 		}
-		if err := w.Flush(); err != nil {
-			return nil, err
+		if w.rows += len(part); w.rows >= groupRows {
+			w.rows = 0
+			if err := w.w.Flush(); err != nil {
+				return err
+			}
 		}
 	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return data.Bytes(), nil
+	return nil
 }
+
+// Close writes what is left and the end of the file. It does not close what is written to.
+func (w *Writer) Close() error { return w.w.Close() }
 
 // take appends one column's values of rows to dst. An optional value has definition level 1, an
 // element of a list 2; the second and later ones of a list repeat at level 1.
