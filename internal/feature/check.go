@@ -41,9 +41,6 @@ const (
 	Stale   Reason = "stale" // the row is older than the source's fresh
 )
 
-// keyMost bounds the values of an entity's keys in a row, in bytes: they are in keys of the store and in memory.
-const keyMost = 1 << 10
-
 // checker holds rows against their source's definition at one moment.
 type checker struct {
 	source *CompiledSource
@@ -51,8 +48,8 @@ type checker struct {
 	latest int64 // that a time may be
 }
 
-// earliest is the first moment of the year 1, before which no calendar of ours goes.
-var earliest = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
+// earliest bounds times, as a store.Stamp does.
+var earliest = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 
 // fill completes a row whose values are there: its times, and its id if it has
 // none. What the row lacks is told as a reason and a sentence.
@@ -70,12 +67,8 @@ func (c *checker) fill(r *Row) (Reason, string) {
 		return reason, detail
 	}
 	for _, v := range s.Views {
-		size := 0
-		for _, at := range v.KeyAt {
-			size += len(r.Values[at].Text())
-		}
-		if size > keyMost {
-			return BadSize, fmt.Sprintf("the keys of view %q have %d bytes, more than %d", v.Name, size, keyMost)
+		if size := v.keySize(r.Values); size > store.OnlineKeyMost {
+			return BadSize, fmt.Sprintf("the key of view %q has %d bytes, more than %d", v.Name, size, store.OnlineKeyMost)
 		}
 	}
 	if r.ID == 0 {
@@ -126,7 +119,7 @@ func (c *checker) times(r *Row) (Reason, string) {
 		case v.Null():
 			return BadNull, fmt.Sprintf("column %q is null, and is a time of the row", name)
 		case us < earliest:
-			return Ahead, fmt.Sprintf("column %q is before the year 1", name)
+			return Ahead, fmt.Sprintf("column %q is before the year 1700", name)
 		case us > c.latest:
 			return Ahead, fmt.Sprintf("column %q is %s, which is more than %s ahead of the clock here", name, v, time.Duration(c.latest-c.now)*time.Microsecond)
 		case at == s.TimeAt:
@@ -134,6 +127,9 @@ func (c *checker) times(r *Row) (Reason, string) {
 		default:
 			r.Created = us
 		}
+	}
+	if r.Event == 0 && r.Created == 0 {
+		r.Created = 1 // a store.Stamp of zeros would stand for no row
 	}
 	if fresh := time.Duration(s.Fresh).Microseconds(); fresh > 0 && r.Event < c.now-fresh {
 		return Stale, fmt.Sprintf("column %q is %s, which is more than %s ago", s.Fields[s.TimeAt].Name, r.Values[s.TimeAt], s.Fresh)

@@ -49,14 +49,15 @@ const (
 	LogOnly
 )
 
-// Result is what became of the rows of one call. Duplicates, Late and Older are
-// accepted rows that some view of the source did not change for.
+// Result is what became of the rows of one call. Duplicates, Late, Older and
+// Refused are accepted rows for which some view of the source did not change.
 type Result struct {
 	Accepted   int         `json:"accepted"` // are where they were to go
 	Rejected   int         `json:"rejected"` // are kept with the reason
 	Duplicates int         `json:"duplicates"`
 	Late       int         `json:"late"`
 	Older      int         `json:"older"`
+	Refused    int         `json:"refused"`              // see Outcome
 	Rejections []Rejection `json:"rejections,omitempty"` // the first few
 }
 
@@ -65,7 +66,8 @@ const rejectionsMost = 10
 
 // IngestDeps are what an Ingest is made of.
 type IngestDeps struct {
-	Catalog *Catalog   // for events, which name their sources
+	Catalog *Catalog // for events, which name their sources
+	Online  store.Online
 	Blob    store.Blob // the bucket, with the logs and what was rejected
 }
 
@@ -154,6 +156,8 @@ func (in *Ingest) accept(ctx context.Context, s *CompiledSource, rows []Row, rej
 			result.Late++
 		case Older:
 			result.Older++
+		case Refused:
+			result.Refused++
 		}
 	}
 	return result, nil

@@ -26,7 +26,7 @@ func newIntake(tel *telemetry.Telemetry) (*intake, error) {
 	t := &intake{}
 	var errs [6]error
 	t.rows, errs[0] = tel.Meter.Int64Counter("pilotlight.features.rows",
-		metric.WithDescription("Rows that were accepted, by source and by what became of them online: applied, or in some view older than what is there, duplicate, or late."))
+		metric.WithDescription("Rows that were accepted, by source and by what became of them online: applied, or in some view older than what is there, duplicate, late, or more than a state remembers (refused)."))
 	t.rejected, errs[1] = tel.Meter.Int64Counter("pilotlight.features.rejected",
 		metric.WithDescription("Rows that were rejected, by source and reason."))
 	t.groups, errs[2] = tel.Meter.Int64Histogram("pilotlight.features.group",
@@ -43,7 +43,7 @@ func newIntake(tel *telemetry.Telemetry) (*intake, error) {
 	return t, errors.Join(errs[:]...)
 }
 
-var outcomeNames = [...]string{Applied: "applied", Older: "older", Duplicate: "duplicate", Late: "late"}
+var outcomeNames = [...]string{Applied: "applied", Older: "older", Duplicate: "duplicate", Late: "late", Refused: "refused"}
 
 // String gives the outcome's name in metrics.
 func (o Outcome) String() string { return outcomeNames[o] }
