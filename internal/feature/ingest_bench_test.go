@@ -12,7 +12,10 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
+	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
 )
 
 const flightsYAML = `
@@ -32,36 +35,74 @@ sources:
       - {name: flight, type: int32}
       - {name: delay, type: float64, min: -120, max: 1440}
       - {name: distance, type: float64}
+views:
+  - {name: carrier_last, entities: [carrier], source: flights, features: [dest, delay]}
+  - {name: aircraft_last, entities: [aircraft], source: flights, features: [carrier, origin, dest, delay], ttl: 7d}
+  - name: carrier_delays
+    entities: [carrier]
+    source: flights
+    lateness: 10m
+    windows:
+      - {name: n, aggregate: count, size: 1h, slide: 10m}
+      - {name: mean, aggregate: mean, of: delay, size: 1h, slide: 10m}
+      - {name: most, aggregate: max, of: delay, size: 1h, slide: 10m}
+  - name: origin_delays
+    entities: [origin]
+    source: flights
+    lateness: 10m
+    windows:
+      - {name: mean, aggregate: mean, of: delay, size: 1h, slide: 10m}
+      - {name: aircraft, aggregate: distinct, of: tailnum, size: 1h, slide: 10m}
+  - name: aircraft_delays
+    entities: [aircraft]
+    source: flights
+    lateness: 10m
+    windows:
+      - {name: mean, aggregate: mean, of: delay, size: 1d, slide: 1h}
+      - {name: last, aggregate: last, of: delay, size: 1d, slide: 1h}
 `
 
-// batches gives bodies of so many events each, of different flights, without an end.
-func batches(b *testing.B, events int) func() string {
+// flight makes the body of a batch of so many events, the first of them number from. They are a tenth of a second apart.
+func flight(b *testing.B, from, events int) string {
 	b.Helper()
-	n := atomic.Int64{}
-	return func() string {
-		var all []string
-		for range events {
-			i := n.Add(1)
-			rows := fmt.Sprintf(`[{"carrier":"C%d","origin":%q,"dest":"D%d","tailnum":"N%d","time":%q,"flight":%d,"delay":%d,"distance":%d}]`,
-				i%16, []string{"EWR", "JFK", "LGA"}[i%3], i%100, i%4000, now.Add(time.Duration(i)*50*time.Millisecond-time.Hour).Format(time.RFC3339Nano), i%5000, i%300, i%3000)
-			e := observed(fmt.Sprint("flight-", i), "flights", rows)
-			text, err := json.Marshal(e)
-			if err != nil {
-				b.Fatal(err)
-			}
-			all = append(all, string(text))
+	var all []string
+	for i := from; i < from+events; i++ {
+		rows := fmt.Sprintf(`[{"carrier":"C%d","origin":%q,"dest":"D%d","tailnum":"N%d","time":%q,"flight":%d,"delay":%d,"distance":%d}]`,
+			i%16, []string{"EWR", "JFK", "LGA"}[i%3], i%100, i%4000, now.Add(time.Duration(i)*100*time.Millisecond-48*time.Hour).Format(time.RFC3339Nano), i%5000, i%300, i%3000)
+		text, err := json.Marshal(observed(fmt.Sprint("flight-", i), "flights", rows))
+		if err != nil {
+			b.Fatal(err)
 		}
-		return "[" + strings.Join(all, ",") + "]"
+		all = append(all, string(text))
 	}
+	return "[" + strings.Join(all, ",") + "]"
 }
 
-// BenchmarkEvents posts batches of events, each with one row.
+// BenchmarkEvents posts batches of a thousand events with a row each, from four
+// senders, into five views in Redis and a log on disk or S3.
 func BenchmarkEvents(b *testing.B) {
+	b.Run("disk", func(b *testing.B) {
+		blob, err := diskstore.OpenBlob(b.Context(), &url.URL{Path: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		benchmarkEvents(b, blob)
+	})
+	b.Run("s3", func(b *testing.B) {
+		u, err := url.Parse(storetest.S3URL(b))
+		if err != nil {
+			b.Fatal(err)
+		}
+		blob, err := s3store.OpenBlob(b.Context(), u)
+		if err != nil {
+			b.Fatal(err)
+		}
+		benchmarkEvents(b, blob)
+	})
+}
+
+func benchmarkEvents(b *testing.B, blob store.Blob) {
 	const events = 1000
-	blob, err := diskstore.OpenBlob(b.Context(), &url.URL{Path: b.TempDir()})
-	if err != nil {
-		b.Fatal(err)
-	}
 	catalog := newCatalog(blob)
 	set, err := Parse("flights.yaml", []byte(flightsYAML))
 	if err != nil {
@@ -70,23 +111,23 @@ func BenchmarkEvents(b *testing.B) {
 	if _, _, err := catalog.Apply(b.Context(), set, nil, "me", false); err != nil {
 		b.Fatal(err)
 	}
-	in := ingest(b, IngestConfig{Rows: 50_000, Bytes: 64 << 20, Write: 20 * time.Second, Ahead: time.Hour}, IngestDeps{Blob: blob, Catalog: catalog})
+	conf := IngestConfig{Rows: 50_000, Bytes: 64 << 20, Write: 20 * time.Second, Ahead: time.Hour}
+	in := ingest(b, conf, IngestDeps{Blob: blob, Catalog: catalog, Online: redisOnline(b, storetest.RedisURL(b))})
 	m, err := event.NewMux(mute(b))
 	if err != nil {
 		b.Fatal(err)
 	}
 	in.Hear(m)
-	next := batches(b, events)
-	var bodies []string
-	for range 200 { // ids repeat after so many, which is beyond what a state remembers
-		bodies = append(bodies, next())
+	bodies := make([]string, b.N)
+	for i := range bodies {
+		bodies[i] = flight(b, i*events, events)
 	}
 	var at atomic.Int64
-	b.SetParallelism(4)
+	b.SetParallelism(2)
 	b.ResetTimer()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
-			r := httptest.NewRequestWithContext(b.Context(), "POST", "/events", strings.NewReader(bodies[at.Add(1)%int64(len(bodies))]))
+			r := httptest.NewRequestWithContext(b.Context(), "POST", "/events", strings.NewReader(bodies[at.Add(1)-1]))
 			r.Header.Set("Content-Type", "application/cloudevents-batch+json")
 			w := httptest.NewRecorder()
 			m.ServeHTTP(w, r)
