@@ -288,6 +288,39 @@ func TestSeveralInstancesCountEachRowOnce(t *testing.T) {
 	}
 }
 
+// TestLostAnswersCountNothingTwice loses answers of Redis, so that nobody knows
+// whether what they are about was done.
+func TestLostAnswersCountNothingTwice(t *testing.T) {
+	s, blob, server := clicksSource(t), bucket(t), storetest.RedisURL(t)
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy, cut := storetest.Cutting(t, u.Host)
+	u.Host = proxy
+	in := ingest(t, bounds, IngestDeps{Online: redisOnline(t, u.String()), Blob: blob})
+	random := rand.New(rand.NewPCG(9, 10))
+	var rows []Row
+	for i := range 600 {
+		rows = append(rows, click(i, random))
+	}
+	for part := range slices.Chunk(rows, 20) {
+		for tries := 0; ; tries++ {
+			if random.IntN(2) == 0 {
+				cut()
+			}
+			_, err := in.Accept(t.Context(), s, part, Everywhere)
+			if err == nil {
+				break
+			}
+			if !fault.Is(err, fault.Unavailable) || tries == 100 {
+				t.Fatal(err)
+			}
+		}
+	}
+	compare(t, redisOnline(t, server), s, rows)
+}
+
 func TestWhatBecomesOfRowsOnline(t *testing.T) {
 	s := clicksSource(t)
 	online, err := memstore.OpenOnline(t.Context(), nil)
