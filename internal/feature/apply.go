@@ -84,7 +84,7 @@ func touch(s *CompiledSource, rows []Row) []touched {
 
 // applyTo has states take their rows: first, of row views, without a look at what is there.
 func (in *Ingest) applyTo(ctx context.Context, all []touched, rows []Row) error {
-	left, err := in.write(ctx, all, rows)
+	left, err := in.putNewest(ctx, all, rows)
 	for races := 0; err == nil && len(left) > 0; races++ {
 		if races > 0 {
 			in.tel.lost.Add(ctx, int64(len(left)))
@@ -104,9 +104,9 @@ func (in *Ingest) applyTo(ctx context.Context, all []touched, rows []Row) error 
 	return err
 }
 
-// write puts the newest row into states of row views, and gives the states that
+// putNewest puts the newest row into states of row views, and gives the states that
 // are left to be looked at: those of windows, and those that have a newer row or the same.
-func (in *Ingest) write(ctx context.Context, all []touched, rows []Row) (left []*touched, err error) {
+func (in *Ingest) putNewest(ctx context.Context, all []touched, rows []Row) (left []*touched, err error) {
 	var newest []store.OnlineRow
 	var of []*touched
 	for i := range all {
@@ -157,7 +157,13 @@ func (in *Ingest) replace(ctx context.Context, all []*touched, rows []Row) (lost
 			in.log.ErrorContext(ctx, "a damaged state is begun anew", "view", t.view.Name, "key", t.key, "error", err)
 		}
 		if t.take(s, rows) {
-			changed, was, of = append(changed, t.stored(s)), append(was, there[i].Stamp), append(of, t)
+			r := t.stored(s)
+			if old := there[i].Stamp; !r.Stamp.After(old) {
+				// The same times and other content, or a damaged row: what is put must be later. A microsecond's
+				// lie of when the row was made is not seen by anybody.
+				r.Stamp = store.Stamp{Event: old.Event, Created: old.Created + 1}
+			}
+			changed, was, of = append(changed, r), append(was, there[i].Stamp), append(of, t)
 		}
 		t.view.states.Put(s)
 	}

@@ -347,11 +347,21 @@ func TestWhatBecomesOfRowsOnline(t *testing.T) {
 		{"older than the newest, but not too late", []Row{of(3, "a", time.Minute, 3)}, Result{Accepted: 1, Older: 1}},
 		{"too late", []Row{of(4, "a", 3*time.Hour, 4)}, Result{Accepted: 1, Late: 1}},
 		{"too late for the page, and of no user", []Row{of(5, "", 3*time.Hour, 5)}, Result{Accepted: 1, Late: 1}},
+		{"made at the same time as another", []Row{of(2, "a", 0, 9)}, Result{Accepted: 1, Duplicates: 1}},
 		{"in one call, as they were made", []Row{of(7, "b", 0, 7), of(6, "b", 90*time.Minute, 6)}, Result{Accepted: 2}},
 	} {
 		if got, err := in.Accept(t.Context(), s, test.rows, Everywhere); err != nil || fmt.Sprint(got) != fmt.Sprint(test.want) {
 			t.Errorf("%s: got %+v %v, want %+v", test.name, got, err, test.want)
 		}
+	}
+	// Of two rows with the same times the one that is encoded greater is the newest, whichever came first.
+	there, err := online.Read(t.Context(), []string{s.Views[0].Key(row.OfString("a"))}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answers [2]Answer
+	if err := s.Views[0].Values(there[0].Value, there[0].Stamp, now.UnixMicro(), answers[:]); err != nil || answers[1].Value.Int() != 9 || answers[1].Event != now.UnixMicro() {
+		t.Errorf("got %+v %v, want 9", answers, err)
 	}
 	if got, err := in.Accept(t.Context(), s, []Row{of(8, "c", 0, 8)}, LogOnly); err != nil || got.Accepted != 1 {
 		t.Errorf("to the log alone: got %+v %v", got, err)
@@ -362,7 +372,7 @@ func TestWhatBecomesOfRowsOnline(t *testing.T) {
 	if ids := loggedIDs(t, in.deps.Blob, s.Name); !ids[8] || ids[9] || len(ids) != 8 {
 		t.Errorf("the log has the rows %v, want 1 to 8", ids)
 	}
-	there, err := online.Read(t.Context(), []string{s.Views[0].Key(row.OfString("c")), s.Views[0].Key(row.OfString("d"))}, nil)
+	there, err = online.Read(t.Context(), []string{s.Views[0].Key(row.OfString("c")), s.Views[0].Key(row.OfString("d"))}, nil)
 	if err != nil || there[0].Value != nil || there[1].Value == nil {
 		t.Errorf("got %+v %v online, want d alone", there, err)
 	}
@@ -415,7 +425,7 @@ func TestADamagedStateIsBegunAnew(t *testing.T) {
 	}
 	rows := []Row{click(1, rand.New(rand.NewPCG(3, 4)))}
 	for _, v := range s.Views {
-		damaged := store.OnlineRow{Key: v.Key(rows[0].Values[v.KeyAt[0]]), Stamp: store.Stamp{Event: 1}, Value: []byte("\xff\xff\xff")}
+		damaged := store.OnlineRow{Key: v.Key(rows[0].Values[v.KeyAt[0]]), Stamp: store.Stamp{Event: 1 << 52}, Value: []byte("\xff\xff\xff")}
 		if _, err := online.Write(t.Context(), []store.OnlineRow{damaged}); err != nil {
 			t.Fatal(err)
 		}
