@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
-	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
 )
@@ -78,31 +78,39 @@ func flight(b *testing.B, from, events int) string {
 	return "[" + strings.Join(all, ",") + "]"
 }
 
-// BenchmarkEvents posts batches of a thousand events with a row each, from four
-// senders, into five views in Redis and a log on disk or S3.
+// BenchmarkEvents posts events with a row each, in batches and one by one, into
+// five views in Redis and a log on disk or S3.
 func BenchmarkEvents(b *testing.B) {
-	b.Run("disk", func(b *testing.B) {
-		blob, err := diskstore.OpenBlob(b.Context(), &url.URL{Path: b.TempDir()})
-		if err != nil {
-			b.Fatal(err)
-		}
-		benchmarkEvents(b, blob)
-	})
-	b.Run("s3", func(b *testing.B) {
-		u, err := url.Parse(storetest.S3URL(b))
-		if err != nil {
-			b.Fatal(err)
-		}
-		blob, err := s3store.OpenBlob(b.Context(), u)
-		if err != nil {
-			b.Fatal(err)
-		}
-		benchmarkEvents(b, blob)
-	})
+	for _, c := range []struct {
+		name            string
+		events, senders int // in a request, at once
+		open            func(b *testing.B) store.Blob
+	}{
+		{"disk/batch=1000", 1000, 4, diskBlob},
+		{"disk/batch=1", 1, 64, diskBlob},
+		{"s3/batch=1000", 1000, 4, s3Blob},
+		{"s3/batch=1", 1, 64, s3Blob},
+	} {
+		b.Run(c.name, func(b *testing.B) { benchmarkEvents(b, c.open(b), c.events, c.senders) })
+	}
 }
 
-func benchmarkEvents(b *testing.B, blob store.Blob) {
-	const events = 1000
+func diskBlob(b *testing.B) store.Blob { return diskBucket(b, b.TempDir()) }
+
+func s3Blob(b *testing.B) store.Blob {
+	b.Helper()
+	u, err := url.Parse(storetest.S3URL(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	blob, err := s3store.OpenBlob(b.Context(), u)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return blob
+}
+
+func benchmarkEvents(b *testing.B, blob store.Blob, events, senders int) {
 	catalog := newCatalog(blob)
 	set, err := Parse("flights.yaml", []byte(flightsYAML))
 	if err != nil {
@@ -123,7 +131,7 @@ func benchmarkEvents(b *testing.B, blob store.Blob) {
 		bodies[i] = flight(b, i*events, events)
 	}
 	var at atomic.Int64
-	b.SetParallelism(2)
+	b.SetParallelism(max(1, senders/runtime.GOMAXPROCS(0)))
 	b.ResetTimer()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
