@@ -19,7 +19,7 @@ const (
 	// tripsMost is how many such round trips are under way for a group.
 	tripsMost = 4
 	// racesMost is how often in a row other instances may change a state between our reading and replacing it.
-	racesMost = 30
+	racesMost = 100
 )
 
 // touched is the state of an entity in a view, and the rows that it has to take.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -375,6 +376,50 @@ func TestWhatBecomesOfRowsOnline(t *testing.T) {
 	there, err = online.Read(t.Context(), []string{s.Views[0].Key(row.OfString("c")), s.Views[0].Key(row.OfString("d"))}, nil)
 	if err != nil || there[0].Value != nil || there[1].Value == nil {
 		t.Errorf("got %+v %v online, want d alone", there, err)
+	}
+}
+
+func TestWhatIsMeasured(t *testing.T) {
+	s, tel := clicksSource(t), mute(t)
+	online, err := memstore.OpenOnline(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := NewIngest(&bounds, IngestDeps{Online: &meddled{Online: online, times: 1}, Blob: bucket(t)}, tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.now = func() time.Time { return now }
+	random := rand.New(rand.NewPCG(1, 1))
+	row1, row2, bad := click(1, random), click(2, random), click(3, random)
+	bad.Values = bad.Values[:1]
+	for range 2 {
+		if _, err := in.Accept(t.Context(), s, []Row{row1, row2, bad}, Everywhere); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := httptest.NewRecorder()
+	tel.Metrics().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
+	for _, want := range []string{
+		`pilotlight_features_rows_total{outcome="applied",source="clicks"} 2`,
+		`pilotlight_features_rows_total{outcome="duplicate",source="clicks"} 2`,
+		`pilotlight_features_rejected_total{reason="type",source="clicks"} 2`,
+		`pilotlight_features_group_sum{source="clicks"} 4`,
+		`pilotlight_features_write_duration_seconds_count{outcome="written",source="clicks"} 2`,
+		`pilotlight_features_freshness_seconds_count{source="clicks"} 4`,
+		`pilotlight_features_freshness_seconds_bucket{source="clicks",le="21600"} 4`,
+		`pilotlight_features_races_total 4`,
+	} {
+		if !strings.Contains(w.Body.String(), want+"\n") {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
+	if t.Failed() {
+		for line := range strings.Lines(w.Body.String()) {
+			if strings.HasPrefix(line, "pilotlight_features") {
+				t.Log(line)
+			}
+		}
 	}
 }
 

@@ -110,7 +110,8 @@ func (in *Ingest) Close() error {
 // what it holds. Rows that are not as the source demands are rejected, by
 // themselves. An error means that the good ones are to be sent again, though some
 // of them may have been taken: Overloaded where too much waits, Unavailable where a
-// store can't be reached.
+// store can't be reached. Nobody may change the values afterwards: rows are
+// written even if ctx ends before.
 func (in *Ingest) Accept(ctx context.Context, s *CompiledSource, rows []Row, to To) (Result, error) {
 	return in.accept(ctx, s, rows, nil, to)
 }
@@ -125,7 +126,7 @@ func (in *Ingest) accept(ctx context.Context, s *CompiledSource, rows []Row, rej
 	}
 	now := in.now()
 	c := checker{source: s, now: now.UnixMicro(), latest: now.Add(in.conf.Ahead).UnixMicro()}
-	good := rows[:0:0]
+	good := make([]Row, 0, len(rows))
 	for i := range rows {
 		r := rows[i]
 		if reason, detail := c.fill(&r); reason != "" {
