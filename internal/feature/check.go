@@ -169,8 +169,8 @@ func appendRow(dst []byte, s *CompiledSource, values []row.Value) []byte {
 // together, named by what it holds.
 const rejectedPrefix = "features/rejected/"
 
-// keep writes what was rejected to the bucket. The same again on the same day is kept once.
-func keep(ctx context.Context, blob store.Blob, source string, now time.Time, rejected []Rejection) error {
+// keepRejected writes what was rejected to the bucket. The same again on the same day is kept once.
+func keepRejected(ctx context.Context, blob store.Blob, source string, now time.Time, rejected []Rejection) error {
 	var lines bytes.Buffer
 	for _, r := range rejected {
 		b, err := json.Marshal(struct {

@@ -139,7 +139,7 @@ func (in *Ingest) accept(ctx context.Context, s *CompiledSource, rows []Row, rej
 	outcomes := make([]Outcome, len(good))
 	group, writing := errgroup.WithContext(ctx)
 	if len(rejected) > 0 {
-		group.Go(func() error { return keep(writing, in.deps.Blob, s.Name, now, rejected) })
+		group.Go(func() error { return keepRejected(writing, in.deps.Blob, s.Name, now, rejected) })
 	}
 	if len(good) > 0 {
 		group.Go(func() error { return in.lane(s.Name).write(writing, s, &part{rows: good, outcomes: outcomes, to: to}) })
