@@ -90,8 +90,12 @@ func (s *sum) append(dst []byte) []byte {
 	if len(words) > 0 {
 		dst = binary.AppendUvarint(dst, uint64(low))
 	}
-	for _, w := range words {
-		dst = binary.AppendUvarint(dst, uint64(w))
+	for i, w := range words {
+		if i < len(words)-1 {
+			dst = binary.LittleEndian.AppendUint32(dst, w)
+		} else {
+			dst = binary.AppendUvarint(dst, uint64(w)) // mostly small
+		}
 	}
 	return dst
 }
@@ -177,7 +181,9 @@ func (c *cell) decode(r *reader, k *column, start int64) {
 		return
 	}
 	if k.sum {
-		c.sum.decode(r)
+		if c.sum.decode(r); !k.typ.Float() {
+			r.check(len(c.sum.words) == 0 || c.sum.low >= unit)
+		}
 	}
 	if k.min {
 		c.min = r.value(k)
@@ -208,17 +214,20 @@ func (s *sum) decode(r *reader) {
 	}
 	s.low = int(r.uvarint(maxWords - 4))
 	r.check(s.low+n <= maxWords-3) // with what carries may add
-	for range n {
-		if r.bad {
-			return
-		}
-		w := int64(r.uvarint(math.MaxUint32))
-		if negative {
-			w = -w
-		}
-		s.words = append(s.words, w)
+	if r.check(len(r.data) > 4*(n-1)); r.bad {
+		return
 	}
+	for range n - 1 {
+		s.words = append(s.words, int64(binary.LittleEndian.Uint32(r.data)))
+		r.data = r.data[4:]
+	}
+	s.words = append(s.words, int64(r.uvarint(math.MaxUint32)))
 	r.check(s.words[0] != 0 && s.words[n-1] != 0)
+	if negative {
+		for i := range s.words {
+			s.words[i] = -s.words[i]
+		}
+	}
 }
 
 // reader takes values off encoded bytes. Once something is wrong it is bad, and gives zeros.
@@ -234,6 +243,11 @@ func (r *reader) check(ok bool) {
 }
 
 func (r *reader) uvarint(most uint64) uint64 {
+	if len(r.data) > 0 && r.data[0] < 0x80 && uint64(r.data[0]) <= most { // most are
+		v := uint64(r.data[0])
+		r.data = r.data[1:]
+		return v
+	}
 	v, n := binary.Uvarint(r.data)
 	if r.check(n > 0 && v <= most); r.bad {
 		return 0
