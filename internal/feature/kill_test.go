@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,7 +126,7 @@ func TestKilledInstancesLoseNothing(t *testing.T) {
 		}
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	kills := 0
+	var kills atomic.Int64
 	var killer sync.WaitGroup
 	killer.Go(func() {
 		for ctx.Err() == nil {
@@ -136,7 +137,7 @@ func TestKilledInstancesLoseNothing(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			kills++
+			kills.Add(1)
 		}
 	})
 	work := make(chan []Row)
@@ -164,7 +165,7 @@ func TestKilledInstancesLoseNothing(t *testing.T) {
 			}
 		})
 	}
-	for round := 0; round < 2 || kills < 12 && round < 100; round++ { // the same again, in another order
+	for round := 0; round < 2 || kills.Load() < 12 && round < 100; round++ { // the same again, in another order
 		random.Shuffle(len(rows), func(i, j int) { rows[i], rows[j] = rows[j], rows[i] })
 		for from := 0; from < len(rows); from += 10 {
 			work <- append([]Row(nil), rows[from:min(from+10, len(rows))]...)
@@ -174,10 +175,10 @@ func TestKilledInstancesLoseNothing(t *testing.T) {
 	senders.Wait()
 	stop()
 	killer.Wait()
-	if kills < 12 || unanswered == 0 {
-		t.Fatalf("%d kills left %d deliveries without an answer: the test proves little", kills, unanswered)
+	if kills.Load() < 12 || unanswered == 0 {
+		t.Fatalf("%d kills left %d deliveries without an answer: the test proves little", kills.Load(), unanswered)
 	}
-	t.Logf("%d kills left %d deliveries without an answer", kills, unanswered)
+	t.Logf("%d kills left %d deliveries without an answer", kills.Load(), unanswered)
 	compare(t, redisOnline(t, redis), s, rows)
 	ids := loggedIDs(t, blob, s.Name)
 	for _, r := range rows {
