@@ -36,6 +36,7 @@ func samples() []event.Event {
 		event.ModelLoaded.New(event.Loaded{Model: "flights", Version: 2, At: now}),
 		event.ModelEvicted.New(event.Evicted{Model: "flights", Version: 2, At: now}),
 		event.FeaturesApplied.New(event.Applied{Version: 2, At: now}),
+		event.FeaturesObserved.New(event.Rows{Source: "flights"}),
 		tick,
 	}
 }

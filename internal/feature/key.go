@@ -14,3 +14,23 @@ func (v *CompiledView) keyPrefix(dst []byte) []byte {
 }
 
 // appendKeyOf is Key of the entity that a row of the view's source is about;
+// false where a part of its key is null, so that it is about none.
+func (v *CompiledView) appendKeyOf(dst []byte, values []row.Value) ([]byte, bool) {
+	dst = v.keyPrefix(dst)
+	for _, at := range v.KeyAt {
+		if values[at].Null() {
+			return dst, false
+		}
+		dst = row.AppendKey(dst, values[at])
+	}
+	return dst, true
+}
+
+// keySize is how long the key of appendKeyOf is, and a little more.
+func (v *CompiledView) keySize(values []row.Value) int {
+	n := len("feature/") + len(v.Name) + len("/")
+	for _, at := range v.KeyAt {
+		n += 1 + 8 + len(values[at].Text())
+	}
+	return n
+}
