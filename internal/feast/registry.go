@@ -14,7 +14,7 @@ type Registry struct {
 	Entities []Entity
 	Views    []FeatureView
 	Services []FeatureService
-	// Names of what is computed by Python code, and so can't be taken over.
+	// What can't be taken over is told by name alone.
 	OnDemand []Named
 	Labels   []Named
 }
