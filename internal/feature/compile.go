@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -43,6 +44,7 @@ type CompiledView struct {
 	Columns []row.Field    // what it answers, in order
 	FromAt  []int          // where each is made of lies in the source's fields; -1: of nothing (count)
 	At      map[string]int // where each lies in Columns
+	states  sync.Pool      // of *State, that Values uses
 }
 
 // CompiledService is a service with what it answers.
