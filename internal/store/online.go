@@ -29,7 +29,8 @@ type OnlineRow struct {
 	TTL   time.Duration // of a row that is written, from then on; 0: for ever. Read does not give it
 }
 
-const onlineKeyMost = 1024
+// OnlineKeyMost is how many bytes the key of an OnlineRow may have.
+const OnlineKeyMost = 1024
 
 // Check refuses a row that some backend could not hold, or could not compare.
 func (r *OnlineRow) Check() error {
@@ -49,8 +50,8 @@ func (r *OnlineRow) Check() error {
 }
 
 func checkOnlineKey(key string) error {
-	if key == "" || len(key) > onlineKeyMost {
-		return fault.New(fault.Invalid, "the key of a row has 1 to %d bytes, not %d", onlineKeyMost, len(key))
+	if key == "" || len(key) > OnlineKeyMost {
+		return fault.New(fault.Invalid, "the key of a row has 1 to %d bytes, not %d", OnlineKeyMost, len(key))
 	}
 	return nil
 }

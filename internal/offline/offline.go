@@ -1,0 +1,159 @@
+// Package offline reads the history of features: the logs and the batch files of
+// sources in the bucket. It joins them with rows that somebody asks for
+// (training sets), brings them online (materialise) and joins small files (compact).
+//
+// DuckDB reads, sorts and spills; it computes no feature. Sorted rows come back
+// as a file, one entity after another, and go through feature.State in one pass,
+// with one state at a time in memory. So what a training set says of a moment is what
+// the online store said then, and memory does not grow with the rows. Methods are
+// safe for concurrent use; heavy work is done one piece at a time.
+package offline
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/duckdb/duckdb-go/v2"
+
+	"github.com/pilotlight-ml/pilotlight/internal/env"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+)
+
+// Config says what reading history may cost.
+type Config struct {
+	Memory env.Size `env:"OFFLINE_MEMORY" default:"256MiB" help:"What DuckDB may use before it writes to OFFLINE_DIR."`
+	Dir    string   `env:"OFFLINE_DIR" help:"Folder for copies of the bucket's files and for what does not fit into memory; its subfolder pilotlight-offline is emptied at start. Default: a new one among the system's temporary files."`
+	Cache  env.Size `env:"OFFLINE_CACHE" default:"4GiB" help:"How much of the bucket is kept in OFFLINE_DIR; the files that are read at once must fit."`
+}
+
+// Validate refuses what can't work.
+func (c *Config) Validate() error {
+	switch {
+	case c.Memory < 64<<20:
+		return fault.New(fault.Invalid, "OFFLINE_MEMORY must be at least 64MiB")
+	case c.Cache <= 0:
+		return fault.New(fault.Invalid, "OFFLINE_CACHE must be positive")
+	}
+	return nil
+}
+
+// Store reads the history in a bucket.
+type Store struct {
+	blob  store.Blob
+	dir   string
+	files *files
+	db    *sql.DB
+	heavy chan struct{} // holds one while something heavy runs
+}
+
+// Open starts DuckDB in the process. Close stops it and removes its files.
+func Open(ctx context.Context, c *Config, blob store.Blob) (_ *Store, err error) {
+	s := &Store{blob: blob, heavy: make(chan struct{}, 1)}
+	if c.Dir == "" {
+		s.dir, err = os.MkdirTemp("", "pilotlight-offline-")
+	} else {
+		s.dir = filepath.Join(c.Dir, "pilotlight-offline")
+		if err = os.RemoveAll(s.dir); err == nil {
+			err = os.MkdirAll(s.dir, 0o700)
+		}
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, err, "there is no folder for copies of the bucket's files")
+	}
+	s.files = newFiles(blob, filepath.Join(s.dir, "objects"), int64(c.Cache))
+	connector, err := duckdb.NewConnector("", nil)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start DuckDB: %w", err), os.RemoveAll(s.dir))
+	}
+	s.db = sql.OpenDB(connector)
+	for _, set := range []string{
+		fmt.Sprintf("SET memory_limit = '%dB'", int64(c.Memory)),
+		"SET temp_directory = " + quote(filepath.Join(s.dir, "spill")),
+		fmt.Sprintf("SET threads = %d", runtime.GOMAXPROCS(0)),
+		"SET GLOBAL TimeZone = 'UTC'",
+		"SET autoinstall_known_extensions = false",
+		"SET autoload_known_extensions = false",
+		"SET lock_configuration = true",
+	} {
+		if _, err := s.db.ExecContext(ctx, set); err != nil {
+			return nil, errors.Join(fmt.Errorf("start DuckDB: %s: %w", set, err), s.Close())
+		}
+	}
+	return s, nil
+}
+
+// Close stops DuckDB. No call may be under way or follow.
+func (s *Store) Close() error { return errors.Join(s.db.Close(), os.RemoveAll(s.dir)) }
+
+// job is something heavy: a connection with tables of its own, and a folder.
+type job struct {
+	*Store
+	conn *sql.Conn
+	dir  string
+	held []func() // let go of at the end
+}
+
+// begin waits until nothing else is heavy. The caller ends the job.
+func (s *Store) begin(ctx context.Context) (_ *job, err error) {
+	select {
+	case s.heavy <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	s.files.begin()
+	j := &job{Store: s, held: []func(){func() { <-s.heavy }}}
+	defer func() {
+		if err != nil {
+			j.end()
+		}
+	}()
+	if j.dir, err = os.MkdirTemp(s.dir, "job-"); err != nil {
+		return nil, err
+	}
+	j.held = append(j.held, func() { _ = os.RemoveAll(j.dir) })
+	// A connection of its own, so that its temporary tables go with it.
+	if j.conn, err = s.db.Conn(ctx); err != nil {
+		return nil, err
+	}
+	j.held = append(j.held, func() {
+		_ = j.conn.Raw(func(any) error { return driver.ErrBadConn }) // not back into the pool
+		_ = j.conn.Close()
+	})
+	return j, nil
+}
+
+func (j *job) end() {
+	for i := len(j.held) - 1; i >= 0; i-- {
+		j.held[i]()
+	}
+}
+
+// exec runs a statement.
+func (j *job) exec(ctx context.Context, parts ...string) error {
+	_, err := j.conn.ExecContext(ctx, strings.Join(parts, ""))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// number runs a query that answers one number; of NULL it is 0.
+func (j *job) number(ctx context.Context, query string) (int64, error) {
+	var n sql.NullInt64
+	err := j.conn.QueryRowContext(ctx, query).Scan(&n)
+	return n.Int64, err
+}
+
+// quote writes a text as SQL.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// ident writes a name as SQL.
+func ident(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }

@@ -1,0 +1,196 @@
+package offline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/feature"
+	"github.com/pilotlight-ml/pilotlight/internal/row"
+	"github.com/pilotlight-ml/pilotlight/internal/segment"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+)
+
+// prefixOf is where the rows of a source lie.
+func prefixOf(src *feature.CompiledSource) string {
+	if src.Path != "" {
+		return src.Path
+	}
+	return segment.Prefix(src.Name)
+}
+
+// list gives the Parquet objects of a source, in the order of their keys.
+func (s *Store) list(ctx context.Context, src *feature.CompiledSource) ([]store.Object, error) {
+	var found []store.Object
+	for o, err := range s.blob.List(ctx, prefixOf(src), "") {
+		if err != nil {
+			return nil, fmt.Errorf("list the files of source %q: %w", src.Name, err)
+		}
+		if strings.HasSuffix(o.Key, ".parquet") {
+			found = append(found, o)
+		}
+	}
+	return found, nil
+}
+
+// input is some files of a source, as a table of DuckDB with the columns e and c
+// (event and created time in microseconds), id, and c0, c1... for the source's fields.
+type input struct {
+	src   *feature.CompiledSource
+	files []*file
+	sql   string // a query; empty: there are no rows
+}
+
+// input makes objects readable; nil: all of the source's.
+func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []store.Object) (*input, error) {
+	in := &input{src: src}
+	// Compaction replaces objects by one that holds the same rows: what was listed
+	// may be gone, but then its replacement is there already.
+	for try := 0; ; try++ {
+		list, err := objects, error(nil)
+		if list == nil {
+			list, err = j.list(ctx, src)
+		}
+		if err == nil {
+			in.files, err = j.files.get(ctx, list)
+		}
+		switch {
+		case errors.Is(err, errGone) && objects == nil && try < 10:
+			continue
+		case errors.Is(err, errGone):
+			return nil, fault.New(fault.Unavailable, "files of source %q change while they are read", src.Name)
+		case err != nil:
+			return nil, err
+		}
+		break
+	}
+	if len(in.files) == 0 {
+		return in, nil
+	}
+	paths := make([]string, len(in.files))
+	for i, f := range in.files {
+		paths[i] = quote(f.path())
+	}
+	hive := src.Path != ""
+	from := fmt.Sprintf("read_parquet([%s], union_by_name = true, hive_partitioning = %t)", strings.Join(paths, ", "), hive)
+	types, err := j.columns(ctx, from)
+	if err != nil {
+		return nil, j.explain(ctx, in, err)
+	}
+	// A column of this source may have been given to it after the file was written.
+	field := func(name string, t row.Type) string {
+		have, ok := types[strings.ToLower(name)]
+		if !ok {
+			return "CAST(NULL AS " + sqlType(t) + ")"
+		}
+		return cast(ident(name), have, t)
+	}
+	event, created, id := `epoch_us("`+segment.Event+`")`, `epoch_us("`+segment.Created+`")`, `"`+segment.ID+`"`
+	if hive {
+		event = field(src.Fields[src.TimeAt].Name, row.Timestamp)
+		if created = event; src.Made >= 0 {
+			created = fmt.Sprintf("coalesce(%s, %s)", field(src.Fields[src.Made].Name, row.Timestamp), event)
+		}
+	}
+	var columns, hashed []string
+	for i, f := range src.Fields {
+		columns = append(columns, fmt.Sprintf("%s AS c%d", field(f.Name, f.Type), i))
+		hashed = append(hashed, fmt.Sprintf("c%d", i))
+	}
+	in.sql = fmt.Sprintf("SELECT %s AS e, %s AS c, %s FROM %s", event, created, strings.Join(columns, ", "), from)
+	if hive {
+		// Rows of no time are of nothing. A row's id is what it holds: twice the same row is one.
+		in.sql = fmt.Sprintf("SELECT *, hash(%s) AS id FROM (%s) WHERE e IS NOT NULL", strings.Join(hashed, ", "), in.sql)
+	} else {
+		in.sql = strings.Replace(in.sql, " AS c,", " AS c, "+id+" AS id,", 1)
+	}
+	return in, nil
+}
+
+// columns gives the types of a table's columns by their names in lower case, for so
+// DuckDB finds them.
+func (j *job) columns(ctx context.Context, from string) (map[string]string, error) {
+	names, types, err := j.describe(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for i, name := range names {
+		found[strings.ToLower(name)] = types[i]
+	}
+	return found, nil
+}
+
+// describe gives the names and types of a table's columns, in order.
+func (j *job) describe(ctx context.Context, from string) (names, types []string, err error) {
+	rows, err := j.conn.QueryContext(ctx, "SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM "+from+")")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var name, typ string
+		if err := rows.Scan(&name, &typ); err != nil {
+			return nil, nil, err
+		}
+		names, types = append(names, name), append(types, typ)
+	}
+	return names, types, rows.Err()
+}
+
+var sqlTypes = map[row.Type]string{
+	row.Bool: "BOOLEAN", row.Int32: "INTEGER", row.Int64: "BIGINT", row.Float32: "FLOAT", row.Float64: "DOUBLE",
+	row.String: "VARCHAR", row.Bytes: "BLOB", row.Timestamp: "BIGINT",
+}
+
+// sqlType is the type in DuckDB that a row.Type has here: timestamps are microseconds.
+func sqlType(t row.Type) string {
+	if t.IsList() {
+		return sqlTypes[t.Elem()] + "[]"
+	}
+	return sqlTypes[t]
+}
+
+// cast reads a column of DuckDB's type have as a type of ours.
+func cast(column, have string, t row.Type) string {
+	switch {
+	case t == row.ListOf(row.Timestamp):
+		return fmt.Sprintf("list_transform(CAST(%s AS TIMESTAMPTZ[]), lambda x: epoch_us(x))", column)
+	case t != row.Timestamp:
+		return fmt.Sprintf("CAST(%s AS %s)", column, sqlType(t))
+	}
+	switch have {
+	case "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "FLOAT", "DOUBLE":
+		return fmt.Sprintf("CAST(round(%s * 1e6) AS BIGINT)", column) // seconds, as row.ParseJSON has it
+	}
+	return fmt.Sprintf("epoch_us(CAST(%s AS TIMESTAMPTZ))", column)
+}
+
+// explain says which object it was that DuckDB could not read. It looks at each by
+// itself, for DuckDB does not always say.
+func (j *job) explain(ctx context.Context, in *input, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	kind := fault.Invalid
+	if in.src.Path == "" {
+		kind = fault.Internal // nobody but the system writes logs
+	}
+	for _, f := range in.files {
+		if _, damaged := j.number(ctx, "SELECT count(hash(t)) FROM read_parquet("+quote(f.path())+", hive_partitioning = false) t"); damaged != nil {
+			return fault.Wrap(kind, damaged, "the file %q of source %q can't be read as Parquet", f.object.Key, in.src.Name)
+		}
+	}
+	return fault.Wrap(kind, err, "the files of source %q are not what its definition says: %s", in.src.Name, reason(err))
+}
+
+// reason is DuckDB's first sentence of an error.
+func reason(err error) string {
+	s, _, _ := strings.Cut(err.Error(), "\n")
+	if len(s) > 300 {
+		s = s[:300]
+	}
+	return s
+}
