@@ -325,8 +325,11 @@ func TestPlansThatAreRefused(t *testing.T) {
 		{nil, fault.Invalid, "0 features are asked for"},
 		{make([]string, columnsMost+1), fault.Invalid, "10001 features are asked for"},
 		{[]string{"delay"}, fault.Invalid, `feature "delay" is not named "view:feature"`},
-		{[]string{"carriers:delay", "carrier:x", "carriers:late", "carrier:y", "worse:x"}, fault.NotFound,
-			`Feature view carrier does not exist; "carriers" has no feature "late"; "worse" has no feature "x"`},
+		{
+			[]string{"carriers:delay", "carrier:x", "carriers:late", "carrier:y", "worse:x"},
+			fault.NotFound,
+			`Feature view carrier does not exist; "carriers" has no feature "late"; "worse" has no feature "x"`,
+		},
 		{[]string{"carriers:delay", "carriers:delay"}, fault.Invalid, `feature "carriers:delay" is asked for twice`},
 		{[]string{"carriers:delay", "routes:delay"}, fault.Invalid, `features "carriers:delay" and "routes:delay" are both called "delay"; ask for full feature names`},
 		{[]string{"planes:seats", "numbers:weight"}, fault.Invalid, `view planes takes "number" as a int32 and view numbers takes it as a int64; they can't be asked for together`},
