@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/checker"
+	celchecker "cel.dev/cel-go/checker"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
@@ -173,7 +173,7 @@ func (c *Compiled) check(e *Expression, at int) (*computed, error) {
 	if out := checked.OutputType(); !becomes(out, f.Type) {
 		return nil, invalid("its value is a %s and can't become a %s", out, f.Type)
 	}
-	cost, err := env.EstimateCost(checked, bounds{})
+	cost, err := env.EstimateCost(checked, sizes{})
 	if err != nil {
 		return nil, err
 	}
@@ -407,14 +407,14 @@ func becomes(t *types.Type, want row.Type) bool {
 	return false
 }
 
-// bounds tell CEL how large the values are that it can't know.
-type bounds struct{}
+// sizes tell CEL how large the values are that it can't know.
+type sizes struct{}
 
-func (bounds) EstimateSize(checker.AstNode) *checker.SizeEstimate {
-	return &checker.SizeEstimate{Max: longest}
+func (sizes) EstimateSize(celchecker.AstNode) *celchecker.SizeEstimate {
+	return &celchecker.SizeEstimate{Max: longest}
 }
 
-func (bounds) EstimateCallCost(string, string, *checker.AstNode, []checker.AstNode) *checker.CallEstimate {
+func (sizes) EstimateCallCost(string, string, *celchecker.AstNode, []celchecker.AstNode) *celchecker.CallEstimate {
 	return nil
 }
 
