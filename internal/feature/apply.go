@@ -157,13 +157,7 @@ func (in *Ingest) replace(ctx context.Context, all []*touched, rows []Row) (lost
 			in.log.ErrorContext(ctx, "a damaged state is begun anew", "view", t.view.Name, "key", t.key, "error", err)
 		}
 		if t.take(s, rows) {
-			r := t.stored(s)
-			if old := there[i].Stamp; !r.Stamp.After(old) {
-				// The same times and other content, or a damaged row: what is put must be later. A microsecond's
-				// lie of when the row was made is not seen by anybody.
-				r.Stamp = store.Stamp{Event: old.Event, Created: old.Created + 1}
-			}
-			changed, was, of = append(changed, r), append(was, there[i].Stamp), append(of, t)
+			changed, was, of = append(changed, t.stored(s)), append(was, there[i].Stamp), append(of, t)
 		}
 		t.view.states.Put(s)
 	}

@@ -98,7 +98,7 @@ func feastServer(t testing.TB, online store.Online, yaml string, now time.Time) 
 	if _, _, err := catalog.Apply(t.Context(), set, nil, "test", false); err != nil {
 		t.Fatal(err)
 	}
-	in := ingest(t, bounds, IngestDeps{Catalog: catalog, Online: online, Blob: blob})
+	in := ingest(t, ample, IngestDeps{Catalog: catalog, Online: online, Blob: blob})
 	in.now = func() time.Time { return now }
 	f := NewFeast(NewTable(online, catalog.Current), in, catalog, "1.2.3")
 	f.now = in.now
