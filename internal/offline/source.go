@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/duckdb/duckdb-go/v2"
+
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
@@ -158,6 +160,8 @@ func cast(column, have string, t row.Type) string {
 	switch {
 	case t == row.ListOf(row.Timestamp):
 		return fmt.Sprintf("list_transform(CAST(%s AS TIMESTAMPTZ[]), lambda x: epoch_us(x))", column)
+	case t.Integer() && (have == "FLOAT" || have == "DOUBLE" || strings.HasPrefix(have, "DECIMAL")):
+		return fmt.Sprintf("CASE WHEN isnan(%[1]s) THEN NULL WHEN %[1]s = trunc(%[1]s) OR %[1]s IS NULL THEN CAST(%[1]s AS %[2]s) ELSE error('%[3]s is asked for, and there is ' || %[1]s) END", column, sqlType(t), t)
 	case t != row.Timestamp:
 		return fmt.Sprintf("CAST(%s AS %s)", column, sqlType(t))
 	}
@@ -174,6 +178,9 @@ func (j *job) explain(ctx context.Context, in *input, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if full(err) {
+		return j.failed(err)
+	}
 	kind := fault.Invalid
 	if in.src.Path == "" {
 		kind = fault.Internal // nobody but the system writes logs
@@ -184,6 +191,19 @@ func (j *job) explain(ctx context.Context, in *input, err error) error {
 		}
 	}
 	return fault.Wrap(kind, err, "the files of source %q are not what its definition says: %s", in.src.Name, reason(err))
+}
+
+// failed is an error of a statement that no file is to blame for.
+func (j *job) failed(err error) error {
+	if full(err) {
+		return fault.Wrap(fault.Overloaded, err, "the work does not fit into OFFLINE_MEMORY or onto the disk of OFFLINE_DIR")
+	}
+	return err
+}
+
+func full(err error) bool {
+	var d *duckdb.Error
+	return errors.As(err, &d) && (d.Type == duckdb.ErrorTypeOutOfMemory || strings.Contains(d.Msg, "No space left"))
 }
 
 // reason is DuckDB's first sentence of an error.
