@@ -33,7 +33,7 @@ const (
 	Older                    // the state has a newer row
 	Duplicate                // the state has this row
 	Late                     // the row is further behind than the view's lateness
-	Refused                  // the state remembers window.MaxRows rows that may come again, or the row's time is beyond reckoning
+	Refused                  // the state remembers window.MaxRows rows that may come again, or the row's times can't be stored
 )
 
 // Row is one row of a source, as every part of the system takes it.
@@ -107,14 +107,14 @@ func (s *State) Reset() {
 	}
 }
 
-// Load makes the state the one that Append wrote; without data and with the zero stamp
-// it is empty. So it is where the view's windows have changed since: what they held is
+// Load makes the state the one that Append wrote; with the zero stamp, which stands
+// for no row, it is empty. So it is where the view's windows have changed since: what they held is
 // of no use, and is made anew of the log. Damaged data is Internal. In both cases the
 // stamp is kept, so that the state can be replaced. Data may be used again.
 func (s *State) Load(data []byte, stamp store.Stamp) error {
 	s.Reset()
 	s.stamp = stamp
-	if missing(data, stamp) {
+	if stamp == (store.Stamp{}) {
 		return nil
 	}
 	if s.windows != nil {
@@ -131,15 +131,17 @@ func (s *State) Load(data []byte, stamp store.Stamp) error {
 	return nil
 }
 
-// missing tells whether nothing is stored. A row that is all null takes no bytes.
-func missing(data []byte, stamp store.Stamp) bool { return len(data) == 0 && stamp == store.Stamp{} }
-
 func (v *CompiledView) damaged(err error) error {
 	return fault.Wrap(fault.Internal, err, "what is stored of view %q can't be read", v.Name)
 }
 
-// Apply takes a row of the view's source in. It keeps its values.
+// Apply takes a row of the view's source in. It keeps its values. Online and offline
+// alike it refuses times that a store.Stamp can't have.
 func (s *State) Apply(r Row) Outcome {
+	const most = 1<<53 - 1
+	if max(r.Event, r.Created) > most || min(r.Event, r.Created) < -most || r.Event == 0 && r.Created == 0 {
+		return Refused
+	}
 	if s.windows == nil {
 		return s.applyRow(r)
 	}
@@ -261,7 +263,7 @@ func (v *CompiledView) Values(data []byte, stamp store.Stamp, at int64, dst []An
 		values = make([]row.Value, len(v.Columns))
 	}
 	values = values[:len(v.Columns)]
-	status := v.status(!missing(data, stamp), stamp.Event, at)
+	status := v.status(stamp != store.Stamp{}, stamp.Event, at)
 	if status == Present {
 		if err := row.Decode(data, v.Columns, values); err != nil {
 			return v.damaged(err)
@@ -294,5 +296,5 @@ func (v *CompiledView) Keep() time.Duration {
 			reach = max(reach, 2*time.Duration(w.Size))
 		}
 	}
-	return reach + time.Duration(v.Lateness) + slack
+	return reach + slack
 }

@@ -177,7 +177,9 @@ func (c *cell) decode(r *reader, k *column, start int64) {
 		return
 	}
 	if k.sum {
-		c.sum.decode(r)
+		if c.sum.decode(r); !k.typ.Float() {
+			r.check(len(c.sum.words) == 0 || c.sum.low >= unit)
+		}
 	}
 	if k.min {
 		c.min = r.value(k)

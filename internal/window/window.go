@@ -257,7 +257,7 @@ func (s *State) Apply(event, created int64, id uint64, values []row.Value) Outco
 	if found && has(s.panes[i].ids, id) {
 		return Duplicate
 	}
-	if s.rows >= MaxRows && !(advance && s.frees(event)) {
+	if s.rows >= MaxRows && (!advance || !s.frees(event)) {
 		return Refused
 	}
 	if !found {

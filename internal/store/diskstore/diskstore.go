@@ -24,9 +24,10 @@ import (
 // Files of our own lie beside the objects. Their names hold a "%", which no key
 // does, so they can't meet one.
 const (
-	tempDir  = ".%tmp"  // objects on their way in
-	lockFile = ".%lock" // held while an object appears or goes
-	kvFile   = "%kv.db" // all items
+	tempDir    = ".%tmp"      // objects on their way in
+	lockFile   = ".%lock"     // held while an object appears or goes
+	kvFile     = "%kv.db"     // all items
+	onlineFile = "%online.db" // all rows
 )
 
 // folder gives the folder that a URL names, and makes it.

@@ -47,14 +47,22 @@ const scanStep = 500
 // knows (redis://user:password@host:port/db?pool_size=50, rediss:// for TLS), the
 // URL's query may hold prefix=, which all keys in Redis then begin with.
 func OpenKV(_ context.Context, u *url.URL) (store.KV, error) {
+	client, prefix, err := open(u)
+	if err != nil {
+		return nil, err
+	}
+	return &KV{client: client, prefix: prefix}, nil
+}
+
+func open(u *url.URL) (client *redis.Client, prefix string, err error) {
 	q := u.Query()
-	prefix := q.Get("prefix")
+	prefix = q.Get("prefix")
 	q.Del("prefix")
 	plain := *u
 	plain.RawQuery = q.Encode()
 	o, err := redis.ParseURL(plain.String())
 	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, err, "store URL %q is not one for Redis", u.Redacted())
+		return nil, "", fault.Wrap(fault.Invalid, err, "store URL %q is not one for Redis", u.Redacted())
 	}
 	// A cache that is away must cost its callers little, so these are shorter than
 	// the client's own. What the URL says comes first.
@@ -68,7 +76,7 @@ func OpenKV(_ context.Context, u *url.URL) (store.KV, error) {
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	logging.Disable() // it would write to stderr what every caller is told anyway
-	return &KV{client: redis.NewClient(o), prefix: prefix}, nil
+	return redis.NewClient(o), prefix, nil
 }
 
 func setDefault[T comparable](field *T, value T) {
