@@ -29,7 +29,7 @@ import (
 
 // Config says what reading history may cost.
 type Config struct {
-	Memory env.Size `env:"OFFLINE_MEMORY" default:"256MiB" help:"What DuckDB may use before it writes to OFFLINE_DIR."`
+	Memory env.Size `env:"OFFLINE_MEMORY" default:"512MiB" help:"What DuckDB may use before it writes to OFFLINE_DIR."`
 	Dir    string   `env:"OFFLINE_DIR" help:"Folder for copies of the bucket's files and for what does not fit into memory; its subfolder pilotlight-offline is emptied at start. Default: a new one among the system's temporary files."`
 	Cache  env.Size `env:"OFFLINE_CACHE" default:"4GiB" help:"How much of the bucket is kept in OFFLINE_DIR; the files that are read at once must fit."`
 }
@@ -37,8 +37,8 @@ type Config struct {
 // Validate refuses what can't work.
 func (c *Config) Validate() error {
 	switch {
-	case c.Memory < 64<<20:
-		return fault.New(fault.Invalid, "OFFLINE_MEMORY must be at least 64MiB")
+	case c.Memory < 128<<20:
+		return fault.New(fault.Invalid, "OFFLINE_MEMORY must be at least 128MiB")
 	case c.Cache <= 0:
 		return fault.New(fault.Invalid, "OFFLINE_CACHE must be positive")
 	}

@@ -94,13 +94,16 @@ func (t *training) take(ctx context.Context, rows io.Reader, format Format) erro
 	case CSV:
 		from = fmt.Sprintf("read_csv(%s, header = true, hive_partitioning = false)", quote(path))
 	case JSON:
-		from = fmt.Sprintf("read_json(%s, format = 'newline_delimited', hive_partitioning = false)", quote(path))
+		from = fmt.Sprintf("read_json(%s, format = 'newline_delimited', maximum_object_size = 1048576, hive_partitioning = false)", quote(path))
 	default:
 		return fault.New(fault.Invalid, "rows come as %s, %s or %s, not %.20q", Parquet, CSV, JSON, string(format))
 	}
 	refuse := func(err error) error {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err()
+		case full(err):
+			return t.failed(err)
 		}
 		return fault.Wrap(fault.Invalid, err, "the rows can't be read as %s: %s", format, reason(err))
 	}
