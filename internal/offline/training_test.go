@@ -539,7 +539,10 @@ func fullWorld(t *testing.T) *world {
 		for name := range w.rows {
 			src, _ := w.defs.Source(name)
 			n := 0
-			for range w.blob.List(t.Context(), prefixOf(src), "") {
+			for _, err := range w.blob.List(t.Context(), prefixOf(src), "") {
+				if err != nil {
+					t.Fatal(err)
+				}
 				n++
 			}
 			full = full && len(src.Views) > 1 && n > 3
