@@ -231,6 +231,65 @@ func TestAnswersSpeakToABroker(t *testing.T) {
 	}
 }
 
+func TestEventsOfABatchAreHandledAtOnce(t *testing.T) {
+	m, err := event.NewMux(quiet(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls []string // the sources of features in each call
+	event.OnBatch(m, event.FeaturesObserved, func(_ context.Context, events []event.Received[event.Rows]) []error {
+		errs := make([]error, len(events))
+		call := ""
+		for i, e := range events {
+			call += e.Data.Source
+			if e.Data.Source == "x" {
+				errs[i] = fault.New(fault.NotFound, "there is no source x")
+			}
+		}
+		calls = append(calls, call)
+		return errs
+	})
+	event.On(m, event.Tick, func(context.Context, *event.Event, event.Ticked) error { calls = append(calls, "tick"); return nil })
+	batch := func(sources ...string) (int, string) {
+		t.Helper()
+		calls = nil
+		var all []event.Event
+		for _, s := range sources {
+			e := event.FeaturesObserved.New(event.Rows{Source: s, Rows: []map[string]json.RawMessage{{"n": json.RawMessage("9007199254740993")}}})
+			switch s {
+			case "tick":
+				e.SetType(event.Tick.Name)
+				e.DataEncoded = []byte(`{"job":"j"}`)
+			case "broken":
+				e.DataEncoded = []byte(`{"rows":[]}`)
+			}
+			all = append(all, e)
+		}
+		b, err := json.Marshal(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return post(t, m, http.Header{"Content-Type": {"application/cloudevents-batch+json"}}, string(b))
+	}
+	for _, c := range []struct {
+		sources, calls string
+		status         int
+	}{
+		{"a", "a", 202},
+		{"a b c", "abc", 202},
+		{"a b tick c d", "ab tick cd", 202},
+		{"tick tick", "tick tick", 202},
+		{"a broken b", "ab", 400},
+		{"a b x", "abx", 422},
+		{"broken", "", 400},
+	} {
+		status, said := batch(strings.Fields(c.sources)...)
+		if got := strings.Join(calls, " "); got != c.calls || status != c.status {
+			t.Errorf("%s: got %q and %d %s, want %q and %d", c.sources, got, status, said, c.calls, c.status)
+		}
+	}
+}
+
 func sink(t *testing.T, c event.Config, tel *telemetry.Telemetry) event.Sink {
 	t.Helper()
 	if c.Timeout == 0 {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
@@ -24,8 +25,14 @@ import (
 type Mux struct {
 	tel      *telemetry.Telemetry
 	metrics  *instruments
-	handlers map[string]func(context.Context, *Event) error
+	handlers map[string]handler
 	rest     func(context.Context, *Event) error
+}
+
+// handler is what takes the events of a type: one after the other, or at once.
+type handler struct {
+	one  func(context.Context, *Event) error
+	many func(context.Context, []Event) []error
 }
 
 // NewMux makes a mux without handlers.
@@ -34,19 +41,49 @@ func NewMux(tel *telemetry.Telemetry) (*Mux, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Mux{tel: tel, metrics: metrics, handlers: map[string]func(context.Context, *Event) error{}}, nil
+	return &Mux{tel: tel, metrics: metrics, handlers: map[string]handler{}}, nil
 }
 
 // On has a mux hand events of a type to handle, which is idempotent by their
 // source and id. An error's kind decides what the broker does, see Status.
 func On[T any](m *Mux, t Type[T], handle func(ctx context.Context, e *Event, data T) error) {
-	m.handlers[t.Name] = func(ctx context.Context, e *Event) error {
+	m.handlers[t.Name] = handler{one: func(ctx context.Context, e *Event) error {
 		data, err := t.Decode(e)
 		if err != nil {
 			return err
 		}
 		return handle(ctx, e, data)
-	}
+	}}
+}
+
+// Received is an event with its data.
+type Received[T any] struct {
+	*Event
+	Data T
+}
+
+// OnBatch is On for a handler that does many events at once for less than one
+// after the other: it gets those that stand side by side in a batch, or one that
+// comes alone, and gives an error or nil for each.
+func OnBatch[T any](m *Mux, t Type[T], handle func(ctx context.Context, events []Received[T]) []error) {
+	m.handlers[t.Name] = handler{many: func(ctx context.Context, events []Event) []error {
+		errs := make([]error, len(events))
+		received, at := make([]Received[T], 0, len(events)), make([]int, 0, len(events))
+		for i := range events {
+			data, err := t.Decode(&events[i])
+			if err != nil {
+				errs[i] = err
+				continue
+			}
+			received, at = append(received, Received[T]{&events[i], data}), append(at, i)
+		}
+		if len(received) > 0 {
+			for i, err := range handle(ctx, received) {
+				errs[at[i]] = err
+			}
+		}
+		return errs
+	}}
 }
 
 // Rest has the mux hand all other events to handle.
@@ -56,7 +93,10 @@ func (m *Mux) Rest(handle func(ctx context.Context, e *Event) error) { m.rest = 
 func (m *Mux) Types() []string { return slices.Sorted(maps.Keys(m.handlers)) }
 
 // Takes tells whether events of a type have a handler.
-func (m *Mux) Takes(name string) bool { return m.handlers[name] != nil || m.rest != nil }
+func (m *Mux) Takes(name string) bool {
+	_, ok := m.handlers[name]
+	return ok || m.rest != nil
+}
 
 // Register mounts POST /events.
 func (m *Mux) Register(mux *http.ServeMux) { mux.Handle("POST /events", m) }
@@ -72,37 +112,61 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var worst error
-	for i := range events {
-		err := m.Handle(r.Context(), &events[i])
-		if err != nil && len(events) > 1 {
-			err = fmt.Errorf("event %d of %d: %w", i+1, len(events), err)
+	for rest := events; len(rest) > 0; {
+		run := m.run(rest)
+		for i, err := range m.handle(r.Context(), rest[:run]) {
+			if err != nil && len(events) > 1 {
+				err = fmt.Errorf("event %d of %d: %w", len(events)-len(rest)+i+1, len(events), err)
+			}
+			if worst == nil || !Retried(Status(worst)) && Retried(Status(err)) {
+				worst = err
+			}
 		}
-		if worst == nil || !Retried(Status(worst)) && Retried(Status(err)) {
-			worst = err
-		}
+		rest = rest[run:]
 	}
 	Answer(w, r, worst)
 }
 
+// run tells how many of the events at the start are handled at once.
+func (m *Mux) run(events []Event) int {
+	n := 1
+	for m.handlers[events[0].Type()].many != nil && n < len(events) && events[n].Type() == events[0].Type() {
+		n++
+	}
+	return n
+}
+
 // Handle hands one event to its handler.
 func (m *Mux) Handle(ctx context.Context, e *Event) error {
-	note(ctx, e)
-	ctx, span := start(ctx, m.tel, e)
+	return m.handle(ctx, []Event{*e})[0]
+}
+
+// handle hands events of one type to its handler, more than one to one that takes many.
+func (m *Mux) handle(ctx context.Context, events []Event) []error {
+	first := &events[0]
+	note(ctx, first)
+	if len(events) > 1 {
+		telemetry.LineFrom(ctx).Set(slog.Int("events", len(events)))
+	}
+	ctx, span := start(ctx, m.tel, events)
 	defer span.End()
 	begin := time.Now()
-	handle := m.handlers[e.Type()]
-	if handle == nil {
-		handle = m.rest
-	}
-	var err error
-	if handle == nil {
-		err = fault.New(fault.NotFound, "nobody here takes events of type %.200q, but of %q", e.Type(), m.Types())
-	} else {
-		err = handle(ctx, e)
+	var errs []error
+	switch h := m.handlers[first.Type()]; {
+	case h.many != nil:
+		errs = h.many(ctx, events)
+	case h.one != nil:
+		errs = []error{h.one(ctx, first)}
+	case m.rest != nil:
+		errs = []error{m.rest(ctx, first)}
+	default:
+		errs = []error{fault.New(fault.NotFound, "nobody here takes events of type %.200q, but of %q", first.Type(), m.Types())}
 	}
 	telemetry.LineFrom(ctx).Timing("handle", time.Since(begin))
-	m.metrics.count(ctx, m.metrics.received, e.Type(), Status(err))
-	return err
+	for _, err := range errs {
+		m.metrics.count(ctx, m.metrics.received, first.Type(), Status(err))
+	}
+	return errs
 }
 
 // note tells the request's log line what the event is.
@@ -112,21 +176,31 @@ func note(ctx context.Context, e *Event) {
 	line.Set(slog.String("type", clip(e.Type())), slog.String("source", clip(e.Source())))
 }
 
-// start begins the span of handling an event: below that of the request, and
-// linked to the span that the event itself comes from.
-func start(ctx context.Context, tel *telemetry.Telemetry, e *Event) (context.Context, trace.Span) {
+// linksMost is how many of the events handled at once a span is linked to.
+const linksMost = 100
+
+// start begins the span of handling events of one type: below that of the
+// request, and linked to the spans that the events themselves come from.
+func start(ctx context.Context, tel *telemetry.Telemetry, events []Event) (context.Context, trace.Span) {
 	if !tel.Tracing {
 		return ctx, trace.SpanFromContext(context.Background())
 	}
-	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(describe(e)...)}
-	origin := trace.SpanContextFromContext(tel.Context.Extract(context.Background(), (*carrier)(e)))
-	if origin.IsValid() {
+	first := &events[0]
+	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(describe(first)...)}
+	if len(events) > 1 {
+		options = append(options, trace.WithAttributes(attribute.Int("messaging.batch.message_count", len(events))))
+	}
+	for i := range events[:min(len(events), linksMost)] {
+		origin := trace.SpanContextFromContext(tel.Context.Extract(context.Background(), (*carrier)(&events[i])))
+		if !origin.IsValid() {
+			continue
+		}
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: origin}))
 		if !trace.SpanContextFromContext(ctx).IsValid() {
 			ctx = trace.ContextWithRemoteSpanContext(ctx, origin)
 		}
 	}
-	return tel.Tracer.Start(ctx, "process "+known(e.Type()), options...)
+	return tel.Tracer.Start(ctx, "process "+known(first.Type()), options...)
 }
 
 // carrier is an event as what carries the W3C trace context: the extensions

@@ -128,7 +128,7 @@ func (p *Responder) Respond(w http.ResponseWriter, r *http.Request, body []byte,
 // one has an event answered.
 func (p *Responder) one(ctx context.Context, e *Event, answer func(context.Context, *Event) (Event, error)) (Event, error) {
 	note(ctx, e)
-	ctx, span := start(ctx, p.tel, e)
+	ctx, span := start(ctx, p.tel, []Event{*e})
 	defer span.End()
 	a, err := answer(ctx, e)
 	p.metrics.count(ctx, p.metrics.received, e.Type(), answerStatus(err))

@@ -1,6 +1,9 @@
 package event
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -137,6 +140,29 @@ var Tick = declare(Type[Ticked]{
 		Source:  "the PingSource's path in the Kubernetes API",
 		Summary: "It is time for a job, by the schedule of a PingSource in triggers/.",
 	},
+})
+
+// Rows is the data of FeaturesObserved.
+type Rows struct {
+	Source string                       `json:"source" jsonschema:"the name of the source, as it is defined, that the rows are of"`
+	Rows   []map[string]json.RawMessage `json:"rows" jsonschema:"values by the names of the source's columns: timestamps in RFC 3339 or as seconds since 1970, bytes in base64; a column that is left out is null, and one that the source does not have is skipped"`
+}
+
+// FeaturesObserved brings rows of a source of features.
+var FeaturesObserved = declare(Type[Rows]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.features.observed.v1", Source: features, Subject: "the source's name",
+		ID: "any; `pilotlight` makes it of the data. The same source and id again is the same event, and counts once",
+		Summary: "Something was observed that features are made of. Anybody may send it, with a source of their own. It is accepted once the rows are in the log and in the views of the source; " +
+			"rows that are not what the source's definition demands are kept aside with the reason.",
+	},
+	id: func(r *Rows) string {
+		b, _ := json.Marshal(r) // New has done it before
+		sum := sha256.Sum256(b)
+		return hex.EncodeToString(sum[:16])
+	},
+	subject: func(r *Rows) string { return r.Source },
+	at:      func(*Rows) time.Time { return time.Time{} }, // rows have their own
 })
 
 // PredictionMade answers an event that was a request for inference.

@@ -246,10 +246,7 @@ func answerOf(s Status, v row.Value, event int64) Answer {
 // columns it takes no memory but that of texts and lists. It is safe for concurrent use.
 func (v *CompiledView) Values(data []byte, stamp store.Stamp, at int64, dst []Answer) error {
 	if len(v.Windows) > 0 {
-		s, ok := v.states.Get().(*State)
-		if !ok {
-			s = v.NewState()
-		}
+		s := v.state()
 		defer v.states.Put(s)
 		if err := s.Load(data, stamp); err != nil {
 			return err
@@ -273,6 +270,14 @@ func (v *CompiledView) Values(data []byte, stamp store.Stamp, at int64, dst []An
 		dst[i] = answerOf(status, value, stamp.Event)
 	}
 	return nil
+}
+
+// state gives a state for a while; it goes back to states.
+func (v *CompiledView) state() *State {
+	if s, ok := v.states.Get().(*State); ok {
+		return s
+	}
+	return v.NewState()
 }
 
 // slack is how far clocks, and times in rows, may be ahead of the clock by which values expire.

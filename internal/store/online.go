@@ -26,14 +26,15 @@ type OnlineRow struct {
 	TTL   time.Duration // of a row that is written, from then on; 0: for ever
 }
 
-const onlineKeyMost = 1024
+// OnlineKeyMost is how many bytes the key of an OnlineRow may have.
+const OnlineKeyMost = 1024
 
 // Check refuses a row that some backend could not hold, or could not compare.
 func (r *OnlineRow) Check() error {
 	const most = 1<<53 - 1
 	switch {
-	case r.Key == "" || len(r.Key) > onlineKeyMost:
-		return fault.New(fault.Invalid, "the key of a row has 1 to %d bytes, not %d", onlineKeyMost, len(r.Key))
+	case r.Key == "" || len(r.Key) > OnlineKeyMost:
+		return fault.New(fault.Invalid, "the key of a row has 1 to %d bytes, not %d", OnlineKeyMost, len(r.Key))
 	case r.Stamp == Stamp{}:
 		return fault.New(fault.Invalid, "row %.100q has no stamp", r.Key)
 	case max(r.Stamp.Event, r.Stamp.Created) > most || min(r.Stamp.Event, r.Stamp.Created) < -most:

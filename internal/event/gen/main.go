@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -106,7 +107,9 @@ func compatible(before, after *jsonschema.Schema) error {
 
 // schemaOf describes a type's data. Fields that it does not name are no error: they are those of a newer sender.
 func schemaOf(d *event.Declaration) (*jsonschema.Schema, error) {
-	schema, err := jsonschema.ForType(d.Data, nil)
+	schema, err := jsonschema.ForType(d.Data, &jsonschema.ForOptions{
+		TypeSchemas: map[reflect.Type]*jsonschema.Schema{reflect.TypeFor[json.RawMessage](): {}}, // any value
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.Name, err)
 	}
@@ -137,10 +140,18 @@ func page() ([]byte, error) {
 			if !slices.Contains(schema.Required, name) {
 				meaning += " (optional)"
 			}
-			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", name, strings.TrimSpace(p.Type+" "+p.Format), meaning)
+			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", name, kindOf(p), meaning)
 		}
 	}
 	return []byte(b.String()), nil
+}
+
+// kindOf names a property's type; lists, which Go may have as null, say so in the schema.
+func kindOf(p *jsonschema.Schema) string {
+	if i := slices.IndexFunc(p.Types, func(t string) bool { return t != "null" }); i >= 0 {
+		return p.Types[i]
+	}
+	return strings.TrimSpace(p.Type + " " + p.Format)
 }
 
 func source(d *event.Declaration) string {
