@@ -45,7 +45,8 @@ type input struct {
 	sql   string // a query; empty: there are no rows
 }
 
-// input makes objects readable; nil: all of the source's.
+// input makes objects readable; nil: all of the source's. If one of those that are given
+// has changed since it was listed, the error is errGone.
 func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []store.Object) (*input, error) {
 	in := &input{src: src}
 	// Compaction replaces objects by one that holds the same rows: what was listed
@@ -61,7 +62,7 @@ func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []
 		switch {
 		case errors.Is(err, errGone) && objects == nil && try < 10:
 			continue
-		case errors.Is(err, errGone):
+		case errors.Is(err, errGone) && objects == nil:
 			return nil, fault.New(fault.Unavailable, "files of source %q change while they are read", src.Name)
 		case err != nil:
 			return nil, err
@@ -178,7 +179,7 @@ func (j *job) explain(ctx context.Context, in *input, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if full(err) {
+	if tooMuch(err) {
 		return j.failed(err)
 	}
 	kind := fault.Invalid
@@ -195,13 +196,13 @@ func (j *job) explain(ctx context.Context, in *input, err error) error {
 
 // failed is an error of a statement that no file is to blame for.
 func (j *job) failed(err error) error {
-	if full(err) {
+	if tooMuch(err) {
 		return fault.Wrap(fault.Overloaded, err, "the work does not fit into OFFLINE_MEMORY or onto the disk of OFFLINE_DIR")
 	}
 	return err
 }
 
-func full(err error) bool {
+func tooMuch(err error) bool {
 	var d *duckdb.Error
 	return errors.As(err, &d) && (d.Type == duckdb.ErrorTypeOutOfMemory || strings.Contains(d.Msg, "No space left"))
 }

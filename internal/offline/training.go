@@ -102,7 +102,7 @@ func (t *training) take(ctx context.Context, rows io.Reader, format Format) erro
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case full(err):
+		case tooMuch(err):
 			return t.failed(err)
 		}
 		return fault.Wrap(fault.Invalid, err, "the rows can't be read as %s: %s", format, reason(err))

@@ -42,14 +42,13 @@ type world struct {
 	defs *feature.Compiled
 	rows map[string][]feature.Row // by source
 	blob store.Blob
+
+	again int64 // how often rows were added
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{r: rand.New(rand.NewPCG(seed, 7)), rows: map[string][]feature.Row{}}
-	var err error
-	if w.blob, err = memstore.OpenBlob(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
+	w.blob = memBlob(t)
 	var b strings.Builder
 	fmt.Fprint(&b, `
 entities:
@@ -117,11 +116,14 @@ func (w *world) fill(t *testing.T) {
 		for i := range int64(n) {
 			event := epoch + w.r.Int64N(30)*hour + w.r.Int64N(50)*60e6
 			if name == "filed" {
-				event += i // no two times are the same, for the id that decides then is not known here
+				event += i + 1000*w.again // no two times are the same, for the id that decides then is not known here
 			}
 			created := event
 			if w.r.IntN(3) == 0 {
 				created += w.r.Int64N(4 * hour)
+			}
+			if name == "pushed" && w.again > 0 {
+				created = epoch + 40*hour + i
 			}
 			values := make([]row.Value, len(src.Fields))
 			for i, f := range src.Fields {
@@ -177,9 +179,9 @@ func (w *world) fill(t *testing.T) {
 		if err := errors.Join(f.Write(rows), f.Close()); err != nil {
 			t.Fatal(err)
 		}
-		put(t, w.blob, "landing/filed/day="+day+"/a.parquet", b.Bytes())
+		put(t, w.blob, "landing/filed/day="+day+fmt.Sprintf("/a%d.parquet", w.again), b.Bytes())
 		if w.r.IntN(4) == 0 {
-			put(t, w.blob, "landing/filed/day="+day+"/b.parquet", b.Bytes())
+			put(t, w.blob, "landing/filed/day="+day+fmt.Sprintf("/b%d.parquet", w.again), b.Bytes())
 		}
 	}
 	put(t, w.blob, "landing/filed/_SUCCESS", nil)
@@ -468,9 +470,25 @@ func (w *world) oracle(t *testing.T, c feature.Column, x asked) row.Value {
 	return of(win.Of)(slices.MaxFunc(inside, func(a, b feature.Row) int { return cmp.Or(byEvent(a, b), cmp.Compare(a.ID, b.ID)) }))
 }
 
+func memBlob(t *testing.T) store.Blob {
+	blob, err := memstore.OpenBlob(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return blob
+}
+
 func open(t *testing.T, blob store.Blob) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), &Config{Memory: env.Size(128 << 20), Dir: t.TempDir(), Cache: env.Size(64 << 20)}, blob)
+	kv, err := memstore.OpenKV(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	online, err := memstore.OpenOnline(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), &Config{Memory: env.Size(128 << 20), Dir: t.TempDir(), Cache: env.Size(64 << 20)}, Deps{Blob: blob, KV: kv, Online: online})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -673,7 +691,7 @@ func TestOpenRefuses(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := Open(t.Context(), &Config{Memory: 128 << 20, Dir: file, Cache: 1}, nil); err == nil {
+	if s, err := Open(t.Context(), &Config{Memory: 128 << 20, Dir: file, Cache: 1}, Deps{}); err == nil {
 		t.Errorf("a folder that is a file gives %v", s)
 	}
 }
