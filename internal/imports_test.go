@@ -50,6 +50,7 @@ var owners = []struct{ module, owner, why string }{
 	{"github.com/yalue/onnxruntime_go", "internal/engine/onnx", "a runtime hides its binding"},
 	{"github.com/GoogleCloudPlatform/functions-framework-go", "functions", "handlers are registered by mains"},
 	{"github.com/duckdb/", "internal/offline", "only what reads history links DuckDB: images stay small"},
+	{"cel.dev/", "internal/feature", "only features are expressed"},
 	{"github.com/spf13/cobra", "cmd", "only the client has commands"},
 	{"github.com/cloudevents/", "internal/event", "flows know events, not the SDK"},
 	{"knative.dev/eventing", "internal/event/bus", "only the broker in the process filters as Knative's does"},

@@ -229,7 +229,7 @@ func (c *Catalog) get(ctx context.Context, version int) (*Compiled, error) {
 	if err := json.Unmarshal(b, s); err != nil || s.Version != version || len(b) > setMost {
 		return nil, damaged(err)
 	}
-	compiled, err := Compile(s)
+	compiled, err := compile(s)
 	if err != nil {
 		return nil, damaged(err)
 	}

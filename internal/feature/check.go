@@ -41,8 +41,8 @@ const (
 	Stale   Reason = "stale" // the row is older than the source's fresh
 )
 
-// checker holds rows against their source's definition at one moment.
-type checker struct {
+// rowChecker holds rows against their source's definition at one moment.
+type rowChecker struct {
 	source *CompiledSource
 	now    int64 // microseconds since 1970
 	latest int64 // that a time may be
@@ -53,7 +53,7 @@ var earliest = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 
 // fill completes a row whose values are there: its times, and its id if it has
 // none. What the row lacks is told as a reason and a sentence.
-func (c *checker) fill(r *Row) (Reason, string) {
+func (c *rowChecker) fill(r *Row) (Reason, string) {
 	s := c.source
 	if len(r.Values) != len(s.Fields) {
 		return BadType, fmt.Sprintf("the row has %d values and source %q has %d columns", len(r.Values), s.Name, len(s.Fields))
@@ -105,7 +105,7 @@ func checkValue(f *Field, v row.Value) (Reason, string) {
 }
 
 // times sets the times of a row.
-func (c *checker) times(r *Row) (Reason, string) {
+func (c *rowChecker) times(r *Row) (Reason, string) {
 	s := c.source
 	columns := []int{s.TimeAt, s.Made}
 	r.Created = c.now

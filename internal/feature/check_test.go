@@ -48,7 +48,7 @@ func departures(t testing.TB, change func(*Set)) *CompiledSource {
 
 func TestWhatIsDemandedOfARow(t *testing.T) {
 	s := departures(t, nil)
-	c := checker{source: s, now: now.UnixMicro(), latest: now.Add(time.Hour).UnixMicro()}
+	c := rowChecker{source: s, now: now.UnixMicro(), latest: now.Add(time.Hour).UnixMicro()}
 	for _, test := range []struct {
 		name   string
 		column string
@@ -101,7 +101,7 @@ func TestWhatIsDemandedOfARow(t *testing.T) {
 func TestIDs(t *testing.T) {
 	s := departures(t, func(s *Set) { s.Sources[0].Created = "" })
 	fill := func(at time.Time, id uint64, delay float64) Row {
-		c := checker{source: s, now: at.UnixMicro(), latest: at.UnixMicro()}
+		c := rowChecker{source: s, now: at.UnixMicro(), latest: at.UnixMicro()}
 		r := Row{ID: id, Values: []row.Value{row.OfString("AA"), row.OfTime(now), {}, row.OfFloat64(delay), {}, row.OfInt64(1)}}
 		if reason, detail := c.fill(&r); reason != "" {
 			t.Fatal(reason, detail)

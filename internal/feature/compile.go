@@ -23,6 +23,10 @@ type Compiled struct {
 	expressions map[string]*Expression
 	services    map[string]*CompiledService
 	columns     int // of all views and services
+
+	mu        sync.Mutex
+	expressed map[*Expressed]*computed // that were needed so far
+	plans     plans
 }
 
 // CompiledSource is a source with what its rows look like.
@@ -68,6 +72,19 @@ const defaultTime = "event_timestamp"
 // Compile checks a set. What it refuses is Invalid and names the thing; a set that it
 // takes has no part that could not be computed. The set is not changed.
 func Compile(s *Set) (*Compiled, error) {
+	c, err := compile(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := compileExpressions(c); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// compile is Compile for a set that was checked before: it leaves expressions for when
+// they are needed, as reading them takes longer than a process takes to start.
+func compile(s *Set) (*Compiled, error) {
 	c := &Compiled{
 		Set: s, entities: map[string]*Entity{}, sources: map[string]*CompiledSource{}, views: map[string]*CompiledView{},
 		expressions: map[string]*Expression{}, services: map[string]*CompiledService{},
@@ -96,9 +113,6 @@ func Compile(s *Set) (*Compiled, error) {
 		if err := c.addService(&s.Services[i]); err != nil {
 			return nil, err
 		}
-	}
-	if err := compileExpressions(c); err != nil {
-		return nil, err
 	}
 	return c, nil
 }

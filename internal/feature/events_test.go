@@ -155,7 +155,7 @@ func FuzzRow(f *testing.F) {
 		if readRow(s, fields, r.Values) != nil {
 			return
 		}
-		check := checker{source: s, now: now.UnixMicro(), latest: now.UnixMicro()}
+		check := rowChecker{source: s, now: now.UnixMicro(), latest: now.UnixMicro()}
 		reason, _ := check.fill(&r)
 		if b := appendRow(nil, s, r.Values); !json.Valid(b) {
 			t.Errorf("%s is kept as %s (%s), which is not JSON", text, b, reason)

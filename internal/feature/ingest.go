@@ -124,7 +124,7 @@ func (in *Ingest) accept(ctx context.Context, s *CompiledSource, rows []Row, rej
 		return Result{}, err
 	}
 	now := in.now()
-	c := checker{source: s, now: now.UnixMicro(), latest: now.Add(in.conf.Ahead).UnixMicro()}
+	c := rowChecker{source: s, now: now.UnixMicro(), latest: now.Add(in.conf.Ahead).UnixMicro()}
 	good := rows[:0:0]
 	for i := range rows {
 		r := rows[i]

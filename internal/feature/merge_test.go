@@ -225,8 +225,8 @@ func TestNumbersMeanOneThing(t *testing.T) {
 	meaning := map[string]string{} // of view and number
 	applied, removed := 0, 0
 	for range 3000 {
+		var text string
 		var remove []Ref
-		text := mergeYAML
 		switch random.IntN(4) {
 		case 0:
 			text = "sources: [{name: s, fields: [" + key + some(func(i int) string { return fmt.Sprintf("{name: c%d, type: %s}", i, pick("int64", "string")) }) + "]}]"
@@ -237,7 +237,7 @@ func TestNumbersMeanOneThing(t *testing.T) {
 				return fmt.Sprintf("{name: w%d, aggregate: %s, of: d, size: %s}", i, pick("sum", "count"), pick("1h", "2h"))
 			}) + "]}]"
 		default:
-			text, remove = "", []Ref{{KindView, pick("v", "w")}}
+			remove = []Ref{{KindView, pick("v", "w")}}
 			if random.IntN(5) > 0 {
 				continue
 			}
@@ -291,4 +291,48 @@ func (s *Set) idOf(view, column, of string, meaning map[string]string) (uint32, 
 		}
 	}
 	return 0, false
+}
+
+// Whatever is put over whatever, what comes of it is good, and applying it again changes nothing.
+func FuzzMerge(f *testing.F) {
+	f.Add([]byte(mergeYAML), []byte("views: [{name: last, entities: [carrier], source: arrivals, features: [tail], ttl: 1d}]"), "service/model")
+	f.Add([]byte(flightYAML), []byte(mergeYAML), "view/delays")
+	f.Add([]byte("sources: [{name: s, fields: [{name: at, type: timestamp}], time: at}]"), []byte("sources: [{name: s, fields: [{name: at, type: timestamp, required: true}], time: at}]"), "source/s")
+	f.Fuzz(func(t *testing.T, first, second []byte, remove string) {
+		if len(first)+len(second) > 1<<14 {
+			return
+		}
+		current := &Set{}
+		for i, text := range [][]byte{first, second, nil} {
+			what, err := Parse("f", text)
+			if err != nil {
+				return
+			}
+			var gone []Ref
+			if ref, err := ParseRef(remove); err == nil && i == 2 {
+				gone = []Ref{ref}
+			}
+			next, err := Merge(current, what, gone...)
+			if err != nil {
+				if k := fault.KindOf(err); k != fault.Invalid && k != fault.Conflict && k != fault.NotFound {
+					t.Fatalf("got %v, want Invalid, Conflict or NotFound", err)
+				}
+				continue
+			}
+			if _, err := Compile(next); err != nil {
+				t.Fatalf("what was merged does not compile: %v", err)
+			}
+			Diff(current, next)
+			current = &Set{}
+			if err := json.Unmarshal(encode(next), current); err != nil {
+				t.Fatal(err)
+			}
+			if len(gone) > 0 {
+				continue
+			}
+			if again, err := Merge(current, what); err != nil || len(Diff(current, again)) != 0 {
+				t.Fatalf("the same again: got %v, %v, want no change", Diff(current, again), err)
+			}
+		}
+	})
 }

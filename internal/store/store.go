@@ -1,12 +1,13 @@
-// Package store keeps bytes: the two ports that everything durable goes
-// through, and the rules that each backend promises to follow.
+// Package store keeps bytes: the ports that everything durable goes through,
+// and the rules that each backend promises to follow.
 //
 // KV holds small values that are looked up by key and may expire. Blob holds
-// objects of any size: artifacts, manifests, logs. A backend is a package
+// objects of any size: artifacts, manifests, logs. Online holds the newest row
+// of each key, and takes and gives many at a time. A backend is a package
 // below this one and is chosen by URL in a main; storetest holds the contract
 // that each of them passes. Errors are faults: NotFound for a missing key,
-// Conflict for a condition that does not hold, Invalid for a key that breaks
-// CheckKey, Unavailable for a backend that can't be reached.
+// Conflict for a condition that does not hold, Invalid for a key that the port
+// does not take, Unavailable for a backend that can't be reached.
 package store
 
 import (

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -85,44 +86,59 @@ func (o *Online) Read(ctx context.Context, keys []string, dst []store.OnlineRow)
 	if err := ctx.Err(); err != nil || len(keys) == 0 {
 		return dst, err
 	}
-	now := time.Now()
+	if err := store.CheckOnlineKeys(keys); err != nil {
+		return dst, err
+	}
+	dst = slices.Grow(dst, len(keys))
+	found := dst[len(dst) : len(dst)+len(keys)]
 	err := o.db.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket(items)
-		for _, key := range keys {
-			r := store.OnlineRow{Key: key}
-			if d := diskRow(b.Get([]byte(key))); d.live(now) {
-				r.Stamp, r.Value = d.stamp(), bytes.Clone(d[rowHead:])
+		b, now, size := tx.Bucket(items), time.Now(), 0
+		var name []byte
+		for i, key := range keys {
+			found[i] = store.OnlineRow{Key: key}
+			name = append(name[:0], key...)
+			if d := diskRow(b.Get(name)); d.live(now) {
+				found[i].Stamp, found[i].Value = d.stamp(), d[rowHead:]
+				size += len(d) - rowHead
 			}
-			dst = append(dst, r)
+		}
+		values := make([]byte, 0, size) // one piece of memory for all, that outlives the transaction
+		for i := range found {
+			if (found[i].Stamp != store.Stamp{}) {
+				start := len(values)
+				values = append(values, found[i].Value...)
+				found[i].Value = values[start:len(values):len(values)]
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		return dst, diskFault(err)
 	}
-	return dst, nil
+	return dst[:len(dst)+len(keys)], nil
 }
 
 // Write puts rows that are newer.
 func (o *Online) Write(ctx context.Context, rows []store.OnlineRow) ([]bool, error) {
+	if err := store.CheckWrite(rows); err != nil {
+		return nil, err
+	}
 	return o.put(ctx, rows, func(i int, there store.Stamp) bool {
-		return there == store.Stamp{} || rows[i].Stamp.Compare(there) > 0
+		return there == store.Stamp{} || rows[i].Stamp.After(there)
 	})
 }
 
 // Replace puts rows in the place of known ones.
 func (o *Online) Replace(ctx context.Context, rows []store.OnlineRow, was []store.Stamp) ([]bool, error) {
+	if err := store.CheckReplace(rows, was); err != nil {
+		return nil, err
+	}
 	return o.put(ctx, rows, func(i int, there store.Stamp) bool { return there == was[i] })
 }
 
 func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp) bool) ([]bool, error) {
 	if err := ctx.Err(); err != nil || len(rows) == 0 {
 		return nil, err
-	}
-	for i := range rows {
-		if err := rows[i].Check(); err != nil {
-			return nil, err
-		}
 	}
 	stored := make([]bool, len(rows))
 	err := o.db.Batch(func(tx *bolt.Tx) error { // which may call this more than once
@@ -170,6 +186,9 @@ func (o *Online) sweep(b *bolt.Bucket, now time.Time, steps int) error {
 // Delete removes rows.
 func (o *Online) Delete(ctx context.Context, keys []string) error {
 	if err := ctx.Err(); err != nil || len(keys) == 0 {
+		return err
+	}
+	if err := store.CheckOnlineKeys(keys); err != nil {
 		return err
 	}
 	err := o.db.Batch(func(tx *bolt.Tx) error {

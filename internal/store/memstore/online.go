@@ -5,6 +5,7 @@ import (
 	"context"
 	"hash/maphash"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,41 +51,55 @@ func (o *Online) Read(ctx context.Context, keys []string, dst []store.OnlineRow)
 	if err := ctx.Err(); err != nil {
 		return dst, err
 	}
-	now := time.Now()
-	for _, key := range keys {
+	if err := store.CheckOnlineKeys(keys); err != nil {
+		return dst, err
+	}
+	now, size := time.Now(), 0
+	dst = slices.Grow(dst, len(keys))
+	found := dst[len(dst) : len(dst)+len(keys)]
+	for i, key := range keys {
+		found[i] = store.OnlineRow{Key: key}
 		p := &o.parts[o.part(key)]
 		p.RLock()
 		r, ok := p.rows[key]
 		p.RUnlock()
-		row := store.OnlineRow{Key: key}
 		if ok && r.live(now) {
-			row.Stamp, row.Value = r.stamp, bytes.Clone(r.value)
+			found[i].Stamp, found[i].Value = r.stamp, r.value
+			size += len(r.value)
 		}
-		dst = append(dst, row)
 	}
-	return dst, nil
+	values := make([]byte, 0, size) // one piece of memory for all
+	for i := range found {
+		if (found[i].Stamp != store.Stamp{}) {
+			start := len(values)
+			values = append(values, found[i].Value...)
+			found[i].Value = values[start:len(values):len(values)]
+		}
+	}
+	return dst[:len(dst)+len(keys)], nil
 }
 
 // Write puts rows that are newer.
 func (o *Online) Write(ctx context.Context, rows []store.OnlineRow) ([]bool, error) {
+	if err := store.CheckWrite(rows); err != nil {
+		return nil, err
+	}
 	return o.put(ctx, rows, func(i int, there store.Stamp) bool {
-		return there == store.Stamp{} || rows[i].Stamp.Compare(there) > 0
+		return there == store.Stamp{} || rows[i].Stamp.After(there)
 	})
 }
 
 // Replace puts rows in the place of known ones.
 func (o *Online) Replace(ctx context.Context, rows []store.OnlineRow, was []store.Stamp) ([]bool, error) {
+	if err := store.CheckReplace(rows, was); err != nil {
+		return nil, err
+	}
 	return o.put(ctx, rows, func(i int, there store.Stamp) bool { return there == was[i] })
 }
 
 func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int, there store.Stamp) bool) ([]bool, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
-	}
-	for i := range rows {
-		if err := rows[i].Check(); err != nil {
-			return nil, err
-		}
 	}
 	now := time.Now()
 	stored := make([]bool, len(rows))
@@ -118,6 +133,9 @@ func (o *Online) put(ctx context.Context, rows []store.OnlineRow, may func(i int
 // Delete removes rows.
 func (o *Online) Delete(ctx context.Context, keys []string) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := store.CheckOnlineKeys(keys); err != nil {
 		return err
 	}
 	for _, key := range keys {

@@ -3,8 +3,11 @@ package redisstore
 import (
 	"context"
 	"encoding/binary"
+	"math/rand/v2"
 	"net/url"
-	"time"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -14,18 +17,33 @@ import (
 
 var _ store.Online = (*Online)(nil)
 
-// Online is a store.Online in Redis: a string for each row, 16 bytes of its
-// stamp (event, created, big-endian) before its value. A read is one MGET; a
-// write one script for up to chunk rows, since Redis does nothing else meanwhile.
-// It is for one server or its replicas: on Redis Cluster keys of one batch lie on several.
+// Online is a store.Online in Redis: a string for each row, which is its stamp
+// (event, created), a mark and its value. The mark is random and made anew for
+// each row of a Write or Replace: by it a command that the client repeats after
+// a broken connection knows what it has done already, and equal rows of rivals
+// are told apart.
+//
+// A read is one MGET; a write is one script for each chunk of its rows, as Redis
+// does nothing else meanwhile. It is for one server and its replicas: on Redis
+// Cluster the keys of a batch would lie on several.
+//
+// What is no row makes Write, Replace and Read fail as Internal, but for one
+// thing that costs nothing to overlook: to Read a key of another type is missing.
 type Online struct {
 	client *redis.Client
 	prefix string
 }
 
 const (
-	stampLen = 16
-	chunk    = 500
+	markAt  = 16 // behind the stamp
+	valueAt = 24 // behind the mark
+)
+
+// The most that one command takes: about a millisecond of Redis's time.
+const (
+	readKeys   = 4096
+	writeRows  = 500
+	writeBytes = 1 << 20
 )
 
 // OpenOnline prepares a client, as OpenKV does.
@@ -39,36 +57,253 @@ func OpenOnline(_ context.Context, u *url.URL) (store.Online, error) {
 
 // Read gives rows.
 func (o *Online) Read(ctx context.Context, keys []string, dst []store.OnlineRow) ([]store.OnlineRow, error) {
-	if err := ctx.Err(); err != nil || len(keys) == 0 {
+	if err := ctx.Err(); err != nil {
 		return dst, err
 	}
-	full := keys
-	if o.prefix != "" {
-		full = make([]string, len(keys))
-		for i, key := range keys {
-			full[i] = o.prefix + key
+	if err := store.CheckOnlineKeys(keys); err != nil {
+		return dst, err
+	}
+	rows := slices.Grow(dst, len(keys))
+	for some := range slices.Chunk(keys, readKeys) {
+		var err error
+		if rows, err = o.read(ctx, some, rows); err != nil {
+			return dst, err
 		}
 	}
-	values, err := o.client.MGet(ctx, full...).Result()
-	if err != nil {
-		return dst, redisFault(ctx, err)
-	}
-	for i, v := range values {
-		r := store.OnlineRow{Key: keys[i]}
-		if raw, ok := v.(string); ok { // nil for what is gone or no string
-			if len(raw) < stampLen {
-				return dst, fault.New(fault.Internal, "key %.100q holds what is not a row", full[i])
-			}
-			r.Stamp, r.Value = readStamp(raw), []byte(raw[stampLen:])
-		}
-		dst = append(dst, r)
-	}
-	return dst, nil
+	return rows, nil
 }
 
-func readStamp(raw string) store.Stamp {
-	b := []byte(raw[:stampLen])
-	return store.Stamp{Event: int64(binary.BigEndian.Uint64(b)), Created: int64(binary.BigEndian.Uint64(b[8:]))}
+func (o *Online) read(ctx context.Context, keys []string, rows []store.OnlineRow) ([]store.OnlineRow, error) {
+	args := append(make([]any, 0, 1+len(keys)), "mget")
+	cmd := redis.NewRawCmd(ctx, appendPointers(args, prefixed(o.prefix, keys))...)
+	if err := o.client.Process(ctx, cmd); err != nil {
+		return nil, redisFault(ctx, err)
+	}
+	r := reply(cmd.Val())
+	if err := r.array(len(keys)); err != nil {
+		return nil, err
+	}
+	for _, key := range keys {
+		row := store.OnlineRow{Key: key}
+		raw, err := r.bulk()
+		if err != nil {
+			return nil, err
+		}
+		if raw != nil {
+			if len(raw) < valueAt {
+				return nil, foreign(key)
+			}
+			row.Stamp = store.Stamp{Event: int64(binary.BigEndian.Uint64(raw)), Created: int64(binary.BigEndian.Uint64(raw[8:]))}
+			row.Value = raw[valueAt:]
+			if row.Check() != nil {
+				return nil, foreign(key)
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// prefixed gives the keys as Redis knows them, in two allocations at most.
+func prefixed(prefix string, keys []string) []string {
+	if prefix == "" {
+		return keys
+	}
+	size := len(prefix) * len(keys)
+	for _, key := range keys {
+		size += len(key)
+	}
+	c := cutter{pieces: make([]string, 0, len(keys))}
+	c.text.Grow(size)
+	for _, key := range keys {
+		c.text.WriteString(prefix)
+		c.text.WriteString(key)
+		c.cut()
+	}
+	return c.pieces
+}
+
+// cutter makes many strings out of one piece of memory.
+type cutter struct {
+	text   strings.Builder
+	start  int
+	pieces []string
+}
+
+// cut makes a piece of what was written to text since the last one.
+func (c *cutter) cut() {
+	c.pieces = append(c.pieces, c.text.String()[c.start:])
+	c.start = c.text.Len()
+}
+
+// appendPointers appends pointers to texts: the client writes what they point
+// to, and unlike a string a pointer becomes an argument without an allocation.
+func appendPointers(args []any, texts []string) []any {
+	for i := range texts {
+		args = append(args, &texts[i])
+	}
+	return args
+}
+
+// script is one in Redis's Lua, and the name that Redis gives it.
+type script struct{ text, hash string }
+
+func newScript(text string) script { return script{text, redis.NewScript(text).Hash()} }
+
+// Both scripts take for each key a row, its time to live in milliseconds (0: for
+// ever) and the stamp that must be there (empty: no row), which only replacing
+// looks at. They answer with a letter for each row: 1 if it was put, 0 if not,
+// x if what is there is no row.
+var (
+	writing   = newScript(putting + `return put(after)`)
+	replacing = newScript(putting + `return put(function(row, is, was) return string.sub(is, 1, 16) == was end)`)
+)
+
+const putting = `
+local limit = 2^53
+local function after(row, is)
+	if is == '' then return true end
+	local e, c = struct.unpack('>i8i8', is)
+	if e >= limit or e <= -limit or c >= limit or c <= -limit then return nil end
+	local event, created = struct.unpack('>i8i8', row)
+	return event > e or event == e and created > c
+end
+local function put(may)
+	local out = {}
+	for i, key in ipairs(KEYS) do
+		local row, ttl, was = ARGV[3*i-2], ARGV[3*i-1], ARGV[3*i]
+		local is = redis.pcall('GETRANGE', key, 0, 23)
+		local done
+		if type(is) == 'string' and (is == '' or #is == 24) then done = may(row, is, was) end
+		if done then
+			if ttl == '0' then redis.call('SET', key, row) else redis.call('SET', key, row, 'PX', ttl) end
+		elseif done == false then
+			done = is == string.sub(row, 1, 24)
+		end
+		out[i] = done and '1' or done == false and '0' or 'x'
+	end
+	return table.concat(out)
+end
+`
+
+// Write puts rows that are newer.
+func (o *Online) Write(ctx context.Context, rows []store.OnlineRow) ([]bool, error) {
+	if err := store.CheckWrite(rows); err != nil {
+		return nil, err
+	}
+	return o.put(ctx, writing, rows, nil)
+}
+
+// Replace puts rows in the place of known ones.
+func (o *Online) Replace(ctx context.Context, rows []store.OnlineRow, was []store.Stamp) ([]bool, error) {
+	if err := store.CheckReplace(rows, was); err != nil {
+		return nil, err
+	}
+	return o.put(ctx, replacing, rows, was)
+}
+
+// put runs a script over rows; was is nil for one that does not look at it.
+func (o *Online) put(ctx context.Context, s script, rows []store.OnlineRow, was []store.Stamp) ([]bool, error) {
+	stored := make([]bool, 0, len(rows))
+	bad := -1 // the first row whose key holds what is none
+	for len(stored) < len(rows) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		first := len(stored)
+		n := o.chunk(rows[first:])
+		var replaced []store.Stamp
+		if was != nil {
+			replaced = was[first : first+n]
+		}
+		out, err := o.run(ctx, s, o.arguments(rows[first:first+n], replaced))
+		if err != nil {
+			return nil, redisFault(ctx, err)
+		}
+		if len(out) != n {
+			return nil, fault.New(fault.Internal, "Redis answered for %d rows, not for the %d that were written", len(out), n)
+		}
+		for i := range out {
+			stored = append(stored, out[i] == '1')
+			if out[i] == 'x' && bad < 0 {
+				bad = first + i
+			}
+		}
+	}
+	if bad >= 0 {
+		return nil, foreign(rows[bad].Key)
+	}
+	return stored, nil
+}
+
+// chunk is how many of rows go into the next command.
+func (o *Online) chunk(rows []store.OnlineRow) int {
+	size := 0
+	for i := range rows {
+		if size += len(rows[i].Value); i == writeRows || i > 0 && size > writeBytes {
+			return i
+		}
+	}
+	return len(rows)
+}
+
+// arguments gives those of EVAL for rows, the first two of which run sets.
+func (o *Online) arguments(rows []store.OnlineRow, was []store.Stamp) []any {
+	const each = 4 // key, row, time to live, stamp that was
+	size := 0
+	for i := range rows {
+		size += len(o.prefix) + len(rows[i].Key) + valueAt + len(rows[i].Value) + 20 + markAt
+	}
+	c := cutter{pieces: make([]string, 0, each*len(rows))}
+	c.text.Grow(size)
+	var head [valueAt]byte
+	mark := rand.Uint64()
+	for i := range rows {
+		r := &rows[i]
+		c.text.WriteString(o.prefix)
+		c.text.WriteString(r.Key)
+		c.cut()
+		c.text.Write(binary.BigEndian.AppendUint64(appendStamp(head[:0], r.Stamp), mark+uint64(i)))
+		c.text.Write(r.Value)
+		c.cut()
+		ttl := r.TTL.Milliseconds()
+		if r.TTL > 0 {
+			ttl = max(ttl, 1) // less would mean for ever
+		}
+		c.text.Write(strconv.AppendInt(head[:0], ttl, 10))
+		c.cut()
+		if was != nil && was[i] != (store.Stamp{}) {
+			c.text.Write(appendStamp(head[:0], was[i]))
+		}
+		c.cut()
+	}
+	args := append(make([]any, 0, 3+len(c.pieces)), nil, nil, len(rows))
+	for i := range rows {
+		args = append(args, &c.pieces[each*i])
+	}
+	for i := range rows {
+		args = appendPointers(args, c.pieces[each*i+1:each*(i+1)])
+	}
+	return args
+}
+
+// run runs a script by its name, and sends its text where Redis does not know it (any more).
+func (o *Online) run(ctx context.Context, s script, args []any) (string, error) {
+	args[0], args[1] = "evalsha", s.hash
+	out, err := o.do(ctx, args)
+	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		args[0], args[1] = "eval", s.text
+		out, err = o.do(ctx, args)
+	}
+	return out, err
+}
+
+func (o *Online) do(ctx context.Context, args []any) (string, error) {
+	cmd := redis.NewCmd(ctx, args...)
+	if err := o.client.Process(ctx, cmd); err != nil {
+		return "", err
+	}
+	return cmd.Text()
 }
 
 func appendStamp(dst []byte, s store.Stamp) []byte {
@@ -76,116 +311,25 @@ func appendStamp(dst []byte, s store.Stamp) []byte {
 	return binary.BigEndian.AppendUint64(dst, uint64(s.Created))
 }
 
-// Both scripts take, for each key, a row and its time to live in milliseconds (0:
-// for ever), the second one also the stamp that must be there (empty: no row).
-// They answer with a string of 1 for each row that was put and 0 for each that was not.
-var (
-	writeRows = redis.NewScript(`
-local out = {}
-for i, key in ipairs(KEYS) do
-	local row, ttl = ARGV[2*i-1], ARGV[2*i]
-	local there = redis.call('GETRANGE', key, 0, 15)
-	local put = #there < 16
-	if not put then
-		local e1, c1 = struct.unpack('>i8i8', row)
-		local e2, c2 = struct.unpack('>i8i8', there)
-		put = e1 > e2 or e1 == e2 and c1 > c2
-	end
-	if put then
-		if ttl == '0' then redis.call('SET', key, row) else redis.call('SET', key, row, 'PX', ttl) end
-	end
-	out[i] = put and '1' or '0'
-end
-return table.concat(out)`)
-
-	replaceRows = redis.NewScript(`
-local out = {}
-for i, key in ipairs(KEYS) do
-	local row, ttl, was = ARGV[3*i-2], ARGV[3*i-1], ARGV[3*i]
-	local there = redis.call('GETRANGE', key, 0, 15)
-	local put = there == was
-	if put then
-		if ttl == '0' then redis.call('SET', key, row) else redis.call('SET', key, row, 'PX', ttl) end
-	elseif there == string.sub(row, 1, 16) then
-		put = redis.call('GET', key) == row
-	end
-	out[i] = put and '1' or '0'
-end
-return table.concat(out)`)
-)
-
-// Write puts rows that are newer.
-func (o *Online) Write(ctx context.Context, rows []store.OnlineRow) ([]bool, error) {
-	return o.put(ctx, writeRows, rows, nil)
-}
-
-// Replace puts rows in the place of known ones.
-func (o *Online) Replace(ctx context.Context, rows []store.OnlineRow, was []store.Stamp) ([]bool, error) {
-	return o.put(ctx, replaceRows, rows, was)
-}
-
-func (o *Online) put(ctx context.Context, script *redis.Script, rows []store.OnlineRow, was []store.Stamp) ([]bool, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	for i := range rows {
-		if err := rows[i].Check(); err != nil {
-			return nil, err
-		}
-	}
-	stored := make([]bool, 0, len(rows))
-	for len(rows) > 0 {
-		n := min(chunk, len(rows))
-		keys, args := make([]string, n), make([]any, 0, 3*n)
-		for i := range rows[:n] {
-			r := &rows[i]
-			keys[i] = o.prefix + r.Key
-			raw := append(appendStamp(make([]byte, 0, stampLen+len(r.Value)), r.Stamp), r.Value...)
-			ttl := int64(0)
-			if r.TTL > 0 {
-				ttl = max(r.TTL, time.Millisecond).Milliseconds()
-			}
-			args = append(args, raw, ttl)
-			if was != nil {
-				var there []byte
-				if was[i] != (store.Stamp{}) {
-					there = appendStamp(nil, was[i])
-				}
-				args = append(args, there)
-			}
-		}
-		out, err := script.Run(ctx, o.client, keys, args...).Text()
-		if err != nil {
-			return nil, redisFault(ctx, err)
-		}
-		if len(out) != n {
-			return nil, fault.New(fault.Internal, "a script of %d rows answered with %d", n, len(out))
-		}
-		for i := range out {
-			stored = append(stored, out[i] == '1')
-		}
-		rows = rows[n:]
-		if was != nil {
-			was = was[n:]
-		}
-	}
-	return stored, nil
-}
-
 // Delete removes rows.
 func (o *Online) Delete(ctx context.Context, keys []string) error {
-	if err := ctx.Err(); err != nil || len(keys) == 0 {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
-	full := make([]string, len(keys))
-	for i, key := range keys {
-		full[i] = o.prefix + key
+	if err := store.CheckOnlineKeys(keys); err != nil {
+		return err
 	}
-	if err := o.client.Unlink(ctx, full...).Err(); err != nil {
-		return redisFault(ctx, err)
+	for some := range slices.Chunk(keys, readKeys) {
+		if err := o.client.Unlink(ctx, prefixed(o.prefix, some)...).Err(); err != nil {
+			return redisFault(ctx, err)
+		}
 	}
 	return nil
 }
 
 // Close closes the connections.
 func (o *Online) Close() error { return o.client.Close() }
+
+func foreign(key string) error {
+	return fault.New(fault.Internal, "key %.100q holds what is not a row", key)
+}

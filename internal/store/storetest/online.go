@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,15 +106,16 @@ func onlineRoundTrip(t *testing.T, o store.Online) {
 		{Key: "a", Stamp: store.Stamp{Event: 1<<53 - 1, Created: -(1<<53 - 1)}, Value: []byte("one")},
 		{Key: binaryKey, Stamp: store.Stamp{Event: -5, Created: 7}, Value: []byte{0, 255, '\r', '\n'}},
 		{Key: "empty", Stamp: store.Stamp{Created: 1}},
+		{Key: "large", Stamp: store.Stamp{Event: 1}, Value: pattern(1 << 20)},
 	}
 	stored, err := o.Write(t.Context(), rows)
 	if err != nil || slices.Contains(stored, false) {
 		t.Fatalf("got %v, %v", stored, err)
 	}
-	got := readRows(t, o, "empty", "none", binaryKey, "a", binaryKey)
-	for i, want := range []store.OnlineRow{rows[2], {Key: "none"}, rows[1], rows[0], rows[1]} {
+	got := readRows(t, o, "empty", "none", binaryKey, "a", "large", binaryKey)
+	for i, want := range []store.OnlineRow{rows[2], {Key: "none"}, rows[1], rows[0], rows[3], rows[1]} {
 		if got[i].Stamp != want.Stamp || string(got[i].Value) != string(want.Value) {
-			t.Errorf("%q: got %v %q, want %v %q", want.Key, got[i].Stamp, got[i].Value, want.Stamp, want.Value)
+			t.Errorf("%q: got %v %.20q, want %v %.20q", want.Key, got[i].Stamp, got[i].Value, want.Stamp, want.Value)
 		}
 	}
 	prefix := []store.OnlineRow{{Key: "kept"}}
@@ -159,13 +161,14 @@ func onlineNewest(t *testing.T, o store.Online) {
 	}
 	replace(false, row(31, 0, "x"), store.Stamp{})
 	replace(false, row(31, 0, "x"), store.Stamp{Event: 29})
-	replace(true, row(5, 0, "x"), store.Stamp{Event: 30})
-	replace(true, row(6, 0, "y"), store.Stamp{Event: 5})
+	replace(true, row(30, 1, "x"), store.Stamp{Event: 30})
+	replace(false, row(30, 1, "x"), store.Stamp{Event: 30}) // an equal rival comes too late all the same
+	replace(true, row(31, 0, "y"), store.Stamp{Event: 30, Created: 1})
 	if got := readRows(t, o, "k")[0]; string(got.Value) != "y" {
 		t.Errorf("got %q, want y", got.Value)
 	}
 	fresh := store.OnlineRow{Key: "fresh", Stamp: store.Stamp{Event: 1}, Value: []byte("z")}
-	replace(false, fresh, store.Stamp{Event: 1, Created: 1})
+	replace(false, fresh, store.Stamp{Created: 1})
 	replace(true, fresh, store.Stamp{})
 }
 
@@ -186,6 +189,25 @@ func onlineRefused(t *testing.T, o store.Online) {
 			t.Errorf("replace with %s: got %v, want Invalid", name, err)
 		}
 	}
+	was := []store.Stamp{{}, {Event: 5}}
+	for name, bad := range map[string][]store.OnlineRow{
+		"an earlier stamp": {good, {Key: "k", Stamp: store.Stamp{Event: 4, Created: 9}}},
+		"the same stamp":   {good, {Key: "k", Stamp: store.Stamp{Event: 5}}},
+		"too few rows":     {good},
+		"too many rows":    {good, {Key: "k", Stamp: store.Stamp{Event: 6}}, {Key: "l", Stamp: store.Stamp{Event: 6}}},
+	} {
+		if _, err := o.Replace(t.Context(), bad, was); !fault.Is(err, fault.Invalid) {
+			t.Errorf("replace with %s: got %v, want Invalid", name, err)
+		}
+	}
+	for _, key := range []string{"", string(make([]byte, 1025))} {
+		if got, err := o.Read(t.Context(), []string{"good", key}, make([]store.OnlineRow, 1)); !fault.Is(err, fault.Invalid) || len(got) != 1 {
+			t.Errorf("read of a key of %d bytes: got %d rows, %v, want dst and Invalid", len(key), len(got), err)
+		}
+		if err := o.Delete(t.Context(), []string{"good", key}); !fault.Is(err, fault.Invalid) {
+			t.Errorf("delete of a key of %d bytes: got %v, want Invalid", len(key), err)
+		}
+	}
 	if got := readRows(t, o, "good")[0]; (got.Stamp != store.Stamp{}) {
 		t.Error("a batch with a bad row was stored in part")
 	}
@@ -193,6 +215,7 @@ func onlineRefused(t *testing.T, o store.Online) {
 
 func onlineExpiry(t *testing.T, o store.Online) {
 	const ttl = 50 * time.Millisecond
+	writeRow(t, o, true, store.OnlineRow{Key: "long", Stamp: store.Stamp{Event: 10}, Value: []byte("v"), TTL: time.Hour})
 	writeRow(t, o, true, store.OnlineRow{Key: "k", Stamp: store.Stamp{Event: 10}, Value: []byte("v"), TTL: ttl})
 	writeRow(t, o, true, store.OnlineRow{Key: "stays", Stamp: store.Stamp{Event: 10}, TTL: ttl})
 	writeRow(t, o, true, store.OnlineRow{Key: "stays", Stamp: store.Stamp{Event: 11}})
@@ -204,11 +227,28 @@ func onlineExpiry(t *testing.T, o store.Online) {
 	if got[1].Stamp.Event != 11 {
 		t.Error("a row that was written anew for ever has expired")
 	}
+	if got := readRows(t, o, "long")[0]; string(got.Value) != "v" {
+		t.Errorf("got %q, want a row kept for its hour", got.Value)
+	}
+	// An expired row holds back no older one, and is nothing to replace.
+	old := store.OnlineRow{Key: "k", Stamp: store.Stamp{Event: 11}}
+	if stored, err := o.Replace(t.Context(), []store.OnlineRow{old}, []store.Stamp{{Event: 10}}); err != nil || stored[0] {
+		t.Errorf("replace of an expired row: got %v, %v, want it refused", stored, err)
+	}
 	writeRow(t, o, true, store.OnlineRow{Key: "k", Stamp: store.Stamp{Event: 1}, TTL: time.Nanosecond})
+	time.Sleep(20 * time.Millisecond)
+	short := store.OnlineRow{Key: "k", Stamp: store.Stamp{Event: 1}, TTL: time.Millisecond}
+	if stored, err := o.Replace(t.Context(), []store.OnlineRow{short}, make([]store.Stamp, 1)); err != nil || !stored[0] {
+		t.Errorf("replace of nothing after the shortest time: got %v, %v, want it put", stored, err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	if got := readRows(t, o, "k")[0]; (got.Stamp != store.Stamp{}) {
+		t.Errorf("got %v after its time, want nothing", got.Stamp)
+	}
 }
 
 func onlineBig(t *testing.T, o store.Online) {
-	const n = 20_000
+	const n = 50_000
 	rows, keys := make([]store.OnlineRow, n), make([]string, n)
 	for i := range rows {
 		keys[i] = "big/" + strconv.Itoa(i)
@@ -243,6 +283,11 @@ func onlineCopies(t *testing.T, o store.Online) {
 	if again := readRows(t, o, "k")[0].Value; string(again) != "value" {
 		t.Errorf("got %q, want it as it was written", again)
 	}
+	twice := readRows(t, o, "k", "k")
+	_ = append(twice[0].Value, "over the end"...)
+	if got := string(twice[1].Value); got != "value" {
+		t.Errorf("got %q, want a value that does not change with its neighbour", got)
+	}
 }
 
 func onlineCancelled(t *testing.T, o store.Online) {
@@ -261,27 +306,73 @@ func onlineCancelled(t *testing.T, o store.Online) {
 	}
 }
 
-// onlineRaces has many writers put the same rows in orders of their own.
+// onlineRaces has many writers put the same rows in batches and orders of their
+// own, while readers watch that no key ever goes back.
 func onlineRaces(t *testing.T, handles ...store.Online) {
-	const keys, stamps, writers = 5, 60, 8
-	var wait sync.WaitGroup
-	for w := range writers {
-		wait.Go(func() {
-			o := handles[w%len(handles)]
-			for _, i := range rand.Perm(keys * stamps) {
-				key, at := i%keys, i/keys+1
-				row := store.OnlineRow{Key: fmt.Sprint("race/", key), Stamp: store.Stamp{Event: int64(at / 7), Created: int64(at)}, Value: []byte(strconv.Itoa(at))}
-				if _, err := o.Write(t.Context(), []store.OnlineRow{row}); err != nil {
+	const stamps, writers, batch = 60, 8, 7
+	keys := []string{"race/0", "race/1", "race/2", "race/3", "race/4"}
+	var put [stamps + 1][5]atomic.Int64 // how many were told that they put this one
+	var writing, watching sync.WaitGroup
+	done := make(chan struct{})
+	for _, o := range handles {
+		watching.Go(func() {
+			last := make([]store.Stamp, len(keys))
+			for {
+				rows, err := o.Read(t.Context(), keys, nil)
+				if err != nil {
 					t.Error(err)
 					return
+				}
+				for i, r := range rows {
+					if last[i].After(r.Stamp) {
+						t.Errorf("%s went back from %v to %v", r.Key, last[i], r.Stamp)
+					}
+					if (r.Stamp != store.Stamp{}) && string(r.Value) != strconv.FormatInt(r.Stamp.Created, 10) {
+						t.Errorf("%s with stamp %v has the value %q of another", r.Key, r.Stamp, r.Value)
+					}
+					last[i] = r.Stamp
+				}
+				select {
+				case <-done:
+					return
+				default:
 				}
 			}
 		})
 	}
-	wait.Wait()
-	for k := range keys {
-		if got := readRows(t, handles[0], fmt.Sprint("race/", k))[0]; string(got.Value) != strconv.Itoa(stamps) {
-			t.Errorf("key %d: got %s, want %d, the newest", k, got.Value, stamps)
+	for w := range writers {
+		writing.Go(func() {
+			o := handles[w%len(handles)]
+			for order := range slices.Chunk(rand.Perm(len(keys)*stamps), batch) {
+				rows := make([]store.OnlineRow, len(order))
+				for n, i := range order {
+					at := i/len(keys) + 1
+					rows[n] = store.OnlineRow{Key: keys[i%len(keys)], Stamp: store.Stamp{Event: int64(at / 7), Created: int64(at)}, Value: []byte(strconv.Itoa(at))}
+				}
+				stored, err := o.Write(t.Context(), rows)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for n, i := range order {
+					if stored[n] {
+						put[i/len(keys)+1][i%len(keys)].Add(1)
+					}
+				}
+			}
+		})
+	}
+	writing.Wait()
+	close(done)
+	watching.Wait()
+	for i, r := range readRows(t, handles[0], keys...) {
+		if string(r.Value) != strconv.Itoa(stamps) {
+			t.Errorf("%s: got %s, want %d, the newest", r.Key, r.Value, stamps)
+		}
+		for at := range put {
+			if n := put[at][i].Load(); n > 1 || at == stamps && n == 0 {
+				t.Errorf("%s: %d writers were told that they put stamp %d", r.Key, n, at)
+			}
 		}
 	}
 }
@@ -311,8 +402,8 @@ func onlineCounters(t *testing.T, handles ...store.Online) {
 					if r.Value != nil {
 						n = binary.BigEndian.Uint64(r.Value)
 					}
-					// The writer is part of the value: two that add one to the same are told apart.
-					value := append(binary.BigEndian.AppendUint64(nil, n+1), byte(w))
+					// Those who add one to the same make the same row, and only one may count as done.
+					value := binary.BigEndian.AppendUint64(nil, n+1)
 					was = append(was, r.Stamp)
 					next = append(next, store.OnlineRow{Key: r.Key, Stamp: store.Stamp{Event: r.Stamp.Event + 1}, Value: value})
 				}
