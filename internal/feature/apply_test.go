@@ -228,7 +228,7 @@ func redisOnline(t testing.TB, raw string) store.Online {
 // many goroutines, each row once or more often, to one of them or to both, in any order.
 func TestSeveralInstancesCountEachRowOnce(t *testing.T) {
 	s, blob, server := clicksSource(t), bucket(t), storetest.RedisURL(t)
-	conf := bounds
+	conf := roomy
 	conf.Rows = 100_000
 	var instances []*Ingest
 	for range 2 {
@@ -294,7 +294,7 @@ func TestWhatBecomesOfRowsOnline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := ingest(t, bounds, IngestDeps{Online: online, Blob: bucket(t)})
+	in := ingest(t, roomy, IngestDeps{Online: online, Blob: bucket(t)})
 	of := func(id uint64, user string, ago time.Duration, cents int64) Row {
 		at := row.OfTime(now.Add(-ago))
 		r := Row{ID: id, Values: []row.Value{row.OfString(user), row.OfInt64(1), at, at, row.OfInt64(cents)}}
@@ -356,7 +356,7 @@ func TestRacesAreRunAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := &meddled{Online: online, times: 3}
-	in := ingest(t, bounds, IngestDeps{Online: m, Blob: bucket(t)})
+	in := ingest(t, roomy, IngestDeps{Online: m, Blob: bucket(t)})
 	rows := []Row{click(1, rand.New(rand.NewPCG(3, 4)))}
 	if _, err := in.Accept(t.Context(), s, rows, Everywhere); err != nil {
 		t.Errorf("after a few lost races: %v", err)
@@ -387,7 +387,7 @@ func TestADamagedStateIsBegunAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	in := ingest(t, bounds, IngestDeps{Online: online, Blob: bucket(t)})
+	in := ingest(t, roomy, IngestDeps{Online: online, Blob: bucket(t)})
 	if _, err := in.Accept(t.Context(), s, rows, Everywhere); err != nil {
 		t.Fatal(err)
 	}

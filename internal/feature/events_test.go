@@ -48,7 +48,7 @@ func observed(id, source, rows string) event.Event {
 func TestRowsComeByEvents(t *testing.T) {
 	blob := bucket(t)
 	catalog := newCatalog(blob)
-	in := ingest(t, bounds, IngestDeps{Blob: blob, Catalog: catalog})
+	in := ingest(t, roomy, IngestDeps{Blob: blob, Catalog: catalog})
 	m, err := event.NewMux(mute(t))
 	if err != nil {
 		t.Fatal(err)

@@ -30,7 +30,7 @@ func mute(t testing.TB) *telemetry.Telemetry {
 	return tel
 }
 
-var bounds = IngestConfig{Rows: 1000, Bytes: 1 << 20, Write: 10 * time.Second, Ahead: time.Hour}
+var roomy = IngestConfig{Rows: 1000, Bytes: 1 << 20, Write: 10 * time.Second, Ahead: time.Hour}
 
 // held is a bucket whose writes can be held up, or fail.
 type held struct {
@@ -131,7 +131,7 @@ func waiting(in *Ingest, source string, rows int) {
 
 func TestRowsThatComeMeanwhileAreTheNextGroup(t *testing.T) {
 	blob, s := hold(t), plain(t)
-	in := ingest(t, bounds, IngestDeps{Blob: blob})
+	in := ingest(t, roomy, IngestDeps{Blob: blob})
 	var callers sync.WaitGroup
 	accept := func(i int) {
 		callers.Go(func() {
@@ -203,7 +203,7 @@ func TestNoMoreThanTheBoundsWaits(t *testing.T) {
 
 func TestACallerThatLeaves(t *testing.T) {
 	blob, s := hold(t), plain(t)
-	in := ingest(t, bounds, IngestDeps{Blob: blob})
+	in := ingest(t, roomy, IngestDeps{Blob: blob})
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 2)
 	go func() { _, err := in.Accept(ctx, s, []Row{departure(1)}, Everywhere); left <- err }()
@@ -232,7 +232,7 @@ func TestACallerThatLeaves(t *testing.T) {
 
 func TestALogThatCantBeWritten(t *testing.T) {
 	blob, s := hold(t), plain(t)
-	in := ingest(t, bounds, IngestDeps{Blob: blob})
+	in := ingest(t, roomy, IngestDeps{Blob: blob})
 	answers := make(chan error)
 	accept := func(i int) { _, err := in.Accept(t.Context(), s, []Row{departure(i)}, Everywhere); answers <- err }
 	go accept(0)
@@ -274,7 +274,7 @@ func TestDefinitionsMayChangeWhileRowsWait(t *testing.T) {
 		s.Views, s.Sources[0].Created, s.Sources[0].Fresh = nil, "", 0
 		s.Sources[0].Fields = append(s.Sources[0].Fields, Field{Name: "gate", Type: row.String})
 	})
-	in := ingest(t, bounds, IngestDeps{Blob: blob})
+	in := ingest(t, roomy, IngestDeps{Blob: blob})
 	var callers sync.WaitGroup
 	accept := func(s *CompiledSource, rows int) {
 		r := departure(rows)
@@ -306,7 +306,7 @@ func TestDefinitionsMayChangeWhileRowsWait(t *testing.T) {
 
 func TestRejectedRowsAreKept(t *testing.T) {
 	blob, s := bucket(t), plain(t)
-	in := ingest(t, bounds, IngestDeps{Blob: blob})
+	in := ingest(t, roomy, IngestDeps{Blob: blob})
 	bad, worse := departure(2), departure(3)
 	bad.Values[s.At["delay"]] = row.OfFloat64(9999)
 	worse.Values[s.At["at"]] = row.Value{}
@@ -347,7 +347,7 @@ func TestRejectedRowsAreKept(t *testing.T) {
 	// None is acknowledged that is not kept.
 	broken := &held{Blob: blob, begun: make(chan string, 1), free: make(chan error, 1)}
 	broken.free <- fault.New(fault.Unavailable, "the bucket is away")
-	if _, err := ingest(t, bounds, IngestDeps{Blob: broken}).Accept(t.Context(), s, many[:1], Everywhere); !fault.Is(err, fault.Unavailable) {
+	if _, err := ingest(t, roomy, IngestDeps{Blob: broken}).Accept(t.Context(), s, many[:1], Everywhere); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want that the bucket is away", err)
 	}
 }
@@ -357,7 +357,7 @@ func TestRowsOfFilesAreNotPushed(t *testing.T) {
 		s.Views, s.Sources[0].Created, s.Sources[0].Fresh, s.Sources[0].Path = nil, "", 0, "landing/departures/"
 	})
 	blob := bucket(t)
-	in := ingest(t, bounds, IngestDeps{Blob: blob})
+	in := ingest(t, roomy, IngestDeps{Blob: blob})
 	if _, err := in.Accept(t.Context(), s, []Row{departure(1)}, Everywhere); !fault.Is(err, fault.Invalid) {
 		t.Errorf("got %v, want Invalid", err)
 	}

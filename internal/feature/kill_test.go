@@ -44,7 +44,7 @@ func TestInstance(t *testing.T) {
 		t.Skip("for child processes of TestKilledInstancesLoseNothing")
 	}
 	blob := diskBucket(t, dir)
-	conf := bounds
+	conf := roomy
 	conf.Rows, conf.Bytes = 100_000, 64<<20
 	in := ingest(t, conf, IngestDeps{Blob: blob, Catalog: newCatalog(blob), Online: redisOnline(t, redis)})
 	m, err := event.NewMux(mute(t))

@@ -38,7 +38,7 @@ const Moment = "event_timestamp"
 // Nothing is written to w before all is computed; the way there needs disk for a few
 // times the rows and the sources' rows, and memory for none of both. What is wrong with
 // the rows or with a source's files is Invalid.
-func (s *Store) TrainingSet(ctx context.Context, defs *feature.Compiled, plan *feature.Plan, rows io.Reader, format Format, w io.Writer) error {
+func (s *Store) TrainingSet(ctx context.Context, plan *feature.Plan, rows io.Reader, format Format, w io.Writer) error {
 	j, err := s.begin(ctx)
 	if err != nil {
 		return err
@@ -48,12 +48,13 @@ func (s *Store) TrainingSet(ctx context.Context, defs *feature.Compiled, plan *f
 	if err := t.take(ctx, rows, format); err != nil {
 		return err
 	}
-	groups, err := groupsOf(defs, plan)
-	if err != nil {
-		return err
-	}
-	for _, g := range groups {
+	for _, g := range t.groups() {
 		if err := t.join(ctx, g); err != nil {
+			return err
+		}
+	}
+	if plan.Computes() {
+		if err := t.compute(ctx); err != nil {
 			return err
 		}
 	}
@@ -70,7 +71,8 @@ type training struct {
 	joined []joined
 }
 
-// joined is a file with some of the plan's columns: c0 is the first of the plan's.
+// joined is a file with some columns by the rows' numbers, named c0, c1... as they
+// are counted: among the plan's Reads where it computes something, else its Columns.
 type joined struct {
 	path    string
 	columns []int
@@ -168,28 +170,26 @@ type group struct {
 	want  []wanted
 }
 
-// wanted is one of the plan's columns.
+// wanted is a column to be joined.
 type wanted struct {
-	column   int // of the plan
-	view, at int // of the group, and of the view's columns
+	column   int // as it is counted in joined
+	typ      row.Type
+	instead  row.Value // of null
+	view, at int       // of the group, and of the view's columns
 }
 
-// groupsOf sorts out a plan's columns that are made of sources.
-func groupsOf(defs *feature.Compiled, plan *feature.Plan) ([]*group, error) {
-	var groups []*group
-	for i, c := range plan.Columns {
-		v, err := defs.View(c.View)
-		if err != nil {
-			return nil, err
-		}
-		keys := make([]int, len(v.Keys))
-		for at, k := range v.Keys {
-			keys[at] = slices.IndexFunc(plan.Keys, func(p row.Field) bool { return p.Name == k.Name })
-		}
+// groups sorts out what is to be read.
+func (t *training) groups() (groups []*group) {
+	want := func(column int, read feature.Read, instead row.Value) {
+		v := read.View
 		at := slices.IndexFunc(groups, func(g *group) bool { return g.src == v.From && slices.Equal(g.keyAt, v.KeyAt) })
 		if at < 0 {
 			at = len(groups)
-			groups = append(groups, &group{src: v.From, keys: keys, keyAt: v.KeyAt})
+			g := &group{src: v.From, keyAt: v.KeyAt}
+			for _, k := range v.Keys {
+				g.keys = append(g.keys, slices.IndexFunc(t.plan.Keys, func(p row.Field) bool { return p.Name == k.Name }))
+			}
+			groups = append(groups, g)
 		}
 		g := groups[at]
 		view := slices.Index(g.views, v)
@@ -197,9 +197,20 @@ func groupsOf(defs *feature.Compiled, plan *feature.Plan) ([]*group, error) {
 			view = len(g.views)
 			g.views = append(g.views, v)
 		}
-		g.want = append(g.want, wanted{i, view, v.At[c.Feature]})
+		g.want = append(g.want, wanted{column, v.Columns[read.At].Type, instead, view, read.At})
 	}
-	return groups, nil
+	reads := t.plan.Reads()
+	if t.plan.Computes() {
+		for i, read := range reads {
+			want(i, read, row.Value{})
+		}
+		return groups
+	}
+	for i, c := range t.plan.Columns {
+		read := reads[slices.IndexFunc(reads, func(r feature.Read) bool { return r.View.Name == c.View && r.View.Columns[r.At].Name == c.Feature })]
+		want(i, read, c.Default)
+	}
+	return groups
 }
 
 // reads gives the source's fields that a group's views are made of.
@@ -310,7 +321,11 @@ func (t *training) merge(ctx context.Context, g *group, fields []int, sorted, pa
 		return err
 	}
 	defer from.close()
-	to, err := t.create(path, g)
+	var made []row.Field
+	for _, w := range g.want {
+		made = append(made, row.Field{Name: fmt.Sprintf("c%d", w.column), Type: w.typ})
+	}
+	to, err := create(path, made)
 	if err != nil {
 		return err
 	}
@@ -359,8 +374,12 @@ func (t *training) merge(ctx context.Context, g *group, fields []int, sorted, pa
 		}
 		out := to.row(uint64(n))
 		for i, w := range g.want {
-			if out[i] = answers[w.view][w.at].Value; out[i].Null() {
-				out[i] = t.plan.Columns[w.column].Default
+			out[i] = answers[w.view][w.at].Value
+			if entity == 0 { // it has no key
+				out[i] = row.Value{}
+			}
+			if out[i].Null() {
+				out[i] = w.instead
 			}
 		}
 		if err := to.flush(1024); err != nil {
@@ -376,11 +395,7 @@ type results struct {
 	rows []segment.Row
 }
 
-func (t *training) create(path string, g *group) (*results, error) {
-	var fields []row.Field
-	for _, w := range g.want {
-		fields = append(fields, row.Field{Name: fmt.Sprintf("c%d", w.column), Type: t.plan.Columns[w.column].Type})
-	}
+func create(path string, fields []row.Field) (*results, error) {
 	shape, err := segment.NewShape(fields)
 	if err != nil {
 		return nil, err
@@ -418,21 +433,99 @@ func (r *results) close() error {
 	return errors.Join(r.flush(1), r.w.Close(), r.file.Close())
 }
 
+// compute has the plan's expressions see what was joined. What it makes is all of the
+// plan's columns, in place of what was joined.
+func (t *training) compute(ctx context.Context) (err error) {
+	names, fields := []string{"a.n AS n"}, []row.Field{{Name: "n", Type: row.Int64}}
+	add := func(from, as string, typ row.Type) {
+		names, fields = append(names, from+" AS "+as), append(fields, row.Field{Name: as, Type: typ})
+	}
+	for i, k := range t.plan.Keys {
+		add(fmt.Sprintf("a.k%d", i), fmt.Sprintf("k%d", i), k.Type)
+	}
+	for i, in := range t.plan.Inputs {
+		add(fmt.Sprintf("a.i%d", i), fmt.Sprintf("i%d", i), in.Type)
+	}
+	given := len(fields) - 1
+	reads := t.plan.Reads()
+	read := make([]string, len(reads))
+	for i, j := range t.joined {
+		for _, c := range j.columns {
+			read[c] = fmt.Sprintf("j%d.c%d", i, c)
+			if reads[c].View.Columns[reads[c].At].Type.Elem() == row.Timestamp {
+				read[c] = cast(read[c], "TIMESTAMPTZ", reads[c].View.Columns[reads[c].At].Type)
+			}
+		}
+	}
+	for i, r := range reads {
+		add(read[i], fmt.Sprintf("c%d", i), r.View.Columns[r.At].Type)
+	}
+	path := filepath.Join(t.dir, "read")
+	if err := t.exec(ctx, "COPY (SELECT ", strings.Join(names, ", "), " FROM ", t.side(), ") TO ", quote(path), copyOptions); err != nil {
+		return t.failed(err)
+	}
+	from, err := openScan(path, fields)
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	var answers []row.Field
+	out := joined{path: filepath.Join(t.dir, "computed")}
+	for i, c := range t.plan.Columns {
+		answers = append(answers, row.Field{Name: fmt.Sprintf("c%d", i), Type: c.Type})
+		out.columns = append(out.columns, i)
+	}
+	to, err := create(out.path, answers)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.close()) }()
+	t.joined = []joined{out}
+	e := t.plan.Evaluator()
+	values := make([]row.Value, len(fields))
+	for {
+		if err := from.next(values); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		dst := to.row(uint64(values[0].Int()))
+		if err := e.Answer(ctx, values[1:1+given], values[1+given:], dst); err != nil {
+			return err
+		}
+		for i := range dst {
+			if dst[i].Null() {
+				dst[i] = t.plan.Columns[i].Default
+			}
+		}
+		if err := to.flush(1024); err != nil {
+			return err
+		}
+	}
+}
+
+// side is the asked rows, a, with what was joined beside them.
+func (t *training) side() string {
+	from := "asked a"
+	for i, j := range t.joined {
+		from += fmt.Sprintf(" LEFT JOIN read_parquet(%s, hive_partitioning = false) j%d ON j%d.%s = a.n", quote(j.path), i, i, ident(segment.ID))
+	}
+	return from
+}
+
 // write puts all columns side by side and gives them to w.
 func (t *training) write(ctx context.Context, w io.Writer) error {
 	columns := make([]string, len(t.passed)+len(t.plan.Columns))
 	for i, name := range t.passed {
 		columns[i] = fmt.Sprintf("a.p%d AS %s", i, ident(name))
 	}
-	from := "asked a"
 	for i, j := range t.joined {
 		for _, c := range j.columns {
 			columns[len(t.passed)+c] = fmt.Sprintf("j%d.c%d AS %s", i, c, ident(t.plan.Columns[c].Name))
 		}
-		from += fmt.Sprintf(" LEFT JOIN read_parquet(%s, hive_partitioning = false) j%d ON j%d.%s = a.n", quote(j.path), i, i, ident(segment.ID))
 	}
 	path := filepath.Join(t.dir, "set")
-	if err := t.exec(ctx, "COPY (SELECT ", strings.Join(columns, ", "), " FROM ", from, " ORDER BY a.n) TO ", quote(path), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
+	if err := t.exec(ctx, "COPY (SELECT ", strings.Join(columns, ", "), " FROM ", t.side(), " ORDER BY a.n) TO ", quote(path), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
 		return t.failed(err)
 	}
 	f, err := os.Open(path)

@@ -43,7 +43,8 @@ type world struct {
 	rows map[string][]feature.Row // by source
 	blob store.Blob
 
-	again int64 // how often rows were added
+	expression bool
+	again      int64 // how often rows were added
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
@@ -61,7 +62,18 @@ sources:
    {name: n, type: int64}, {name: ok, type: bool}, {name: word, type: string}, {name: tags, type: list(int64)}, {name: made, type: timestamp}, {name: day, type: string}, {name: absent, type: float64}]}
 views:
 `)
-	for i := range 2 + w.r.IntN(4) {
+	var choices []string
+	choose := func(view int, column string) {
+		choice := fmt.Sprintf(`{feature: "v%d:%s", as: v%d__%s`, view, column, view, column)
+		if column == "price" {
+			choice += ", default: -77"
+		}
+		choices = append(choices, choice+"}")
+	}
+	choose(0, "count")
+	fmt.Fprint(&b, "- {name: v0, entities: [shop], source: pushed, windows: [{name: count, aggregate: count, of: n, size: 10h, slide: 1h}]}\n")
+	views := 2 + w.r.IntN(4)
+	for i := 1; i < views; i++ {
 		source := []string{"pushed", "filed"}[w.r.IntN(2)]
 		fmt.Fprintf(&b, "- {name: v%d, entities: [%s], source: %s", i, []string{"shop", "pair"}[w.r.IntN(2)], source)
 		if w.r.IntN(2) == 0 {
@@ -73,6 +85,9 @@ views:
 			columns = columns[:1+w.r.IntN(len(columns))]
 			columns = append(columns, map[string][]string{"pushed": {"when", "raw"}, "filed": {"day", "absent"}}[source]...)
 			fmt.Fprintf(&b, ", features: [%s]}\n", strings.Join(columns, ", "))
+			for _, c := range columns {
+				choose(i, c)
+			}
 			continue
 		}
 		fmt.Fprintf(&b, ", lateness: %dm, windows: [", w.r.IntN(200))
@@ -82,6 +97,7 @@ views:
 			if kind == "distinct" || kind == "last" || kind == "count" {
 				of = []string{"price", "n", "word"}[w.r.IntN(3)]
 			}
+			choose(i, fmt.Sprintf("w%d", k))
 			slide, times := 10*(1+w.r.IntN(6)), 1+w.r.IntN(10)
 			fmt.Fprintf(&b, "{name: w%d, aggregate: %s, of: %s, size: %dm", k, kind, of, slide*times)
 			if w.r.IntN(3) > 0 {
@@ -91,6 +107,12 @@ views:
 		}
 		fmt.Fprint(&b, "]}\n")
 	}
+	if w.r.IntN(2) == 0 {
+		w.expression = true
+		fmt.Fprint(&b, `expressions: [{name: on, inputs: [{name: bonus, type: float64}], features: [{name: half, type: float64, value: "bonus / 2.0"}, {name: n, type: int64, value: "v0.count + int(bonus)"}]}]`+"\n")
+		choices = append(choices, `"on:half"`, `{feature: "on:n", as: on__n, default: -5}`)
+	}
+	fmt.Fprintf(&b, "services:\n- {name: all, features: [%s]}\n", strings.Join(choices, ", "))
 	set, err := feature.Parse("world.yaml", []byte(b.String()))
 	if err == nil {
 		w.defs, err = feature.Compile(set)
@@ -241,17 +263,21 @@ type asked struct {
 	shop, item row.Value
 	at         int64
 	label      string
+	bonus      row.Value
 }
 
 func (w *world) ask(n int) []asked {
 	rows := make([]asked, n)
 	for i := range rows {
-		rows[i] = asked{row.OfString(fmt.Sprintf("00%d", w.r.IntN(6))), row.OfInt64(w.r.Int64N(4)), epoch + w.r.Int64N(40)*hour + w.r.Int64N(50)*60e6, fmt.Sprint("label ", i)}
+		rows[i] = asked{row.OfString(fmt.Sprintf("00%d", w.r.IntN(6))), row.OfInt64(w.r.Int64N(4)), epoch + w.r.Int64N(40)*hour + w.r.Int64N(50)*60e6, fmt.Sprint("label ", i), row.OfFloat64(float64(w.r.IntN(100)))}
 		if w.r.IntN(10) == 0 {
 			rows[i].shop = row.Value{}
 		}
 		if w.r.IntN(10) == 0 {
 			rows[i].item = row.Value{}
+		}
+		if w.r.IntN(10) == 0 {
+			rows[i].bonus = row.Value{}
 		}
 	}
 	return rows
@@ -261,13 +287,13 @@ func encodeAsked(t *testing.T, rows []asked, format Format) []byte {
 	var b bytes.Buffer
 	switch format {
 	case Parquet:
-		shape, err := segment.NewShape([]row.Field{{Name: "shop", Type: row.String}, {Name: "label", Type: row.String}, {Name: Moment, Type: row.Timestamp}, {Name: "item", Type: row.Int64}})
+		shape, err := segment.NewShape([]row.Field{{Name: "shop", Type: row.String}, {Name: "label", Type: row.String}, {Name: Moment, Type: row.Timestamp}, {Name: "item", Type: row.Int64}, {Name: "bonus", Type: row.Float64}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		f := shape.Writer(&b)
 		for _, x := range rows {
-			if err := f.Write([]segment.Row{{Values: []row.Value{x.shop, row.OfString(x.label), row.OfMicros(x.at), x.item}}}); err != nil {
+			if err := f.Write([]segment.Row{{Values: []row.Value{x.shop, row.OfString(x.label), row.OfMicros(x.at), x.item, x.bonus}}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -282,14 +308,14 @@ func encodeAsked(t *testing.T, rows []asked, format Format) []byte {
 			}
 			return strings.Trim(v.String(), `"`)
 		}
-		_ = f.Write([]string{"shop", "label", Moment, "item"})
+		_ = f.Write([]string{"shop", "label", Moment, "item", "bonus"})
 		for _, x := range rows {
-			_ = f.Write([]string{text(x.shop), x.label, time.UnixMicro(x.at).In(time.FixedZone("", 3600)).Format(time.RFC3339Nano), text(x.item)})
+			_ = f.Write([]string{text(x.shop), x.label, time.UnixMicro(x.at).In(time.FixedZone("", 3600)).Format(time.RFC3339Nano), text(x.item), text(x.bonus)})
 		}
 		f.Flush()
 	case JSON:
 		for _, x := range rows {
-			line, err := json.Marshal(map[string]any{"shop": x.shop, "item": x.item, "label": x.label, Moment: row.OfMicros(x.at)})
+			line, err := json.Marshal(map[string]any{"shop": x.shop, "item": x.item, "label": x.label, "bonus": x.bonus, Moment: row.OfMicros(x.at)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -302,20 +328,7 @@ func encodeAsked(t *testing.T, rows []asked, format Format) []byte {
 func checkOracle(t *testing.T, seed uint64) {
 	w := newWorld(t, seed)
 	s := open(t, w.blob)
-	plan := &feature.Plan{Keys: []row.Field{{Name: "shop", Type: row.String}, {Name: "item", Type: row.Int64}}}
-	for _, v := range w.defs.Views {
-		view, err := w.defs.View(v.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range view.Columns {
-			c := feature.Column{Name: v.Name + "__" + f.Name, View: v.Name, Feature: f.Name, Type: f.Type}
-			if f.Type == row.Float64 {
-				c.Default = row.OfFloat64(-77)
-			}
-			plan.Columns = append(plan.Columns, c)
-		}
-	}
+	plan := w.plan(t)
 	rows := w.ask(1 + w.r.IntN(300))
 	format := []Format{Parquet, CSV, JSON}[seed%3]
 	got := w.train(t, s, plan, encodeAsked(t, rows, format), format)
@@ -338,6 +351,16 @@ func checkOracle(t *testing.T, seed uint64) {
 	}
 }
 
+// plan has all features, and expressions in half of the worlds.
+func (w *world) plan(t *testing.T) *feature.Plan {
+	t.Helper()
+	plan, err := w.defs.Service("all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
 // train gives the labels and the plan's columns.
 func (w *world) train(t *testing.T, s *Store, plan *feature.Plan, rows []byte, format Format) [][]row.Value {
 	t.Helper()
@@ -346,7 +369,7 @@ func (w *world) train(t *testing.T, s *Store, plan *feature.Plan, rows []byte, f
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(s.TrainingSet(t.Context(), w.defs, plan, bytes.NewReader(rows), format, f), f.Close()); err != nil {
+	if err := errors.Join(s.TrainingSet(t.Context(), plan, bytes.NewReader(rows), format, f), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	fields := []row.Field{{Name: "label", Type: row.String}}
@@ -372,9 +395,27 @@ func (w *world) train(t *testing.T, s *Store, plan *feature.Plan, rows []byte, f
 
 // oracle says a column's value of an asked row, by the definition.
 func (w *world) oracle(t *testing.T, c feature.Column, x asked) row.Value {
+	if c.View == "on" {
+		if x.bonus.Null() {
+			return row.Value{}
+		}
+		if c.Feature == "half" {
+			return row.OfFloat64(x.bonus.Float() / 2)
+		}
+		n := w.oracle(t, feature.Column{View: "v0", Feature: "count", Type: row.Int64}, x)
+		if n.Null() {
+			return n
+		}
+		return row.OfInt64(n.Int() + int64(x.bonus.Float()))
+	}
 	view, err := w.defs.View(c.View)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, k := range view.Keys {
+		if (map[string]row.Value{"shop": x.shop, "item": x.item}[k.Name]).Null() {
+			return row.Value{} // of no entity
+		}
 	}
 	var known []feature.Row
 	for _, r := range w.rows[view.Source] {
@@ -503,14 +544,7 @@ func open(t *testing.T, blob store.Blob) *Store {
 func TestTrainingSetRefuses(t *testing.T) {
 	w := fullWorld(t)
 	s := open(t, w.blob)
-	plan := &feature.Plan{Keys: []row.Field{{Name: "shop", Type: row.String}, {Name: "item", Type: row.Int64}}}
-	for _, v := range w.defs.Views {
-		view, err := w.defs.View(v.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plan.Columns = append(plan.Columns, feature.Column{Name: "f_" + v.Name, View: v.Name, Feature: view.Columns[0].Name, Type: view.Columns[0].Type})
-	}
+	plan := w.plan(t)
 	for _, c := range []struct {
 		name   string
 		format Format
@@ -523,14 +557,14 @@ func TestTrainingSetRefuses(t *testing.T) {
 		{"a moment in words", CSV, "shop,item,event_timestamp\nx,1,noon", "noon"},
 		{"a key of another type", CSV, "shop,item,event_timestamp\nx,y,2013-07-04", "'y'"},
 		{"a key that is no integer", JSON, `{"shop":"x","item":1.5,"event_timestamp":"2013-07-04T00:00:00Z"}`, "1.5"},
-		{"a feature's name", CSV, "shop,item,event_timestamp,F_v0\nx,1,2013-07-04,3", `also the name of a feature`},
+		{"a feature's name", CSV, "shop,item,event_timestamp,bonus,V0__count\nx,1,2013-07-04,3,3", `also the name of a feature`},
 		{"no JSON", JSON, "hello", "can't be read as json"},
 		{"no Parquet", Parquet, "hello", "can't be read as parquet"},
 		{"nothing", Parquet, "", "can't be read as parquet"},
 		{"another format", "xml", "<x/>", "xml"},
 	} {
 		var b bytes.Buffer
-		err := s.TrainingSet(t.Context(), w.defs, plan, strings.NewReader(c.rows), c.format, &b)
+		err := s.TrainingSet(t.Context(), plan, strings.NewReader(c.rows), c.format, &b)
 		if !fault.Is(err, fault.Invalid) || !strings.Contains(fault.Message(err), c.want) || b.Len() > 0 {
 			t.Errorf("%s: got %v, want an invalid fault that says %s", c.name, err, c.want)
 		}
@@ -581,12 +615,13 @@ func TestDamagedFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		plan := &feature.Plan{Keys: []row.Field{{Name: "shop", Type: row.String}, {Name: "item", Type: row.Int64}}}
+		var refs []string
 		for _, v := range src.Views {
-			plan.Columns = append(plan.Columns, feature.Column{Name: "f_" + v.Name, View: v.Name, Feature: v.Columns[0].Name, Type: v.Columns[0].Type})
+			refs = append(refs, v.Name+":"+v.Columns[0].Name)
 		}
-		if len(plan.Columns) == 0 {
-			t.Fatalf("no view is made of %s", source)
+		plan, err := w.defs.Features(refs, true)
+		if err != nil {
+			t.Fatal(err)
 		}
 		objects, err := s.list(t.Context(), src)
 		if err != nil || len(objects) < 2 {
@@ -603,13 +638,13 @@ func TestDamagedFile(t *testing.T) {
 		} {
 			put(t, w.blob, hurt, b)
 			var out bytes.Buffer
-			err := s.TrainingSet(t.Context(), w.defs, plan, bytes.NewReader(rows), CSV, &out)
+			err := s.TrainingSet(t.Context(), plan, bytes.NewReader(rows), CSV, &out)
 			if !fault.Is(err, kind) || !strings.Contains(fault.Message(err), hurt) || out.Len() > 0 {
 				t.Errorf("%s, %s: got %v with %d bytes, want a fault of kind %s that names %s", source, name, err, out.Len(), kind, hurt)
 			}
 		}
 		put(t, w.blob, hurt, whole)
-		if err := s.TrainingSet(t.Context(), w.defs, plan, bytes.NewReader(rows), CSV, io.Discard); err != nil {
+		if err := s.TrainingSet(t.Context(), plan, bytes.NewReader(rows), CSV, io.Discard); err != nil {
 			t.Errorf("%s: once it is whole again: %v", source, err)
 		}
 	}
