@@ -95,7 +95,7 @@ var noon = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 func ago(d time.Duration) int64 { return noon.Add(-d).UnixMicro() }
 
 // keep applies rows of a view's source to what the store has of their entity.
-func keep(t testing.TB, o store.Online, v *CompiledView, rows ...map[string]row.Value) {
+func stored(t testing.TB, o store.Online, v *CompiledView, rows ...map[string]row.Value) {
 	t.Helper()
 	s := v.NewState()
 	var keys []row.Value
@@ -128,11 +128,11 @@ func fill(t testing.TB, o store.Online, c *Compiled) {
 		{"carrier": text("UA"), "event_timestamp": row.OfMicros(ago(2 * time.Hour)), "delay": row.OfFloat64(20), "seats": row.OfInt32(200)},
 		{"carrier": text("DL"), "event_timestamp": row.OfMicros(ago(time.Hour)), "delay": row.OfFloat64(math.MaxFloat64), "codes": row.OfList(row.Int64)},
 	} {
-		keep(t, o, c.views["carriers"], r)
+		stored(t, o, c.views["carriers"], r)
 	}
-	keep(t, o, c.views["routes"], map[string]row.Value{"origin": text("EWR"), "dest": text("LAX"), "event_timestamp": row.OfMicros(ago(48 * time.Hour)), "delay": row.OfFloat64(7)})
-	keep(t, o, c.views["planes"], map[string]row.Value{"carrier": text("AA"), "number": row.OfInt32(3), "event_timestamp": row.OfMicros(ago(0)), "seats": row.OfInt32(9)})
-	keep(t, o, c.views["recent"],
+	stored(t, o, c.views["routes"], map[string]row.Value{"origin": text("EWR"), "dest": text("LAX"), "event_timestamp": row.OfMicros(ago(48 * time.Hour)), "delay": row.OfFloat64(7)})
+	stored(t, o, c.views["planes"], map[string]row.Value{"carrier": text("AA"), "number": row.OfInt32(3), "event_timestamp": row.OfMicros(ago(0)), "seats": row.OfInt32(9)})
+	stored(t, o, c.views["recent"],
 		map[string]row.Value{"carrier": text("AA"), "event_timestamp": row.OfMicros(ago(3 * time.Minute)), "delay": row.OfFloat64(1)},
 		map[string]row.Value{"carrier": text("AA"), "event_timestamp": row.OfMicros(ago(2 * time.Minute)), "delay": row.OfFloat64(3)})
 }
@@ -507,7 +507,7 @@ func BenchmarkRead(b *testing.B) {
 			for i := range 10 {
 				r[fmt.Sprint("f", i)] = row.OfFloat64(float64(id + i))
 			}
-			keep(b, o, c.views["drivers"], r)
+			stored(b, o, c.views["drivers"], r)
 		}
 		table := newTable(o, c)
 		for _, n := range []int{1, 50} {

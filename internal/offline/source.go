@@ -42,6 +42,7 @@ func (s *Store) list(ctx context.Context, src *feature.CompiledSource) ([]store.
 type input struct {
 	src   *feature.CompiledSource
 	files []*file
+	from  string // the files as they are
 	sql   string // a query; empty: there are no rows
 }
 
@@ -77,8 +78,8 @@ func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []
 		paths[i] = quote(f.path())
 	}
 	hive := src.Path != ""
-	from := fmt.Sprintf("read_parquet([%s], union_by_name = true, hive_partitioning = %t)", strings.Join(paths, ", "), hive)
-	types, err := j.columns(ctx, from)
+	in.from = fmt.Sprintf("read_parquet([%s], union_by_name = true, hive_partitioning = %t)", strings.Join(paths, ", "), hive)
+	types, err := j.columns(ctx, in.from)
 	if err != nil {
 		return nil, j.explain(ctx, in, err)
 	}
@@ -102,7 +103,7 @@ func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []
 		columns = append(columns, fmt.Sprintf("%s AS c%d", field(f.Name, f.Type), i))
 		hashed = append(hashed, fmt.Sprintf("c%d", i))
 	}
-	in.sql = fmt.Sprintf("SELECT %s AS e, %s AS c, %s FROM %s", event, created, strings.Join(columns, ", "), from)
+	in.sql = fmt.Sprintf("SELECT %s AS e, %s AS c, %s FROM %s", event, created, strings.Join(columns, ", "), in.from)
 	if hive {
 		// Rows of no time are of nothing. A row's id is what it holds: twice the same row is one.
 		in.sql = fmt.Sprintf("SELECT *, hash(%s) AS id FROM (%s) WHERE e IS NOT NULL", strings.Join(hashed, ", "), in.sql)
