@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -82,6 +84,13 @@ func dayOf(key string) string {
 	return day
 }
 
+// createdOf gives the time in a file's name; 0: it has none.
+func createdOf(key string) int64 {
+	text, _, _ := strings.Cut(path.Base(key), "-")
+	n, _ := strconv.ParseInt(text, 10, 64)
+	return n
+}
+
 func (s *Store) compactDay(ctx context.Context, src *feature.CompiledSource, day string, small []store.Object) error {
 	j, err := s.begin(ctx)
 	if err != nil {
@@ -92,17 +101,13 @@ func (s *Store) compactDay(ctx context.Context, src *feature.CompiledSource, day
 	if err != nil {
 		return err
 	}
-	newest, err := j.number(ctx, "SELECT max(c) FROM ("+in.sql+")")
-	if err != nil {
-		return j.explain(ctx, in, err)
-	}
 	// All columns are kept as they are, also those that the source has no more. Of the same
 	// row, written again later, the first stays.
-	path := filepath.Join(j.dir, "whole")
-	if err := j.exec(ctx, `COPY (SELECT * FROM (SELECT DISTINCT ON ("_id") * FROM `, in.from, ` ORDER BY "_id", "_created") ORDER BY "_event", "_created", "_id") TO `, quote(path), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
+	joined := filepath.Join(j.dir, "joined")
+	if err := j.exec(ctx, `COPY (SELECT * FROM (SELECT DISTINCT ON ("_id") * FROM `, in.from, ` ORDER BY "_id", "_created") ORDER BY "_event", "_created", "_id") TO `, quote(joined), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
 		return j.explain(ctx, in, err)
 	}
-	whole, err := os.Open(path)
+	whole, err := os.Open(joined)
 	if err != nil {
 		return err
 	}
@@ -113,8 +118,12 @@ func (s *Store) compactDay(ctx context.Context, src *feature.CompiledSource, day
 		return err
 	}
 	// By its key it is listed behind its parts: whoever lists meanwhile and misses
-	// parts that are deleted finds the whole.
-	key := segment.Key(src.Name, day, newest+1, hash.Sum(nil))
+	// parts that are deleted finds the whole. And it is none of its parts.
+	after := int64(0)
+	for _, o := range small {
+		after = max(after, createdOf(o.Key)+1)
+	}
+	key := segment.Key(src.Name, day, after, hash.Sum(nil))
 	if _, err := s.blob.Put(ctx, key, whole, size, store.IfAbsent()); err != nil && !fault.Is(err, fault.Conflict) {
 		return fmt.Errorf("write %q: %w", key, err)
 	}
