@@ -216,6 +216,13 @@ func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental
 
 // run materializes views one after another, and keeps what is to be told of it.
 func (s *Server) run(ctx context.Context, views []*feature.CompiledView, span Span, begun func()) error {
+	s.mu.Lock()
+	for _, v := range views {
+		if old := s.runs[v.Name]; old != nil && !old.Ended.IsZero() {
+			delete(s.runs, v.Name) // so that who looks sees this run or none
+		}
+	}
+	s.mu.Unlock()
 	for _, v := range views {
 		run := &Run{Progress: Progress{View: v.Name}, Started: time.Now().UTC()}
 		err := s.store.Materialize(ctx, v, span, func(p Progress) {
@@ -229,8 +236,8 @@ func (s *Server) run(ctx context.Context, views []*feature.CompiledView, span Sp
 		run.Ended = time.Now().UTC()
 		if err != nil {
 			run.Error = fault.Message(err)
-			if !fault.Is(err, fault.Conflict) { // then the run that is to be told of is the other one
-				s.runs[v.Name] = run
+			if other := s.runs[v.Name]; other == nil || !other.Ended.IsZero() || !fault.Is(err, fault.Conflict) {
+				s.runs[v.Name] = run // else the one that is in the way is to be told of
 			}
 		}
 		s.mu.Unlock()
