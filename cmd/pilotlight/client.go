@@ -57,6 +57,20 @@ func (c *client) check() error {
 // call sends a request and gives the answer's body; any status of 400 and above
 // becomes an error with the server's sentence.
 func (c *client) call(ctx context.Context, method, path, contentType string, body io.Reader, size int64) ([]byte, error) {
+	resp, err := c.send(ctx, method, path, contentType, body, size)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read answer of %s: %w", c.server, err)
+	}
+	return b, nil
+}
+
+// send is call for answers that are large: the caller reads and closes the body.
+func (c *client) send(ctx context.Context, method, path, contentType string, body io.Reader, size int64) (*http.Response, error) {
 	r, err := http.NewRequestWithContext(ctx, method, c.server+path, body)
 	if err != nil {
 		return nil, err
@@ -75,21 +89,21 @@ func (c *client) call(ctx context.Context, method, path, contentType string, bod
 	if err != nil {
 		return nil, err
 	}
+	if resp.StatusCode < 400 {
+		return resp, nil
+	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, fmt.Errorf("read answer of %s: %w", c.server, err)
 	}
-	if resp.StatusCode >= 400 {
-		var refusal struct {
-			Error string `json:"error"`
-		}
-		if json.Unmarshal(b, &refusal) != nil || refusal.Error == "" {
-			return nil, fmt.Errorf("%s answered %s", c.server, resp.Status)
-		}
-		return nil, errors.New(refusal.Error)
+	var refusal struct {
+		Error string `json:"error"`
 	}
-	return b, nil
+	if json.Unmarshal(b, &refusal) != nil || refusal.Error == "" {
+		return nil, fmt.Errorf("%s answered %s", c.server, resp.Status)
+	}
+	return nil, errors.New(refusal.Error)
 }
 
 // ask sends v as JSON (nothing when nil) and decodes the answer into answer.

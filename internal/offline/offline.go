@@ -29,7 +29,7 @@ import (
 
 // Config says what reading history may cost.
 type Config struct {
-	Memory env.Size `env:"OFFLINE_MEMORY" default:"256MiB" help:"What DuckDB may use before it writes to OFFLINE_DIR."`
+	Memory env.Size `env:"OFFLINE_MEMORY" default:"512MiB" help:"What DuckDB may use before it writes to OFFLINE_DIR."`
 	Dir    string   `env:"OFFLINE_DIR" help:"Folder for copies of the bucket's files and for what does not fit into memory; its subfolder pilotlight-offline is emptied at start. Default: a new one among the system's temporary files."`
 	Cache  env.Size `env:"OFFLINE_CACHE" default:"4GiB" help:"How much of the bucket is kept in OFFLINE_DIR; the files that are read at once must fit."`
 }
@@ -37,26 +37,35 @@ type Config struct {
 // Validate refuses what can't work.
 func (c *Config) Validate() error {
 	switch {
-	case c.Memory < 64<<20:
-		return fault.New(fault.Invalid, "OFFLINE_MEMORY must be at least 64MiB")
+	case c.Memory < 128<<20:
+		return fault.New(fault.Invalid, "OFFLINE_MEMORY must be at least 128MiB")
 	case c.Cache <= 0:
 		return fault.New(fault.Invalid, "OFFLINE_CACHE must be positive")
 	}
 	return nil
 }
 
+// Deps are what a Store is made of.
+type Deps struct {
+	Blob   store.Blob   // the bucket
+	KV     store.KV     // for leases
+	Online store.Online // where history is brought
+}
+
 // Store reads the history in a bucket.
 type Store struct {
-	blob  store.Blob
-	dir   string
-	files *files
-	db    *sql.DB
-	heavy chan struct{} // holds one while something heavy runs
+	blob   store.Blob
+	kv     store.KV
+	online store.Online
+	dir    string
+	files  *files
+	db     *sql.DB
+	heavy  chan struct{} // holds one while something heavy runs
 }
 
 // Open starts DuckDB in the process. Close stops it and removes its files.
-func Open(ctx context.Context, c *Config, blob store.Blob) (_ *Store, err error) {
-	s := &Store{blob: blob, heavy: make(chan struct{}, 1)}
+func Open(ctx context.Context, c *Config, d Deps) (_ *Store, err error) {
+	s := &Store{blob: d.Blob, kv: d.KV, online: d.Online, heavy: make(chan struct{}, 1)}
 	if c.Dir == "" {
 		s.dir, err = os.MkdirTemp("", "pilotlight-offline-")
 	} else {
@@ -68,7 +77,7 @@ func Open(ctx context.Context, c *Config, blob store.Blob) (_ *Store, err error)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "there is no folder for copies of the bucket's files")
 	}
-	s.files = newFiles(blob, filepath.Join(s.dir, "objects"), int64(c.Cache))
+	s.files = newFiles(d.Blob, filepath.Join(s.dir, "objects"), int64(c.Cache))
 	connector, err := duckdb.NewConnector("", nil)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start DuckDB: %w", err), os.RemoveAll(s.dir))

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/duckdb/duckdb-go/v2"
+
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
@@ -40,10 +42,12 @@ func (s *Store) list(ctx context.Context, src *feature.CompiledSource) ([]store.
 type input struct {
 	src   *feature.CompiledSource
 	files []*file
+	from  string // the files as they are
 	sql   string // a query; empty: there are no rows
 }
 
-// input makes objects readable; nil: all of the source's.
+// input makes objects readable; nil: all of the source's. If one of those that are given
+// has changed since it was listed, the error is errGone.
 func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []store.Object) (*input, error) {
 	in := &input{src: src}
 	// Compaction replaces objects by one that holds the same rows: what was listed
@@ -59,7 +63,7 @@ func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []
 		switch {
 		case errors.Is(err, errGone) && objects == nil && try < 10:
 			continue
-		case errors.Is(err, errGone):
+		case errors.Is(err, errGone) && objects == nil:
 			return nil, fault.New(fault.Unavailable, "files of source %q change while they are read", src.Name)
 		case err != nil:
 			return nil, err
@@ -74,8 +78,8 @@ func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []
 		paths[i] = quote(f.path())
 	}
 	hive := src.Path != ""
-	from := fmt.Sprintf("read_parquet([%s], union_by_name = true, hive_partitioning = %t)", strings.Join(paths, ", "), hive)
-	types, err := j.columns(ctx, from)
+	in.from = fmt.Sprintf("read_parquet([%s], union_by_name = true, hive_partitioning = %t)", strings.Join(paths, ", "), hive)
+	types, err := j.columns(ctx, in.from)
 	if err != nil {
 		return nil, j.explain(ctx, in, err)
 	}
@@ -99,7 +103,7 @@ func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []
 		columns = append(columns, fmt.Sprintf("%s AS c%d", field(f.Name, f.Type), i))
 		hashed = append(hashed, fmt.Sprintf("c%d", i))
 	}
-	in.sql = fmt.Sprintf("SELECT %s AS e, %s AS c, %s FROM %s", event, created, strings.Join(columns, ", "), from)
+	in.sql = fmt.Sprintf("SELECT %s AS e, %s AS c, %s FROM %s", event, created, strings.Join(columns, ", "), in.from)
 	if hive {
 		// Rows of no time are of nothing. A row's id is what it holds: twice the same row is one.
 		in.sql = fmt.Sprintf("SELECT *, hash(%s) AS id FROM (%s) WHERE e IS NOT NULL", strings.Join(hashed, ", "), in.sql)
@@ -158,6 +162,8 @@ func cast(column, have string, t row.Type) string {
 	switch {
 	case t == row.ListOf(row.Timestamp):
 		return fmt.Sprintf("list_transform(CAST(%s AS TIMESTAMPTZ[]), lambda x: epoch_us(x))", column)
+	case t.Integer() && (have == "FLOAT" || have == "DOUBLE" || strings.HasPrefix(have, "DECIMAL")):
+		return fmt.Sprintf("CASE WHEN isnan(%[1]s) THEN NULL WHEN %[1]s = trunc(%[1]s) OR %[1]s IS NULL THEN CAST(%[1]s AS %[2]s) ELSE error('%[3]s is asked for, and there is ' || %[1]s) END", column, sqlType(t), t)
 	case t != row.Timestamp:
 		return fmt.Sprintf("CAST(%s AS %s)", column, sqlType(t))
 	}
@@ -174,6 +180,9 @@ func (j *job) explain(ctx context.Context, in *input, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if tooMuch(err) {
+		return j.failed(err)
+	}
 	kind := fault.Invalid
 	if in.src.Path == "" {
 		kind = fault.Internal // nobody but the system writes logs
@@ -184,6 +193,19 @@ func (j *job) explain(ctx context.Context, in *input, err error) error {
 		}
 	}
 	return fault.Wrap(kind, err, "the files of source %q are not what its definition says: %s", in.src.Name, reason(err))
+}
+
+// failed is an error of a statement that no file is to blame for.
+func (j *job) failed(err error) error {
+	if tooMuch(err) {
+		return fault.Wrap(fault.Overloaded, err, "the work does not fit into OFFLINE_MEMORY or onto the disk of OFFLINE_DIR")
+	}
+	return err
+}
+
+func tooMuch(err error) bool {
+	var d *duckdb.Error
+	return errors.As(err, &d) && (d.Type == duckdb.ErrorTypeOutOfMemory || strings.Contains(d.Msg, "No space left"))
 }
 
 // reason is DuckDB's first sentence of an error.

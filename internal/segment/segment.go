@@ -211,7 +211,7 @@ var codec = &zstd.Codec{Level: zstd.SpeedFastest}
 // Writer writes one file. It is for one goroutine.
 type Writer struct {
 	shape  *Shape
-	w      *parquet.Writer
+	w      *parquet.GenericWriter[any]
 	values []parquet.Value
 	rows   int // of the row group
 }
@@ -219,7 +219,7 @@ type Writer struct {
 // Writer begins a file. (One for many files would be nice; but after Reset,
 // parquet-go 0.32 writes columns without their names.)
 func (s *Shape) Writer(to io.Writer) *Writer {
-	return &Writer{shape: s, w: parquet.NewWriter(to, s.schema, parquet.Compression(codec), parquet.DataPageStatistics(false), parquet.WriteBufferSize(0))}
+	return &Writer{shape: s, w: parquet.NewGenericWriter[any](to, s.schema, parquet.Compression(codec), parquet.DataPageStatistics(false), parquet.WriteBufferSize(0))}
 }
 
 // Write adds rows. Their values are copied.

@@ -1,0 +1,278 @@
+package offline
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"mime"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/feature"
+	"github.com/pilotlight-ml/pilotlight/internal/row"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+)
+
+// Server has a Store's work done for callers and at ticks. Close waits for what
+// runs behind answers that were given.
+type Server struct {
+	store   *Store
+	defined func(context.Context) (*feature.Compiled, error)
+	log     *slog.Logger
+	base    context.Context
+	stop    context.CancelFunc
+	work    sync.WaitGroup
+
+	mu   sync.Mutex
+	runs map[string]*Run // the last of each view here
+}
+
+// Run is a run of materialize over a view.
+type Run struct {
+	Progress
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended,omitzero"`
+	Error   string    `json:"error,omitempty"`
+}
+
+// Runs answers GET /admin/v1/features/materialize.
+type Runs struct {
+	Runs []Run `json:"runs"` // the last of each view that this process did, by name
+}
+
+// NewServer makes a Server; defined gives the definitions as they are now.
+func NewServer(s *Store, defined func(context.Context) (*feature.Compiled, error), log *slog.Logger) *Server {
+	base, stop := context.WithCancel(context.Background())
+	return &Server{store: s, defined: defined, log: log, base: base, stop: stop, runs: map[string]*Run{}}
+}
+
+// Close ends what runs and waits for it: it goes on where it was when it is asked for again.
+func (s *Server) Close() error {
+	s.stop()
+	s.work.Wait()
+	return nil
+}
+
+// compactJob is the tick's name of the job to join small files.
+const compactJob = "compact-features"
+
+// Hear has the logs of all sources compacted when it is time.
+func (s *Server) Hear(m *event.Mux) {
+	event.On(m, event.Tick, func(ctx context.Context, _ *event.Event, tick event.Ticked) error {
+		if tick.Job != compactJob {
+			return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
+		}
+		defs, err := s.defined(ctx)
+		if err != nil {
+			return err
+		}
+		var all Compacted
+		for _, source := range defs.Sources {
+			src, err := defs.Source(source.Name)
+			if err != nil {
+				return err
+			}
+			done, err := s.store.Compact(ctx, src)
+			if err != nil && !fault.Is(err, fault.Conflict) { // somebody does it already
+				return err
+			}
+			all.Days, all.Joined = all.Days+done.Days, all.Joined+done.Joined
+		}
+		telemetry.LineFrom(ctx).Set(slog.Int("days", all.Days), slog.Int("joined", all.Joined))
+		return nil
+	})
+}
+
+// Register mounts training sets and materialize, the latter also where Feast has it.
+func (s *Server) Register(mux *http.ServeMux) {
+	route := func(pattern string, handle func(http.ResponseWriter, *http.Request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := handle(w, r); err != nil {
+				serve.Error(w, r, err)
+			}
+		})
+	}
+	route("POST /admin/v1/features/training-set", s.trainingSet)
+	route("GET /admin/v1/features/materialize", s.progress)
+	route("POST /materialize", func(w http.ResponseWriter, r *http.Request) error { return s.materialize(w, r, false) })
+	route("POST /materialize-incremental", func(w http.ResponseWriter, r *http.Request) error { return s.materialize(w, r, true) })
+}
+
+var formats = map[string]Format{
+	"application/vnd.apache.parquet": Parquet, "application/octet-stream": Parquet,
+	"text/csv": CSV, "application/jsonl": JSON, "application/x-ndjson": JSON,
+}
+
+// trainingSet joins the body's rows with the features of ?service, or of each ?feature.
+func (s *Server) trainingSet(w http.ResponseWriter, r *http.Request) error {
+	serve.Long(w, r)
+	q := r.URL.Query()
+	format := Format(q.Get("format"))
+	if format == "" {
+		kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if format = formats[kind]; format == "" {
+			return fault.New(fault.Invalid, "rows of the type %.100q can't be read; format says whether they are parquet, csv or json", kind)
+		}
+	}
+	defs, err := s.defined(r.Context())
+	if err != nil {
+		return err
+	}
+	var plan *feature.Plan
+	switch service, features := q.Get("service"), q["feature"]; {
+	case (service == "") == (len(features) == 0):
+		return fault.New(fault.Invalid, "say either service=NAME or feature=view:feature, once or more")
+	case service != "":
+		plan, err = defs.Service(service)
+	default:
+		plan, err = defs.Features(features, q.Get("full_feature_names") == "true")
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/vnd.apache.parquet")
+	return s.store.TrainingSet(r.Context(), plan, r.Body, format, w)
+}
+
+// materializeAsk is Feast's body.
+type materializeAsk struct {
+	Start   string   `json:"start_ts"`
+	End     string   `json:"end_ts"`
+	Views   []string `json:"feature_views"`
+	Without bool     `json:"disable_event_timestamp"` // all rows, whatever their times
+}
+
+func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental bool) error {
+	serve.Long(w, r)
+	var ask materializeAsk
+	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
+		return err
+	}
+	span := Span{Incremental: incremental}
+	for _, t := range []struct {
+		name, text string
+		to         *time.Time
+	}{{"start_ts", ask.Start, &span.From}, {"end_ts", ask.End, &span.To}} {
+		if t.text == "" || ask.Without {
+			continue
+		}
+		var err error
+		if *t.to, err = row.ParseTime(t.text); err != nil {
+			return fault.Wrap(fault.Invalid, err, "%s: %s", t.name, fault.Message(err))
+		}
+	}
+	if span.To.Before(span.From) && !span.To.IsZero() {
+		return fault.New(fault.Invalid, "end_ts is before start_ts")
+	}
+	defs, err := s.defined(r.Context())
+	if err != nil {
+		return err
+	}
+	if len(ask.Views) == 0 {
+		for _, v := range defs.Views {
+			ask.Views = append(ask.Views, v.Name)
+		}
+	}
+	var views []*feature.CompiledView
+	for _, name := range ask.Views {
+		v, err := defs.View(name)
+		if err != nil {
+			return err
+		}
+		views = append(views, v)
+	}
+	if r.URL.Query().Get("async") != "true" {
+		if err := s.run(r.Context(), views, span, func() {}); err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, s.last(ask.Views))
+	}
+	// What can't begin is refused now and not behind the caller's back.
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	s.work.Go(func() {
+		err := s.run(s.base, views, span, sync.OnceFunc(func() { close(begun) }))
+		if err != nil {
+			s.log.ErrorContext(s.base, "materialize", "error", err)
+		}
+		ended <- err
+	})
+	select {
+	case <-begun:
+	case err := <-ended:
+		if err != nil {
+			return err
+		}
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+	return answer(w, http.StatusAccepted, s.last(ask.Views))
+}
+
+// run materializes views one after another, and keeps what is to be told of it.
+func (s *Server) run(ctx context.Context, views []*feature.CompiledView, span Span, begun func()) error {
+	s.mu.Lock()
+	for _, v := range views {
+		if old := s.runs[v.Name]; old != nil && !old.Ended.IsZero() {
+			delete(s.runs, v.Name) // so that who looks sees this run or none
+		}
+	}
+	s.mu.Unlock()
+	for _, v := range views {
+		run := &Run{Progress: Progress{View: v.Name}, Started: time.Now().UTC()}
+		err := s.store.Materialize(ctx, v, span, func(p Progress) {
+			s.mu.Lock()
+			run.Progress = p
+			s.runs[v.Name] = run
+			s.mu.Unlock()
+			begun()
+		})
+		s.mu.Lock()
+		run.Ended = time.Now().UTC()
+		if err != nil {
+			run.Error = fault.Message(err)
+			if other := s.runs[v.Name]; other == nil || !other.Ended.IsZero() || !fault.Is(err, fault.Conflict) {
+				s.runs[v.Name] = run // else the one that is in the way is to be told of
+			}
+		}
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// last tells of the runs of views; none: of all.
+func (s *Server) last(views []string) Runs {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := Runs{Runs: []Run{}}
+	for name, run := range s.runs {
+		if len(views) == 0 || slices.Contains(views, name) {
+			all.Runs = append(all.Runs, *run)
+		}
+	}
+	slices.SortFunc(all.Runs, func(a, b Run) int { return cmp.Compare(a.View, b.View) })
+	return all
+}
+
+func (s *Server) progress(w http.ResponseWriter, r *http.Request) error {
+	return answer(w, http.StatusOK, s.last(r.URL.Query()["view"]))
+}
+
+func answer(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, err = w.Write(append(b, '\n'))
+	return err
+}

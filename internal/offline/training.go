@@ -1,0 +1,538 @@
+package offline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/feature"
+	"github.com/pilotlight-ml/pilotlight/internal/row"
+	"github.com/pilotlight-ml/pilotlight/internal/segment"
+)
+
+// Format is how rows that somebody asks for are written.
+type Format string
+
+// The formats. The first line of CSV has the names.
+const (
+	Parquet Format = "parquet"
+	CSV     Format = "csv"
+	JSON    Format = "json" // an object a line
+)
+
+// Moment is the column of asked rows that says when each of them is asked for.
+const Moment = "event_timestamp"
+
+// TrainingSet joins rows with features: what the online store would have answered for
+// each at its moment. Rows have the plan's join keys and inputs as columns, Moment, and
+// whatever else is to be passed on. It writes Parquet: the columns of rows, then
+// those of the plan, in the order of rows. Rows without a key get what an entity gets
+// that was never seen.
+//
+// Nothing is written to w before all is computed; the way there needs disk for a few
+// times the rows and the sources' rows, and memory for none of both. What is wrong with
+// the rows or with a source's files is Invalid.
+func (s *Store) TrainingSet(ctx context.Context, plan *feature.Plan, rows io.Reader, format Format, w io.Writer) error {
+	j, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer j.end()
+	t := &training{job: j, plan: plan}
+	if err := t.take(ctx, rows, format); err != nil {
+		return err
+	}
+	for _, g := range t.groups() {
+		if err := t.join(ctx, g); err != nil {
+			return err
+		}
+	}
+	if plan.Computes() {
+		if err := t.compute(ctx); err != nil {
+			return err
+		}
+	}
+	return t.write(ctx, w)
+}
+
+// training is a set in the making. The table "asked" has its rows: their number n, their
+// moment t, the plan's keys k0, k1... and inputs i0, i1..., and what is passed on
+// as p0, p1...
+type training struct {
+	*job
+	plan   *feature.Plan
+	passed []string // names of what is passed on
+	joined []joined
+}
+
+// joined is a file with some columns by the rows' numbers, named c0, c1... as they
+// are counted: among the plan's Reads where it computes something, else its Columns.
+type joined struct {
+	path    string
+	columns []int
+}
+
+// take reads the asked rows into a table.
+func (t *training) take(ctx context.Context, rows io.Reader, format Format) error {
+	path := filepath.Join(t.dir, "asked")
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, rows)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("take the rows: %w", err)
+	}
+	var from string
+	switch format {
+	case Parquet:
+		from = fmt.Sprintf("read_parquet(%s, hive_partitioning = false)", quote(path))
+	case CSV:
+		from = fmt.Sprintf("read_csv(%s, header = true, hive_partitioning = false)", quote(path))
+	case JSON:
+		from = fmt.Sprintf("read_json(%s, format = 'newline_delimited', maximum_object_size = 1048576, hive_partitioning = false)", quote(path))
+	default:
+		return fault.New(fault.Invalid, "rows come as %s, %s or %s, not %.20q", Parquet, CSV, JSON, string(format))
+	}
+	refuse := func(err error) error {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case tooMuch(err):
+			return t.failed(err)
+		}
+		return fault.Wrap(fault.Invalid, err, "the rows can't be read as %s: %s", format, reason(err))
+	}
+	names, types, err := t.describe(ctx, from)
+	if err != nil {
+		return refuse(err)
+	}
+	t.passed = names
+	var columns, texts []string
+	find := func(name string, typ row.Type, as, what string) error {
+		at := slices.Index(names, name)
+		if at < 0 {
+			return fault.New(fault.Invalid, "the rows have no column %q, which is %s", name, what)
+		}
+		have := types[at]
+		if format == CSV {
+			have = "VARCHAR"
+			texts = append(texts, quote(name)+": 'VARCHAR'") // "007" is no number where a text is meant
+		}
+		columns = append(columns, cast(ident(name), have, typ)+" AS "+as)
+		return nil
+	}
+	if err := find(Moment, row.Timestamp, "t", "the moment that each is asked for"); err != nil {
+		return err
+	}
+	for i, k := range t.plan.Keys {
+		if err := find(k.Name, k.Type, fmt.Sprintf("k%d", i), "a join key"); err != nil {
+			return err
+		}
+	}
+	for i, in := range t.plan.Inputs {
+		if err := find(in.Name, in.Type, fmt.Sprintf("i%d", i), "an input"); err != nil {
+			return err
+		}
+	}
+	for _, c := range t.plan.Columns {
+		if slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, c.Name) }) {
+			return fault.New(fault.Invalid, `the rows have a column %q, which is also the name of a feature; "as" in a service gives it another`, c.Name)
+		}
+	}
+	for i, name := range names {
+		columns = append(columns, fmt.Sprintf("%s AS p%d", ident(name), i))
+	}
+	if format == CSV {
+		from = strings.TrimSuffix(from, ")") + ", types = {" + strings.Join(texts, ", ") + "})"
+	}
+	if err := t.exec(ctx, "CREATE TEMP TABLE asked AS SELECT row_number() OVER () - 1 AS n, ", strings.Join(columns, ", "), " FROM ", from); err != nil {
+		return refuse(err)
+	}
+	if n, err := t.number(ctx, "SELECT min(n) + 1 FROM asked WHERE t IS NULL"); err != nil || n > 0 {
+		return errors.Join(err, fault.New(fault.Invalid, "row %d has no %s", n, Moment))
+	}
+	return nil
+}
+
+// group is views over one source and with the same keys: one pass makes them all.
+type group struct {
+	src   *feature.CompiledSource
+	keys  []int // where they lie in the plan's keys
+	keyAt []int // and in the source's fields
+	views []*feature.CompiledView
+	want  []wanted
+}
+
+// wanted is a column to be joined.
+type wanted struct {
+	column   int // as it is counted in joined
+	typ      row.Type
+	instead  row.Value // of null
+	view, at int       // of the group, and of the view's columns
+}
+
+// groups sorts out what is to be read.
+func (t *training) groups() (groups []*group) {
+	want := func(column int, read feature.Read, instead row.Value) {
+		v := read.View
+		at := slices.IndexFunc(groups, func(g *group) bool { return g.src == v.From && slices.Equal(g.keyAt, v.KeyAt) })
+		if at < 0 {
+			at = len(groups)
+			g := &group{src: v.From, keyAt: v.KeyAt}
+			for _, k := range v.Keys {
+				g.keys = append(g.keys, slices.IndexFunc(t.plan.Keys, func(p row.Field) bool { return p.Name == k.Name }))
+			}
+			groups = append(groups, g)
+		}
+		g := groups[at]
+		view := slices.Index(g.views, v)
+		if view < 0 {
+			view = len(g.views)
+			g.views = append(g.views, v)
+		}
+		g.want = append(g.want, wanted{column, v.Columns[read.At].Type, instead, view, read.At})
+	}
+	reads := t.plan.Reads()
+	if t.plan.Computes() {
+		for i, read := range reads {
+			want(i, read, row.Value{})
+		}
+		return groups
+	}
+	for i, c := range t.plan.Columns {
+		read := reads[slices.IndexFunc(reads, func(r feature.Read) bool { return r.View.Name == c.View && r.View.Columns[r.At].Name == c.Feature })]
+		want(i, read, c.Default)
+	}
+	return groups
+}
+
+// reads gives the source's fields that a group's views are made of.
+func (g *group) reads() []int {
+	var fields []int
+	for _, v := range g.views {
+		for _, at := range v.FromAt {
+			if at >= 0 {
+				fields = append(fields, at)
+			}
+		}
+	}
+	slices.Sort(fields)
+	return slices.Compact(fields)
+}
+
+// join makes the columns of a group.
+func (t *training) join(ctx context.Context, g *group) error {
+	in, err := t.input(ctx, g.src, nil)
+	if err != nil {
+		return err
+	}
+	sorted := filepath.Join(t.dir, fmt.Sprintf("sorted%d", len(t.joined)))
+	fields := g.reads()
+	if err := t.sort(ctx, g, in, fields, sorted); err != nil {
+		return err
+	}
+	out := joined{path: filepath.Join(t.dir, fmt.Sprintf("joined%d", len(t.joined)))}
+	for _, w := range g.want {
+		out.columns = append(out.columns, w.column)
+	}
+	t.joined = append(t.joined, out)
+	if err := t.merge(ctx, g, fields, sorted, out.path); err != nil {
+		return fmt.Errorf("merge source %q with the rows: %w", g.src.Name, err)
+	}
+	return os.Remove(sorted)
+}
+
+// sort writes a file of asked rows and of those source rows that are of the same entities,
+// one entity (number g) after another and by time: t is the moment of an asked
+// row, whose number is n, and the created time of a source's row, whose n is -1.
+func (t *training) sort(ctx context.Context, g *group, in *input, fields []int, path string) error {
+	var keys, present, same, nulls, values []string
+	for i, k := range g.keys {
+		keys = append(keys, fmt.Sprintf("k%d", k))
+		present = append(present, fmt.Sprintf("k%d IS NOT NULL", k))
+		same = append(same, fmt.Sprintf("s.c%d = e.k%d", g.keyAt[i], k))
+	}
+	for _, f := range fields {
+		nulls = append(nulls, fmt.Sprintf("CAST(NULL AS %s) AS c%d", sqlType(g.src.Fields[f].Type), f))
+		values = append(values, fmt.Sprintf("s.c%d", f))
+	}
+	list := func(of []string) string { return strings.Join(append([]string{""}, of...), ", ") }
+	entities := fmt.Sprintf("entities%d", len(t.joined))
+	if len(keys) == 0 {
+		keys, present, same = []string{"0 AS z"}, []string{"true"}, []string{"true"}
+	}
+	if err := t.exec(ctx, "CREATE TEMP TABLE ", entities, " AS SELECT row_number() OVER () AS g, * FROM (SELECT DISTINCT ", strings.Join(keys, ", "),
+		" FROM asked WHERE ", strings.Join(present, " AND "), ")"); err != nil {
+		return t.failed(err)
+	}
+	using := "USING (" + strings.Join(keys, ", ") + ")"
+	if len(g.keys) == 0 {
+		using = "ON true"
+	}
+	query := fmt.Sprintf("SELECT coalesce(g, 0) AS g, t, n, CAST(NULL AS BIGINT) AS e, CAST(NULL AS UBIGINT) AS id%s FROM asked LEFT JOIN %s %s", list(nulls), entities, using)
+	if in.sql != "" {
+		rows, err := t.unique(ctx, in)
+		if err != nil {
+			return err
+		}
+		query += fmt.Sprintf(" UNION ALL SELECT g, s.c, -1, s.e, s.id%s FROM (%s) s JOIN %s e ON %s WHERE s.c <= (SELECT max(t) FROM asked)",
+			list(values), rows, entities, strings.Join(same, " AND "))
+	}
+	if err := t.exec(ctx, "COPY (SELECT * FROM (", query, ") ORDER BY g, t, n, e, id) TO ", quote(path), copyOptions); err != nil {
+		return t.explain(ctx, in, err)
+	}
+	return nil
+}
+
+// copyOptions make files that are read again at once. (No lz4_raw: parquet-go 0.32 reads large
+// pages of it wrong.)
+const copyOptions = " (FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE 40960)"
+
+// unique gives the query of a source's rows without those that were written again later, by
+// which the same row has several created times: the first one counts.
+func (j *job) unique(ctx context.Context, in *input) (string, error) {
+	if in.src.Path != "" {
+		return in.sql, nil // what is the same has the same times, so that it will lie side by side
+	}
+	if err := j.exec(ctx, "CREATE OR REPLACE TEMP TABLE again AS SELECT id, min(c) AS c FROM (", in.sql, ") GROUP BY id HAVING min(c) < max(c)"); err != nil {
+		return "", j.explain(ctx, in, err)
+	}
+	if n, err := j.number(ctx, "SELECT count(*) FROM again"); n == 0 {
+		return in.sql, err
+	}
+	return fmt.Sprintf("SELECT s.* FROM (%s) s ANTI JOIN again ON s.id = again.id AND s.c > again.c", in.sql), nil
+}
+
+// merge goes through sorted rows and writes what the views say at each asked moment.
+func (t *training) merge(ctx context.Context, g *group, fields []int, sorted, path string) (err error) {
+	columns := []row.Field{{Name: "g", Type: row.Int64}, {Name: "t", Type: row.Int64}, {Name: "n", Type: row.Int64}, {Name: "e", Type: row.Int64}, {Name: "id", Type: row.Int64}}
+	for _, f := range fields {
+		columns = append(columns, row.Field{Name: fmt.Sprintf("c%d", f), Type: g.src.Fields[f].Type})
+	}
+	from, err := openScan(sorted, columns)
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	var made []row.Field
+	for _, w := range g.want {
+		made = append(made, row.Field{Name: fmt.Sprintf("c%d", w.column), Type: w.typ})
+	}
+	to, err := create(path, made)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.close()) }()
+
+	states := make([]*feature.State, len(g.views))
+	answers := make([][]feature.Answer, len(g.views))
+	for i, v := range g.views {
+		states[i], answers[i] = v.NewState(), make([]feature.Answer, len(v.Columns))
+	}
+	values := make([]row.Value, len(columns))
+	one := feature.Row{Values: make([]row.Value, len(g.src.Fields))}
+	entity, fresh := int64(-1), true
+	for i := 0; ; i++ {
+		if i%4096 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := from.next(values); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if of := values[0].Int(); of != entity {
+			entity, fresh = of, true
+			for _, s := range states {
+				s.Reset()
+			}
+		}
+		at, n := values[1].Int(), values[2].Int()
+		if n < 0 {
+			next := feature.Row{Values: one.Values, Event: values[3].Int(), Created: at, ID: uint64(values[4].Int())}
+			if !fresh && next.Event == one.Event && next.Created == one.Created && next.ID == one.ID {
+				continue // it lies in two files
+			}
+			one, fresh = next, false
+			for i, f := range fields {
+				one.Values[f] = values[5+i]
+			}
+			for _, s := range states {
+				s.Apply(one)
+			}
+			continue
+		}
+		for i, s := range states {
+			s.Values(at, answers[i])
+		}
+		out := to.row(uint64(n))
+		for i, w := range g.want {
+			out[i] = answers[w.view][w.at].Value
+			if entity == 0 { // it has no key
+				out[i] = row.Value{}
+			}
+			if out[i].Null() {
+				out[i] = w.instead
+			}
+		}
+		if err := to.flush(1024); err != nil {
+			return err
+		}
+	}
+}
+
+// results writes some of the plan's columns for rows by their numbers.
+type results struct {
+	file *os.File
+	w    *segment.Writer
+	rows []segment.Row
+}
+
+func create(path string, fields []row.Field) (*results, error) {
+	shape, err := segment.NewShape(fields)
+	if err != nil {
+		return nil, err
+	}
+	r := &results{rows: make([]segment.Row, 0, 1024)}
+	if r.file, err = os.Create(path); err != nil {
+		return nil, err
+	}
+	r.w = shape.Writer(r.file)
+	for i := range r.rows[:cap(r.rows)] {
+		r.rows[:cap(r.rows)][i].Values = make([]row.Value, len(fields))
+	}
+	return r, nil
+}
+
+// row gives the values of the next row, to be filled.
+func (r *results) row(n uint64) []row.Value {
+	r.rows = r.rows[:len(r.rows)+1]
+	last := &r.rows[len(r.rows)-1]
+	last.ID = n
+	return last.Values
+}
+
+// flush writes the rows if there are that many.
+func (r *results) flush(many int) error {
+	if len(r.rows) < many {
+		return nil
+	}
+	err := r.w.Write(r.rows)
+	r.rows = r.rows[:0]
+	return err
+}
+
+func (r *results) close() error {
+	return errors.Join(r.flush(1), r.w.Close(), r.file.Close())
+}
+
+// compute has the plan's expressions see what was joined. What it makes is all of the
+// plan's columns, in place of what was joined.
+func (t *training) compute(ctx context.Context) (err error) {
+	names, fields := []string{"a.n AS n"}, []row.Field{{Name: "n", Type: row.Int64}}
+	add := func(from, as string, typ row.Type) {
+		names, fields = append(names, from+" AS "+as), append(fields, row.Field{Name: as, Type: typ})
+	}
+	for i, k := range t.plan.Keys {
+		add(fmt.Sprintf("a.k%d", i), fmt.Sprintf("k%d", i), k.Type)
+	}
+	for i, in := range t.plan.Inputs {
+		add(fmt.Sprintf("a.i%d", i), fmt.Sprintf("i%d", i), in.Type)
+	}
+	given := len(fields) - 1
+	reads := t.plan.Reads()
+	read := make([]string, len(reads))
+	for i, j := range t.joined {
+		for _, c := range j.columns {
+			read[c] = fmt.Sprintf("j%d.c%d", i, c)
+			if reads[c].View.Columns[reads[c].At].Type.Elem() == row.Timestamp {
+				read[c] = cast(read[c], "TIMESTAMPTZ", reads[c].View.Columns[reads[c].At].Type)
+			}
+		}
+	}
+	for i, r := range reads {
+		add(read[i], fmt.Sprintf("c%d", i), r.View.Columns[r.At].Type)
+	}
+	path := filepath.Join(t.dir, "read")
+	if err := t.exec(ctx, "COPY (SELECT ", strings.Join(names, ", "), " FROM ", t.side(), ") TO ", quote(path), copyOptions); err != nil {
+		return t.failed(err)
+	}
+	from, err := openScan(path, fields)
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	var answers []row.Field
+	out := joined{path: filepath.Join(t.dir, "computed")}
+	for i, c := range t.plan.Columns {
+		answers = append(answers, row.Field{Name: fmt.Sprintf("c%d", i), Type: c.Type})
+		out.columns = append(out.columns, i)
+	}
+	to, err := create(out.path, answers)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.close()) }()
+	t.joined = []joined{out}
+	e := t.plan.Evaluator()
+	values := make([]row.Value, len(fields))
+	for {
+		if err := from.next(values); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		dst := to.row(uint64(values[0].Int()))
+		if err := e.Answer(ctx, values[1:1+given], values[1+given:], dst); err != nil {
+			return err
+		}
+		for i := range dst {
+			if dst[i].Null() {
+				dst[i] = t.plan.Columns[i].Default
+			}
+		}
+		if err := to.flush(1024); err != nil {
+			return err
+		}
+	}
+}
+
+// side is the asked rows, a, with what was joined beside them.
+func (t *training) side() string {
+	from := "asked a"
+	for i, j := range t.joined {
+		from += fmt.Sprintf(" LEFT JOIN read_parquet(%s, hive_partitioning = false) j%d ON j%d.%s = a.n", quote(j.path), i, i, ident(segment.ID))
+	}
+	return from
+}
+
+// write puts all columns side by side and gives them to w.
+func (t *training) write(ctx context.Context, w io.Writer) error {
+	columns := make([]string, len(t.passed)+len(t.plan.Columns))
+	for i, name := range t.passed {
+		columns[i] = fmt.Sprintf("a.p%d AS %s", i, ident(name))
+	}
+	for i, j := range t.joined {
+		for _, c := range j.columns {
+			columns[len(t.passed)+c] = fmt.Sprintf("j%d.c%d AS %s", i, c, ident(t.plan.Columns[c].Name))
+		}
+	}
+	path := filepath.Join(t.dir, "set")
+	if err := t.exec(ctx, "COPY (SELECT ", strings.Join(columns, ", "), " FROM ", t.side(), " ORDER BY a.n) TO ", quote(path), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
+		return t.failed(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	_, err = io.Copy(w, f)
+	return err
+}
