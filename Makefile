@@ -39,7 +39,7 @@ run: build ort ## serve everything on 127.0.0.1:8080, with the flights model in 
 .PHONY: build
 build: ## build bin/pilotlight (the client) and the functions
 	@mkdir -p bin
-	$(GO) build -o bin/ ./cmd/pilotlight ./functions/predict ./functions/deadletter ./functions/all
+	$(GO) build -o bin/ ./cmd/pilotlight ./functions/predict ./functions/features ./functions/deadletter ./functions/all
 
 .PHONY: ort
 ort: ## get the ONNX Runtime library for this machine into .ort
@@ -92,7 +92,7 @@ kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the im
 .PHONY: images
 images: base kodata ## build the images into .images and tell their sizes
 	rm -rf .images
-	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/deadletter ./functions/all
+	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/features ./functions/deadletter ./functions/all
 	$(GO) run ./test/imagesize .images
 
 .PHONY: deploy

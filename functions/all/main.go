@@ -14,7 +14,10 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
+	"github.com/pilotlight-ml/pilotlight/internal/feature"
+	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
+	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
@@ -54,14 +57,18 @@ func main() { function(functions.HTTP).Main() }
 
 // function wires
 //
-//	DATA_DIR, BLOB_URL -> store.Blob -> model.Registry --> predict.Flow ------.
-//	ORT_LIB            -> onnx.Format -------'                                 +--> serve (PORT): /v1/..., /v2/..., /admin/v1/..., /readyz, /metrics
-//	                      store.Blob -> deadletter.Store ----------------------+
-//	DATA_DIR, KV_URL   -> store.KV --> bus.Bus, between them by triggers/ -----'--> /events
+//	DATA_DIR, BLOB_URL   -> store.Blob -> model.Registry --> predict.Flow ----.
+//	ORT_LIB              -> onnx.Format -------'    '--------------.           |
+//	DATA_DIR, ONLINE_URL -> store.Online, store.Blob -> feature.Flow ----------+--> serve (PORT): /v1/..., /v2/..., Feast's paths, gRPC, /admin/v1/..., /readyz, /metrics
+//	                                                 -> offline.Server --------+
+//	                        store.Blob -> deadletter.Store --------------------+
+//	DATA_DIR, KV_URL     -> store.KV --> bus.Bus, between them by triggers/ ---'--> /events
 func function(register serve.Register) *serve.Function {
 	var own config
 	var oc onnx.Config
 	var pc predict.Config
+	var fc feature.Options
+	var hc offline.Config
 	var dc deadletter.Config
 	var bc bus.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
@@ -78,7 +85,17 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		registry, err := predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, KV: kv, Online: online, Formats: []engine.Format{format}, Sink: events, Events: hear.predict})
+		features, err := feature.Open(p, &fc, feature.Deps{Blob: blob, Online: online, Sink: events, Events: hear.features})
+		if err != nil {
+			return err
+		}
+		if err := offline.Mount(ctx, p, &hc, offline.Deps{Blob: blob, KV: kv, Online: online}, features.Catalog.Current, hear.features); err != nil {
+			return err
+		}
+		registry, err := predict.Open(ctx, p, &pc, predict.Deps{
+			Blob: blob, KV: kv, Features: features.Table, Services: []rpc.Service{features.Service()},
+			Formats: []engine.Format{format}, Sink: events, Events: hear.predict,
+		})
 		if err != nil {
 			return err
 		}
@@ -91,5 +108,5 @@ func function(register serve.Register) *serve.Function {
 		}
 		return seed(ctx, registry, own.Seed, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: append(pc.Parts(), &own, &oc, &dc, &bc), Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: append(append(pc.Parts(), fc.Parts()...), &own, &oc, &hc, &dc, &bc), Wire: wire, Register: register}
 }

@@ -42,7 +42,7 @@ func open[T io.Closer](ctx context.Context, c *config, p *serve.Process, by stor
 }
 
 // edges are where each function takes its events.
-type edges struct{ predict, deadletter *event.Mux }
+type edges struct{ predict, features, deadletter *event.Mux }
 
 // broker makes the bus between the functions, and mounts where events come from outside.
 func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, error) {
@@ -51,14 +51,16 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 		return nil, nil, err
 	}
 	f := &edges{}
-	for _, mux := range []**event.Mux{&f.predict, &f.deadletter} {
+	for _, mux := range []**event.Mux{&f.predict, &f.features, &f.deadletter} {
 		if *mux, err = event.NewMux(p.Tel); err != nil {
 			return nil, nil, err
 		}
 	}
 	b, err := bus.New(c, bus.Deps{
 		Routes: routes, KV: kv,
-		Subscribers: map[string]http.Handler{"predict": newService(p, f.predict), "deadletter": newService(p, f.deadletter)},
+		Subscribers: map[string]http.Handler{
+			"predict": newService(p, f.predict), "features": newService(p, f.features), "deadletter": newService(p, f.deadletter),
+		},
 	}, p.Tel)
 	if err != nil {
 		return nil, nil, err

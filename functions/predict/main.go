@@ -11,6 +11,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -40,12 +41,13 @@ func main() { function(functions.HTTP).Main() }
 //
 //	BLOB_URL   -> store.Blob -> model.Registry --> predict.Flow --> serve (PORT): /v1/..., /v2/..., gRPC, /admin/v1/..., /events, /readyz, /metrics
 //	KV_URL     -> store.KV ----------+   '-------> event.Sink (K_SINK)
-//	ONLINE_URL -> store.Online ------+
+//	ONLINE_URL -> feature.Table -----+
 //	ORT_LIB    -> onnx.Format -------'
 func function(register serve.Register) *serve.Function {
 	var own config
 	var oc onnx.Config
 	var pc predict.Config
+	var fc feature.Config
 	var ec event.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		pc.Model.LimitHeap()
@@ -85,8 +87,11 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		events.Register(p.Mux)
-		_, err = predict.Open(ctx, p, &pc, predict.Deps{Blob: blob, KV: kv, Online: online, Formats: []engine.Format{format}, Sink: sink, Events: events})
+		defined := feature.NewCatalog(&fc, blob, nil, p.Tel.Log)
+		_, err = predict.Open(ctx, p, &pc, predict.Deps{
+			Blob: blob, KV: kv, Features: feature.NewTable(online, defined.Current), Formats: []engine.Format{format}, Sink: sink, Events: events,
+		})
 		return err
 	}
-	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &own, &oc, &ec), Wire: wire, Register: register}
+	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &fc, &own, &oc, &ec), Wire: wire, Register: register}
 }

@@ -281,8 +281,3 @@ func (c *Catalog) Apply(ctx context.Context, what *Set, remove []Ref, by string,
 		return next, changes, nil
 	}
 }
-
-// Hear has the catalog look for the new version when it hears of one.
-func (c *Catalog) Hear(m *event.Mux) {
-	event.On(m, event.FeaturesApplied, func(ctx context.Context, _ *event.Event, _ event.Applied) error { return c.Reread(ctx) })
-}

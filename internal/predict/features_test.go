@@ -75,7 +75,7 @@ func featured(t *testing.T) (*predicttest.Server, *feature.Catalog) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := predicttest.StartOn(t, predict.Deps{Blob: blob, Online: online}, map[string]string{"FEATURE_REFRESH": "1ms"})
+	s := predicttest.StartOn(t, predict.Deps{Blob: blob, Features: feature.NewTable(online, catalog.Current)}, nil)
 	s.Push(t, "numbers", onnxtest.Identity(tensor.Spec{Type: tensor.FP32, Shape: []int64{-1, 3}}).Bytes(), model.Settings{Features: "numbers"})
 	s.Push(t, "named", onnxtest.Identity(tensor.Spec{Type: tensor.Int64, Shape: []int64{-1, 1}}, tensor.Spec{Type: tensor.Bytes, Shape: []int64{-1}}).Bytes(), model.Settings{Features: "named"})
 	s.Push(t, "half", onnxtest.Identity(tensor.Spec{Type: tensor.Int32, Shape: []int64{-1, 2}}, tensor.Spec{Type: tensor.FP64, Shape: []int64{-1, 1}}).Bytes(),

@@ -38,8 +38,8 @@ func NewHandler(flow *Flow, compat Compat, tel *telemetry.Telemetry, ready func(
 }
 
 // Register adds the flow's routes to a mux: the protocols under /v2, under /v1 and
-// by gRPC, and the registry under /admin/v1.
-func (h *Handler) Register(mux *http.ServeMux) {
+// by gRPC, and the registry under /admin/v1. Other services are served by gRPC beside them.
+func (h *Handler) Register(mux *http.ServeMux, others ...rpc.Service) {
 	route := func(pattern string, handle func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := handle(w, r); err != nil {
@@ -65,7 +65,7 @@ func (h *Handler) Register(mux *http.ServeMux) {
 	route("POST /v2/repository/models/{model}/unload", h.unload)
 	h.registerV1(route)
 	h.registerAdmin(route)
-	rpc.Register(mux, h.ready, h.service())
+	rpc.Register(mux, h.ready, append(others, h.service())...)
 }
 
 func refOf(r *http.Request) model.Ref {

@@ -9,31 +9,32 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/queue"
+	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
 // Deps are what a flow is made of.
 type Deps struct {
-	Blob    store.Blob   // the bucket
-	KV      store.KV     // what instances share, if it is a store.Shared also their answers; nil: they share nothing
-	Online  store.Online // newest values of features; nil: models that take some can't be asked
-	Formats []engine.Format
-	Sink    event.Sink // hears of changes to models; nil: nobody does
-	Events  *event.Mux // takes what the flow wants to hear; nil: it hears nothing
+	Blob     store.Blob     // the bucket
+	KV       store.KV       // what instances share, if it is a store.Shared also their answers; nil: they share nothing
+	Features *feature.Table // of what models' services name; nil: models that take features can't be asked
+	Services []rpc.Service  // that are served by gRPC beside the own
+	Formats  []engine.Format
+	Sink     event.Sink // hears of changes to models; nil: nobody does
+	Events   *event.Mux // takes what the flow wants to hear; nil: it hears nothing
 }
 
 // Config is what a flow reads from the environment.
 type Config struct {
-	Model   model.Config
-	Queue   queue.Config
-	Cache   cache.Config
-	Compat  Compat
-	Defined feature.Config
+	Model  model.Config
+	Queue  queue.Config
+	Cache  cache.Config
+	Compat Compat
 }
 
 // Parts are the configurations that it is made of, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache, &c.Compat, &c.Defined} }
+func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache, &c.Compat} }
 
 // Open wires the flow of a bucket and mounts it on a process, which closes it.
 func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Registry, error) {
@@ -60,15 +61,7 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 		return nil, err
 	}
 	p.Defer(answers.Close)
-	var features *feature.Table
-	if d.Online != nil {
-		defined := feature.NewCatalog(&c.Defined, d.Blob, nil, p.Tel.Log)
-		features = feature.NewTable(d.Online, defined.Current)
-		if d.Events != nil {
-			defined.Hear(d.Events)
-		}
-	}
-	flow, err := New(registry, lanes, answers, features, p.Tel)
+	flow, err := New(registry, lanes, answers, d.Features, p.Tel)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +74,6 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 	if err != nil {
 		return nil, err
 	}
-	handler.Register(p.Mux)
+	handler.Register(p.Mux, d.Services...)
 	return registry, nil
 }

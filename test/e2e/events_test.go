@@ -59,6 +59,7 @@ func TestEvents(t *testing.T) {
 		Receiver:    r.door(t),
 		DeadLetters: waitReady(t, "deadletter", 2*time.Minute).door(t),
 		Predict:     predict(t).door(t),
+		Features:    waitReady(t, "features", 2*time.Minute).door(t),
 		Model:       onnxtest.Simple(-1).Bytes(),
 	})
 }

@@ -62,6 +62,7 @@ type System struct {
 	Receiver    Door // to an eventtest.Receiver with the broker as its Sink
 	DeadLetters Door // to functions/deadletter
 	Predict     Door
+	Features    Door   // to functions/features
 	Model       []byte // an ONNX file
 }
 
@@ -75,6 +76,7 @@ func Run(t *testing.T, s *System) {
 	t.Run("refused once", s.refusedOnce)
 	t.Run("broken envelope", s.broken)
 	t.Run("registry", s.registry)
+	t.Run("features", s.features)
 }
 
 // anEvent gives an event with an id of its own.
