@@ -89,7 +89,7 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, x.line = telemetry.WithLine(ctx)
 	x.context = exchangeContext{ctx, x}
-	ctx, x.cancel = context.WithTimeout(&x.context, s.config.Timeout)
+	ctx, x.cancel = context.WithDeadline(&x.context, x.begin.Add(s.config.Timeout))
 	x.r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
 		x.body, x.r.Body = r.Body, (*requestBody)(x)
@@ -186,7 +186,7 @@ func (x *exchange) tell() {
 		}
 		attrs = append(attrs, slog.String("kind", kind.String()))
 	}
-	x.line.Log(ctx, x.server.tel.Log, level, "request", attrs...)
+	x.line.Log(ctx, x.server.tel.Log, now, level, "request", attrs...)
 }
 
 // extend makes a request a long one.
