@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/metric"
-
 	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
@@ -54,8 +52,8 @@ func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *fea
 
 // served is what the flow keeps of one version.
 type served struct {
-	version  string                   // its number as text
-	labels   metric.MeasurementOption // of its metrics
+	version  string // its number as text
+	labels   labels // of its metrics
 	lane     *queue.Lane
 	answers  *cache.Scope         // nil: they are not remembered
 	join     atomic.Pointer[join] // of a version that takes features
@@ -124,17 +122,22 @@ func (f *Flow) Infer(ctx context.Context, r *Request) (*Answer, error) {
 
 // InferWith is Infer for a version that was picked before.
 func (f *Flow) InferWith(ctx context.Context, m *model.Manifest, r *Request) (*Answer, error) {
-	begin := time.Now()
-	s := f.of(m)
+	a, _, err := f.infer(ctx, m, f.of(m), r, time.Now())
+	return a, err
+}
+
+// infer answers a request that began then, and says when it was done.
+func (f *Flow) infer(ctx context.Context, m *model.Manifest, s *served, r *Request, begin time.Time) (*Answer, time.Time, error) {
 	t := timings{rows: rows(m, r.Inputs)}
 	outputs, err := f.run(ctx, m, s, r, &t)
-	s.stats.record(begin, &t, err)
-	f.tel.inference(ctx, s.labels, &t, err)
+	end := time.Now()
+	s.stats.record(begin, end, &t, err)
+	f.tel.inference(ctx, &s.labels, &t, err)
 	if err != nil {
-		return nil, err
+		return nil, end, err
 	}
 	s.unloaded.Store(false)
-	return &Answer{Manifest: m, Outputs: outputs, Cache: t.cache}, nil
+	return &Answer{Manifest: m, Outputs: outputs, Cache: t.cache}, end, nil
 }
 
 func (f *Flow) run(ctx context.Context, m *model.Manifest, s *served, r *Request, t *timings) ([]tensor.Tensor, error) {
@@ -168,12 +171,11 @@ func (f *Flow) compute(ctx context.Context, m *model.Manifest, s *served, inputs
 		return nil, err
 	}
 	defer lease.Release()
-	acquired := time.Now()
-	done, err := s.lane.Infer(ctx, lease.Session, inputs)
+	done, err := s.lane.Infer(ctx, begin, lease.Session, inputs)
 	if err != nil {
 		return nil, err
 	}
-	t.ran, t.queue, t.run, t.first, t.batch = true, acquired.Sub(begin)+done.Waited, done.Took, done.First, done.Rows
+	t.ran, t.queue, t.run, t.first, t.batch = true, done.Waited, done.Took, done.First, done.Rows
 	return choose(done.Outputs, outputs), nil
 }
 

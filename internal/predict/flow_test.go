@@ -377,10 +377,10 @@ func TestACallerGoesAway(t *testing.T) {
 	}
 }
 
-// running tells whether a model runs in this process.
+// running tells whether a model runs for a request in this process.
 func running() bool {
 	stacks := make([]byte, 1<<20)
-	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("onnx.(*Session).Run("))
+	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("queue.(*batch).lead("))
 }
 
 // activeRequests reads the server's metric.

@@ -51,11 +51,10 @@ func (f *Flow) pass(ctx context.Context, ref model.Ref, begin time.Time, control
 		line.SetID(r.ID)
 	}
 	decoded := time.Now()
-	a, err := f.InferWith(ctx, m, r)
+	a, inferred, err := f.infer(ctx, m, s, r, decoded)
 	if err != nil {
 		return cache.Outcome{}, err
 	}
-	inferred := time.Now()
 	if err := e.encode(a, s.version); err != nil {
 		return cache.Outcome{}, err
 	}

@@ -58,8 +58,8 @@ func (s *sum) stat() oip.Duration {
 // batchesMost bounds how many batch sizes are told apart.
 const batchesMost = 64
 
-func (s *stats) record(begin time.Time, t *timings, err error) {
-	total := time.Since(begin)
+func (s *stats) record(begin, end time.Time, t *timings, err error) {
+	total := end.Sub(begin)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {

@@ -33,20 +33,27 @@ func newInstruments(tel *telemetry.Telemetry) (*instruments, error) {
 	return &t, errors.Join(errs[:]...)
 }
 
-// labelsOf are a version's labels: made once, as its numbers are recorded with
-// every request.
-func labelsOf(m *model.Manifest) metric.MeasurementOption {
-	return metric.WithAttributeSet(attribute.NewSet(
-		attribute.String("model", m.Name), attribute.String("version", strconv.Itoa(m.Version))))
+// labels are a version's, in the forms that instruments take: made once, as its
+// numbers are recorded with every request.
+type labels struct {
+	all    metric.MeasurementOption
+	add    []metric.AddOption
+	record []metric.RecordOption
 }
 
-func (t *instruments) inference(ctx context.Context, labels metric.MeasurementOption, spent *timings, err error) {
+func labelsOf(m *model.Manifest) labels {
+	all := metric.WithAttributeSet(attribute.NewSet(
+		attribute.String("model", m.Name), attribute.String("version", strconv.Itoa(m.Version))))
+	return labels{all, []metric.AddOption{all}, []metric.RecordOption{all}}
+}
+
+func (t *instruments) inference(ctx context.Context, labels *labels, spent *timings, err error) {
 	if err != nil {
-		t.failures.Add(ctx, 1, labels, metric.WithAttributes(attribute.String("kind", fault.KindOf(err).String())))
+		t.failures.Add(ctx, 1, labels.all, metric.WithAttributes(attribute.String("kind", fault.KindOf(err).String())))
 		return
 	}
 	if spent.ran {
-		t.duration.Record(ctx, spent.run.Seconds(), labels)
+		t.duration.Record(ctx, spent.run.Seconds(), labels.record...)
 	}
-	t.rows.Add(ctx, spent.rows, labels)
+	t.rows.Add(ctx, spent.rows, labels.add...)
 }

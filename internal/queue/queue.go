@@ -152,13 +152,13 @@ func (l *Lane) Admit(ctx context.Context) error {
 	return err
 }
 
-// Infer runs a request on a session of the lane's model. The inputs stand in
-// signature order and fit it; they are read until Infer returns.
-func (l *Lane) Infer(ctx context.Context, s engine.Session, inputs []tensor.Tensor) (Run, error) {
+// Infer runs a request, which has waited since then, on a session of the lane's
+// model. The inputs stand in signature order and fit it; they are read until Infer returns.
+func (l *Lane) Infer(ctx context.Context, since time.Time, s engine.Session, inputs []tensor.Tensor) (Run, error) {
 	if err := ctx.Err(); err != nil {
 		return Run{}, err
 	}
-	w := &waiter{ctx: ctx, session: s, inputs: inputs, rows: 1, bytes: bytesOf(inputs), since: time.Now()}
+	w := &waiter{ctx: ctx, session: s, inputs: inputs, rows: 1, bytes: bytesOf(inputs), since: since}
 	if l.joinable {
 		w.rows = rowsOf(inputs)
 	}

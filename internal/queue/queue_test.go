@@ -110,7 +110,7 @@ func crowd(t *testing.T, q *Queue, ctx func(i int) context.Context, n int, send 
 		return []float32{0, 0}, nil
 	}}
 	var wg sync.WaitGroup
-	wg.Go(func() { _, _ = q.Lane("blocker", twice, 1).Infer(t.Context(), blocker, input(0, 0)) })
+	wg.Go(func() { _, _ = q.Lane("blocker", twice, 1).Infer(t.Context(), time.Now(), blocker, input(0, 0)) })
 	<-begun
 	runs, errs := make([]Run, n), make([]error, n)
 	for i := range n {
@@ -134,7 +134,7 @@ func background(int) context.Context { return context.Background() }
 func TestAnIdleQueueRunsAtOnceAndAlone(t *testing.T) {
 	q := open(t, Config{Runs: 1})
 	f := &fake{}
-	r, err := q.Lane("m", twice, 0).Infer(t.Context(), f, input(1, 2, 3, 4))
+	r, err := q.Lane("m", twice, 0).Infer(t.Context(), time.Now(), f, input(1, 2, 3, 4))
 	if err != nil || r.Rows != 2 || r.Joined != 1 || !r.First {
 		t.Fatalf("got %+v %v", r, err)
 	}
@@ -157,7 +157,7 @@ func TestWhatWaitsIsJoined(t *testing.T) {
 			q := open(t, Config{Runs: 1, Length: 100})
 			l, f := q.Lane("m", twice, c.most).cheaper(), &fake{}
 			runs, errs := crowd(t, q, background, 10, func(ctx context.Context, i int) (Run, error) {
-				return l.Infer(ctx, f, input(float32(i), 1, 2, float32(i)))
+				return l.Infer(ctx, time.Now(), f, input(float32(i), 1, 2, float32(i)))
 			})
 			if got := f.runs(); !slices.Equal(got, c.want) {
 				t.Errorf("got runs of %d rows, want %d", got, c.want)
@@ -194,7 +194,7 @@ func TestOnlyWhatFitsIsJoined(t *testing.T) {
 		if i%2 == 1 {
 			in[0].Shape = []int64{1, 4}
 		}
-		return l.Infer(ctx, f, in)
+		return l.Infer(ctx, time.Now(), f, in)
 	})
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func TestJoinedRunsHaveABoundInBytes(t *testing.T) {
 	_, errs := crowd(t, q, background, 5, func(ctx context.Context, _ int) (Run, error) {
 		in := input(large...)
 		in[0].Shape = []int64{1, int64(len(large))}
-		return l.Infer(ctx, f, in)
+		return l.Infer(ctx, time.Now(), f, in)
 	})
 	if got := f.runs(); errors.Join(errs...) != nil || !slices.Equal(got, []int64{2, 2, 1}) {
 		t.Errorf("got runs of %d rows, %v, want 2, 2 and 1", got, errs)
@@ -237,7 +237,7 @@ func TestRowsOfNothingAreNotJoined(t *testing.T) {
 	}
 	q := open(t, Config{Runs: 1, Length: 100})
 	l, f := q.Lane("m", sig, 0).cheaper(), &nothing{}
-	_, errs := crowd(t, q, background, 3, func(ctx context.Context, i int) (Run, error) { return l.Infer(ctx, f, in(1<<(62-i))) })
+	_, errs := crowd(t, q, background, 3, func(ctx context.Context, i int) (Run, error) { return l.Infer(ctx, time.Now(), f, in(1<<(62-i))) })
 	if err := errors.Join(errs...); err != nil || f.runs.Load() != 3 {
 		t.Errorf("got %d runs, %v, want 3", f.runs.Load(), err)
 	}
@@ -264,14 +264,14 @@ func TestAPanicGivesTheCPUsBack(t *testing.T) {
 				err = fmt.Errorf("panic: %v", p)
 			}
 		}()
-		return l.Infer(ctx, f, input(1, 2))
+		return l.Infer(ctx, time.Now(), f, input(1, 2))
 	})
 	for i, err := range errs {
 		if want := []string{"panic: broken", "the model's run broke off", "the model's run broke off"}[i]; err == nil || err.Error() != want {
 			t.Errorf("request %d: got %v, want %s", i, err, want)
 		}
 	}
-	if _, err := l.Infer(t.Context(), &fake{}, input(1, 2)); err != nil || q.free != 1 {
+	if _, err := l.Infer(t.Context(), time.Now(), &fake{}, input(1, 2)); err != nil || q.free != 1 {
 		t.Errorf("got %v and %d free afterwards", err, q.free)
 	}
 }
@@ -317,7 +317,7 @@ func TestAModelThatMixesRowsIsNotJoined(t *testing.T) {
 			l.trust.joined = 0
 			for round := range 2 {
 				runs, errs := crowd(t, q, background, 4, func(ctx context.Context, i int) (Run, error) {
-					return l.Infer(ctx, f, input(float32(i), float32(3*i)))
+					return l.Infer(ctx, time.Now(), f, input(float32(i), float32(3*i)))
 				})
 				for i, r := range runs {
 					want, _ := run(t.Context(), []float32{float32(i), float32(3 * i)})
@@ -344,7 +344,7 @@ func TestABadRequestFailsAlone(t *testing.T) {
 		return double(ctx, x)
 	}}
 	runs, errs := crowd(t, q, background, 5, func(ctx context.Context, i int) (Run, error) {
-		return l.Infer(ctx, f, input(float32(i+4), 0))
+		return l.Infer(ctx, time.Now(), f, input(float32(i+4), 0))
 	})
 	for i := range runs {
 		if i == 3 {
@@ -373,9 +373,9 @@ func TestLanesTakeTurns(t *testing.T) {
 	b, fb := model("b")
 	_, errs := crowd(t, q, background, 8, func(ctx context.Context, i int) (Run, error) {
 		if i < 6 {
-			return a.Infer(ctx, fa, input(1, 1))
+			return a.Infer(ctx, time.Now(), fa, input(1, 1))
 		}
-		return b.Infer(ctx, fb, input(1, 1))
+		return b.Infer(ctx, time.Now(), fb, input(1, 1))
 	})
 	if err := errors.Join(errs...); err != nil || order != "ababaaaa" {
 		t.Errorf("got %s %v, want ababaaaa", order, err)
@@ -392,7 +392,7 @@ func TestOnlySoManyRunsAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			if _, err := l.Infer(t.Context(), f, input(1, 2)); err != nil {
+			if _, err := l.Infer(t.Context(), time.Now(), f, input(1, 2)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -418,7 +418,7 @@ func TestWhoeverLeftIsNotRunFor(t *testing.T) {
 				defer cancels[i]()
 			}
 			_, errs := crowd(t, q, func(i int) context.Context { return ctxs[i] }, 4, func(ctx context.Context, i int) (Run, error) {
-				return l.Infer(ctx, f, input(float32(i), 0))
+				return l.Infer(ctx, time.Now(), f, input(float32(i), 0))
 			}, func() {
 				for _, i := range leaves {
 					cancels[i]()
@@ -473,7 +473,7 @@ func TestARunEndsWithItsLastCaller(t *testing.T) {
 		cancels[2]()
 	}()
 	_, errs := crowd(t, q, func(i int) context.Context { return ctxs[i] }, 3, func(ctx context.Context, i int) (Run, error) {
-		return l.Infer(ctx, f, input(float32(i), 0))
+		return l.Infer(ctx, time.Now(), f, input(float32(i), 0))
 	})
 	for i, err := range errs {
 		if !errors.Is(err, context.Canceled) {
@@ -492,20 +492,20 @@ func TestWhatCannotBeAnsweredInTimeIsRefused(t *testing.T) {
 			return double(ctx, x)
 		}}
 		for range recent {
-			if _, err := l.Infer(t.Context(), f, input(1, 2)); err != nil {
+			if _, err := l.Infer(t.Context(), time.Now(), f, input(1, 2)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		var wg sync.WaitGroup
 		for range 12 { // one runs, eleven wait, which takes a second and a bit
 			wg.Go(func() {
-				if _, err := l.Infer(t.Context(), f, input(1, 2)); err != nil {
+				if _, err := l.Infer(t.Context(), time.Now(), f, input(1, 2)); err != nil {
 					t.Error(err)
 				}
 			})
 			synctest.Wait()
 		}
-		_, err := l.Infer(t.Context(), f, input(1, 2))
+		_, err := l.Infer(t.Context(), time.Now(), f, input(1, 2))
 		if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "11 requests wait for a run here, about 1.1s of work; try again in 1s") {
 			t.Errorf("one more: got %v", err)
 		}
@@ -518,10 +518,10 @@ func TestWhatCannotBeAnsweredInTimeIsRefused(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		defer cancel()
-		if _, err := l.Infer(ctx, f, input(1, 2)); !fault.Is(err, fault.Unavailable) {
+		if _, err := l.Infer(ctx, time.Now(), f, input(1, 2)); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("one whose time is too short: got %v", err)
 		}
-		if _, err := q.Lane("other", twice, 1).Infer(t.Context(), &fake{}, input(1, 2)); err != nil {
+		if _, err := q.Lane("other", twice, 1).Infer(t.Context(), time.Now(), &fake{}, input(1, 2)); err != nil {
 			t.Errorf("one of another model: got %v", err)
 		}
 		wg.Wait()
@@ -544,14 +544,14 @@ func TestALaneWithoutWaitersIsNotRefused(t *testing.T) {
 			}}
 		}
 		for range recent {
-			_, _ = slow.Infer(t.Context(), take(600*time.Millisecond), input(1, 2))
+			_, _ = slow.Infer(t.Context(), time.Now(), take(600*time.Millisecond), input(1, 2))
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { _, _ = busy.Infer(t.Context(), take(100*time.Millisecond), input(1, 2)) })
+		wg.Go(func() { _, _ = busy.Infer(t.Context(), time.Now(), take(100*time.Millisecond), input(1, 2)) })
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := slow.Infer(ctx, take(10*time.Millisecond), input(1, 2)); err != nil {
+		if _, err := slow.Infer(ctx, time.Now(), take(10*time.Millisecond), input(1, 2)); err != nil {
 			t.Error(err)
 		}
 		wg.Wait()
@@ -575,7 +575,7 @@ func TestGoodputAtTwiceTheLoad(t *testing.T) {
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
-				switch _, err := l.Infer(ctx, f, input(1, 2)); {
+				switch _, err := l.Infer(ctx, time.Now(), f, input(1, 2)); {
 				case err == nil:
 					good.Add(1)
 				case fault.Is(err, fault.Unavailable):
@@ -630,7 +630,7 @@ func TestEveryAnswerIsItsOwn(t *testing.T) {
 				}
 				want, _ := double(ctx, x)
 				in := input(x...)
-				r, err := lanes[rand.IntN(len(lanes))].Infer(ctx, f, in)
+				r, err := lanes[rand.IntN(len(lanes))].Infer(ctx, time.Now(), f, in)
 				clear(x) // nobody may read it any more
 				switch {
 				case err == nil && (bad || !slices.Equal(tensor.View[float32](r.Outputs[0].Data), want)):
@@ -661,7 +661,7 @@ func BenchmarkInferAlone(b *testing.B) {
 	out := []tensor.Tensor{tensor.Of("Y", []int64{1, 2}, []float32{2, 4})}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := l.Infer(b.Context(), instant{out: out}, in); err != nil {
+		if _, err := l.Infer(b.Context(), time.Now(), instant{out: out}, in); err != nil {
 			b.Fatal(err)
 		}
 	}

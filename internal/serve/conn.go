@@ -15,7 +15,8 @@ import (
 // it reads the head and the payload of each frame by themselves, and sends
 // what it has whenever it has nothing else to do, which for an answer with
 // trailers is three times. That is half of what a small request costs
-// (docs/adr/0007). HTTP/1 has buffers of its own and is left alone.
+// (docs/adr/0007). HTTP/1 has buffers of its own; it is spared timers and the
+// look at whether the caller is still there while an answer is being made at once.
 type listener struct {
 	net.Listener
 	stall time.Duration // how long a peer may take to take anything
@@ -26,13 +27,19 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, stall: l.stall}, nil
+	return newConn(c, l.stall), nil
+}
+
+func newConn(c net.Conn, stall time.Duration) *conn {
+	return &conn{Conn: c, stall: stall, read: deadline{set: c.SetReadDeadline}, write: deadline{set: c.SetWriteDeadline}}
 }
 
 type conn struct {
 	net.Conn
 	stall time.Duration
-	begun bool // the first bytes were read, and told whether this is
+	read  deadline
+	write deadline // of HTTP/1
+	begun bool     // the first bytes were read, and told whether this is
 	http2 atomic.Bool
 
 	buffer     []byte // read and not asked for yet: buffer[from:to]
@@ -52,7 +59,12 @@ const (
 // Read reads; frames that come together are read together.
 func (c *conn) Read(p []byte) (int, error) {
 	if !c.http2.Load() {
-		n, err := c.Conn.Read(p)
+		if len(p) == 1 {
+			// So net/http waits for the end of a connection while a request is answered.
+			// Most are before the others who are ready to run have had their turns.
+			runtime.Gosched()
+		}
+		n, err := c.read.meet(c.Conn.Read, p)
 		if !c.begun {
 			c.begun = true
 			if bytes.Equal(p[:n], []byte(preface)) {
@@ -64,9 +76,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if c.from == c.to {
 		if len(p) >= len(c.buffer) {
-			return c.Conn.Read(p)
+			return c.read.meet(c.Conn.Read, p)
 		}
-		n, err := c.Conn.Read(c.buffer)
+		n, err := c.read.meet(c.Conn.Read, c.buffer)
 		if n <= 0 {
 			return n, err
 		}
@@ -82,7 +94,7 @@ func (c *conn) Read(p []byte) (int, error) {
 // of an earlier write.
 func (c *conn) Write(p []byte) (int, error) {
 	if !c.http2.Load() {
-		return c.Conn.Write(p)
+		return c.writeAll(p)
 	}
 	c.sending.Lock()
 	defer c.sending.Unlock()
@@ -98,6 +110,16 @@ func (c *conn) Write(p []byte) (int, error) {
 		go c.flush()
 	}
 	return len(p), nil
+}
+
+// writeAll sends p in HTTP/1.
+func (c *conn) writeAll(p []byte) (sent int, err error) {
+	for {
+		n, err := c.write.meet(c.Conn.Write, p[sent:])
+		if sent += n; sent == len(p) || err != nil {
+			return sent, err
+		}
+	}
 }
 
 func (c *conn) flush() {
@@ -122,12 +144,20 @@ func (c *conn) send() {
 	c.waiting = c.waiting[:0]
 }
 
+// SetDeadline is SetReadDeadline and SetWriteDeadline.
+func (c *conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline bounds reading.
+func (c *conn) SetReadDeadline(t time.Time) error { return c.read.want(t) }
+
 // SetWriteDeadline is for HTTP/1 alone: send sets its own.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	if c.http2.Load() {
 		return nil
 	}
-	return c.Conn.SetWriteDeadline(t)
+	return c.write.want(t)
 }
 
 // CloseWrite tells the peer that nothing more comes, as net/http does of an HTTP/1
@@ -154,4 +184,64 @@ func (c *conn) Close() error {
 		}
 	}
 	return c.Conn.Close()
+}
+
+// deadline is that of reading or of writing. net/http moves it five times a
+// request, always ahead of what then takes no time, so that the connection's own,
+// with its timer, stays where it is while that is earlier: should it pass, it is
+// moved then.
+type deadline struct {
+	set func(time.Time) error // the connection's own
+
+	mu     sync.Mutex
+	busy   bool // something is being read or written
+	wanted time.Time
+	own    time.Time // what the connection has
+}
+
+// want moves the deadline.
+func (d *deadline) want(t time.Time) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wanted = t
+	if d.busy {
+		return d.apply()
+	}
+	return nil
+}
+
+// apply sees to it that the connection's deadline is not after the wanted one;
+// the caller holds mu.
+func (d *deadline) apply() error {
+	if d.wanted.IsZero() || !d.own.IsZero() && !d.own.After(d.wanted) {
+		return nil
+	}
+	d.own = d.wanted
+	return d.set(d.own)
+}
+
+// meet reads or writes some of p in time.
+func (d *deadline) meet(do func([]byte) (int, error), p []byte) (n int, err error) {
+	d.mu.Lock()
+	if d.wanted.Before(d.own) && !d.wanted.IsZero() && time.Until(d.wanted) <= 0 { // so it is called off: no need to move anything
+		d.mu.Unlock()
+		return 0, os.ErrDeadlineExceeded
+	}
+	err = d.apply()
+	for err == nil {
+		d.busy = true
+		d.mu.Unlock()
+		n, err = do(p)
+		d.mu.Lock()
+		d.busy = false
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !d.wanted.IsZero() && time.Until(d.wanted) <= 0 {
+			break
+		}
+		d.own = d.wanted
+		if err = d.set(d.own); n > 0 {
+			break
+		}
+	}
+	d.mu.Unlock()
+	return n, err
 }

@@ -17,7 +17,7 @@ import (
 func pipe(t *testing.T, stall time.Duration) (*conn, net.Conn) {
 	t.Helper()
 	ours, theirs := net.Pipe()
-	c := &conn{Conn: ours, stall: stall}
+	c := newConn(ours, stall)
 	t.Cleanup(func() { c.Close(); theirs.Close() })
 	go func() { _, _ = io.WriteString(theirs, preface) }()
 	b := make([]byte, len(preface))
@@ -106,7 +106,7 @@ func TestConnClosesWhileItSends(t *testing.T) {
 func TestConnLeavesHTTP1Alone(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
-	c := &conn{Conn: ours}
+	c := newConn(ours, time.Minute)
 	defer c.Close()
 	go func() { _, _ = io.WriteString(theirs, "GET / HTTP/1.1\r\n") }()
 	if n, err := c.Read(make([]byte, 4096)); n != 16 || err != nil || c.http2.Load() {
@@ -115,5 +115,76 @@ func TestConnLeavesHTTP1Alone(t *testing.T) {
 	go func() { _, _ = c.Write([]byte("x")) }()
 	if n, err := theirs.Read(make([]byte, 1)); n != 1 || err != nil {
 		t.Errorf("got %d, %v", n, err)
+	}
+}
+
+// Deadlines that were moved ahead don't move the connection's own; it is as if they had.
+func TestConnMovesDeadlines(t *testing.T) {
+	const soon, late = 30 * time.Millisecond, time.Hour
+	for _, tt := range []struct {
+		name          string
+		before, after time.Duration // of the deadline, from now on; 0: none
+		called        bool          // off, while something is read
+		ends          bool
+	}{
+		{"one that passes", late, soon, false, true},
+		{"one that was moved away", soon, late, false, false},
+		{"one that was taken back", soon, 0, false, false},
+		{"one that passed before", -soon, late, false, false},
+		{"called off before", late, -soon, false, true},
+		{"called off meanwhile", late, 0, true, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			defer theirs.Close()
+			c := newConn(ours, time.Minute)
+			defer c.Close()
+			from := func(d time.Duration) time.Time {
+				if d == 0 {
+					return time.Time{}
+				}
+				return time.Now().Add(d)
+			}
+			first := make(chan struct{})
+			go func() { // so that the first deadline is the connection's own
+				defer close(first)
+				_, _ = theirs.Write([]byte("1"))
+				_, _ = theirs.Read(make([]byte, 1))
+			}()
+			deadline := from(tt.before)
+			if err := c.SetDeadline(from(late)); err != nil {
+				t.Fatal(err)
+			}
+			b := make([]byte, 2)
+			if n, err := c.Read(b); n != 1 || err != nil {
+				t.Fatalf("got %d, %v", n, err)
+			}
+			if n, err := c.Write(b[:1]); n != 1 || err != nil {
+				t.Fatalf("got %d, %v", n, err)
+			}
+			<-first
+			_ = c.Conn.SetDeadline(deadline)
+			c.read.own, c.write.own = deadline, deadline
+			if err := c.SetDeadline(from(tt.after)); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case tt.called:
+				time.AfterFunc(soon, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+			case !tt.ends:
+				go func() { // half of it before the old deadline, and half afterwards
+					_, _ = io.ReadFull(theirs, make([]byte, 1))
+					time.Sleep(2 * soon)
+					_, _ = io.ReadFull(theirs, make([]byte, 1))
+					_, _ = theirs.Write([]byte("23"))
+				}()
+			}
+			if n, err := c.Write([]byte("ab")); tt.ends != errors.Is(err, os.ErrDeadlineExceeded) || !tt.ends && n != 2 {
+				t.Errorf("wrote %d, %v", n, err)
+			}
+			if n, err := c.Read(b); tt.ends != errors.Is(err, os.ErrDeadlineExceeded) || !tt.ends && n != 2 {
+				t.Errorf("read %d, %v", n, err)
+			}
+		})
 	}
 }

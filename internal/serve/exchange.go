@@ -78,6 +78,9 @@ func exchangeOf(ctx context.Context) *exchange {
 
 // exchange has a request handled.
 func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 2 {
+		takeStack(0)
+	}
 	x := &exchange{ResponseWriter: w, server: s, begin: time.Now(), limit: int64(s.config.MaxBody), base: r.Context()}
 	s.active.Add(1)
 	ctx := x.base
@@ -89,7 +92,7 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, x.line = telemetry.WithLine(ctx)
 	x.context = exchangeContext{ctx, x}
-	ctx, x.cancel = context.WithTimeout(&x.context, s.config.Timeout)
+	ctx, x.cancel = context.WithDeadline(&x.context, x.begin.Add(s.config.Timeout))
 	x.r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
 		x.body, x.r.Body = r.Body, (*requestBody)(x)
@@ -103,6 +106,19 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.handler.ServeHTTP(x, x.r)
+}
+
+// stackTaken is about how deep a request's calls go.
+const stackTaken = 4 << 10
+
+// takeStack has the goroutine's stack grow at once to what a request needs: each
+// of HTTP/2 begins with a small one, and the deeper the calls are by then, the
+// dearer is moving them.
+//
+//go:noinline
+func takeStack(i int) byte {
+	var room [stackTaken]byte
+	return room[i]
 }
 
 // requestID gives the caller's own id of the request if it is fit for a log, else a new one.
@@ -186,7 +202,7 @@ func (x *exchange) tell() {
 		}
 		attrs = append(attrs, slog.String("kind", kind.String()))
 	}
-	x.line.Log(ctx, x.server.tel.Log, level, "request", attrs...)
+	x.line.Log(ctx, x.server.tel.Log, now, level, "request", attrs...)
 }
 
 // extend makes a request a long one.

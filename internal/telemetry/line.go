@@ -109,16 +109,13 @@ func (l *Line) Err() error {
 }
 
 // Log writes the line: first attrs, then what was noted, the timings in
-// microseconds under "us", and the whole chain of the error.
-func (l *Line) Log(ctx context.Context, log *slog.Logger, level slog.Level, msg string, attrs ...slog.Attr) {
+// microseconds under "us", and the whole chain of the error. It bears the time at.
+func (l *Line) Log(ctx context.Context, log *slog.Logger, at time.Time, level slog.Level, msg string, attrs ...slog.Attr) {
 	if l == nil || !log.Enabled(ctx, level) {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// Straight to the handler: a logger would look up the line of code, which
-	// is always this one.
-	r := slog.NewRecord(time.Now(), level, msg, 0)
 	var room [20]slog.Attr
 	all := append(append(room[:0], attrs...), l.attrs...)
 	if len(l.timings) > 0 {
@@ -127,6 +124,12 @@ func (l *Line) Log(ctx context.Context, log *slog.Logger, level slog.Level, msg 
 	if l.err != nil {
 		all = append(all, slog.String("error", l.err.Error()))
 	}
+	if h, ok := log.Handler().(*handler); ok && h.write(ctx, at, level, msg, all) {
+		return
+	}
+	// Straight to the handler: a logger would look up the line of code, which
+	// is always this one.
+	r := slog.NewRecord(at, level, msg, 0)
 	r.AddAttrs(all...)               // at once, as each call of it may allocate
 	_ = log.Handler().Handle(ctx, r) // a log that can't be written has no one to tell
 }

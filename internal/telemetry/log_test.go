@@ -39,7 +39,7 @@ func (o *lockedOutput) String() string {
 
 func newLog(out io.Writer) (*slog.Logger, *buffer) {
 	b := newBuffer(out)
-	return slog.New(&handler{slog.NewJSONHandler(b, nil), b}), b
+	return slog.New(&handler{Handler: slog.NewJSONHandler(b, nil), out: b, own: true}), b
 }
 
 func TestLogWaitsAWhile(t *testing.T) {
@@ -163,14 +163,14 @@ func TestLine(t *testing.T) {
 	line.Set(slog.Int("rows", 7), slog.Bool("cached", false))
 	line.Fail(fmt.Errorf("run the model: %w", errors.New("no luck")))
 	line.Fail(errors.New("and then this"))
-	line.Log(ctx, log, slog.LevelWarn, "request", slog.String("method", "GET"))
+	line.Log(ctx, log, time.Now(), slog.LevelWarn, "request", slog.String("method", "GET"))
 	_, got, _ := strings.Cut(out.String(), `,"level"`)
 	want := `:"WARN","msg":"request","method":"GET","id":"42","model":"iris","version":"3","rows":7,"cached":false,` +
 		`"us":{"decode":1500,"run":2000000},"error":"run the model: no luck"}` + "\n"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	line.Log(ctx, log, slog.LevelDebug, "unseen")
+	line.Log(ctx, log, time.Now(), slog.LevelDebug, "unseen")
 	if strings.Contains(out.String(), "unseen") {
 		t.Error("a line below the level was written")
 	}
@@ -188,7 +188,7 @@ func TestLineHoldsManyAttributes(t *testing.T) {
 		})
 	}
 	wait.Wait()
-	line.Log(t.Context(), log, slog.LevelWarn, "m")
+	line.Log(t.Context(), log, time.Now(), slog.LevelWarn, "m")
 	var got map[string]any
 	if err := json.Unmarshal([]byte(out.String()), &got); err != nil {
 		t.Fatal(err)
@@ -206,7 +206,7 @@ func TestNoLine(t *testing.T) {
 	line.SetModel("m", "1")
 	line.Timing("run", time.Second)
 	line.Fail(io.EOF)
-	line.Log(t.Context(), slog.New(slog.DiscardHandler), slog.LevelError, "m")
+	line.Log(t.Context(), slog.New(slog.DiscardHandler), time.Now(), slog.LevelError, "m")
 	if line != nil || line.Err() != nil {
 		t.Errorf("got line %v with error %v, want none", line, line.Err())
 	}
@@ -221,7 +221,7 @@ func BenchmarkLine(b *testing.B) {
 		line.SetModel("iris", "3")
 		line.Timing("decode", time.Millisecond)
 		line.Timing("run", time.Millisecond)
-		line.Log(ctx, log, slog.LevelInfo, "request", slog.String("method", "POST"), slog.Int("status", 200))
+		line.Log(ctx, log, time.Now(), slog.LevelInfo, "request", slog.String("method", "POST"), slog.Int("status", 200))
 	}
 }
 
@@ -237,4 +237,36 @@ func messages(t *testing.T, log string) string {
 		all = append(all, record.Msg)
 	}
 	return strings.Join(all, " ")
+}
+
+// What is written without slog reads as if it had been.
+func TestLineIsThatOfSlog(t *testing.T) {
+	remote := trace.ContextWithRemoteSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID{0xab, 15: 1}, SpanID: trace.SpanID{1},
+	}))
+	for name, attrs := range map[string][]slog.Attr{
+		"nothing":         nil,
+		"plain":           {slog.String("a", "x <&> y"), slog.Int("b", -5), slog.Bool("c", true), slog.String("d", "")},
+		"letters":         {slog.String("a", "caf\u00e9 \"\\ \n\x7f\u2028\xff"), slog.Int("b", 1)},
+		"groups":          {slog.Group("a", slog.Int("b", 1), slog.Group("c", slog.String("d", "e"), slog.Int("f", 2))), slog.Int("g", 3)},
+		"letters in them": {slog.Group("a", slog.String("b", "\t"))},
+		"an empty group":  {slog.Group("a"), slog.Int("b", 1)},
+		"other kinds":     {slog.Duration("a", time.Second), slog.Float64("b", 1.5), slog.Any("c", []int{1})},
+	} {
+		for level, ctx := range map[slog.Level]context.Context{slog.LevelInfo: t.Context(), slog.LevelError: remote} {
+			var lines [2]lockedOutput
+			for i := range lines {
+				log, out := newLog(&lines[i])
+				log.Handler().(*handler).own = i == 0
+				_, line := WithLine(ctx)
+				line.Set(attrs...)
+				line.Timing("run", time.Second)
+				line.Log(ctx, log, time.Unix(1e9, 123456000), level, "request", attrs...)
+				out.flush()
+			}
+			if got, want := lines[0].String(), lines[1].String(); got != want || got == "" {
+				t.Errorf("%s:\ngot  %swant %s", name, got, want)
+			}
+		}
+	}
 }

@@ -123,7 +123,7 @@ func Start(ctx context.Context, c *Config, service string) (*Telemetry, error) {
 		Context:  propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
 		registry: prometheus.NewRegistry(),
 	}
-	t.Log = slog.New(&handler{Handler: slog.NewJSONHandler(t.log, &slog.HandlerOptions{Level: c.Level}), out: t.log})
+	t.Log = slog.New(&handler{Handler: slog.NewJSONHandler(t.log, &slog.HandlerOptions{Level: c.Level}), out: t.log, own: true})
 	t.stops = append(t.stops, t.log.close)
 
 	res, err := c.resource(ctx, service)
