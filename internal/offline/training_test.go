@@ -748,3 +748,55 @@ func TestSetsWaitForEachOther(t *testing.T) {
 	}
 	j.end()
 }
+
+// A row that was written again later is of when it was first known: the one that came
+// between the two stays the newest of their time.
+func TestRowWrittenAgain(t *testing.T) {
+	w := fullWorld(t)
+	w.blob = memBlob(t)
+	set, err := feature.Parse("defs.yaml", []byte(`
+entities: [{name: shop, keys: [{name: shop, type: string}]}]
+sources: [{name: pushed, time: at, fields: [{name: shop, type: string}, {name: at, type: timestamp}, {name: word, type: string}]}]
+views: [{name: v, entities: [shop], source: pushed, features: [word]}]
+services: [{name: all, features: ["v:word"]}]
+`))
+	if err == nil {
+		w.defs, err = feature.Compile(set)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := w.defs.Source("pushed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := segment.NewLog(w.blob, "pushed", src.Columns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, w.blob)
+	write := func(word string, id uint64, created int64) {
+		if _, err := log.Append(t.Context(), func(yield func(segment.Row) bool) {
+			yield(segment.Row{Values: []row.Value{row.OfString("a"), row.OfMicros(epoch), row.OfString(word)}, Event: epoch, Created: epoch + created, ID: id})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := func() string {
+		rows := encodeAsked(t, []asked{{shop: row.OfString("a"), at: epoch + 10, label: "x"}}, Parquet)
+		return w.train(t, s, w.plan(t), rows, Parquet)[0][1].Text()
+	}
+	write("first", 1, 1)
+	write("second", 2, 2)
+	write("first", 1, 3)
+	write("late", 3, 11)
+	if got := ask(); got != "second" {
+		t.Errorf("got %q, want second", got)
+	}
+	if c, err := s.Compact(t.Context(), src); err != nil || c.Joined != 4 {
+		t.Fatalf("joined %+v, %v", c, err)
+	}
+	if got := ask(); got != "second" {
+		t.Errorf("after files were joined: got %q, want second", got)
+	}
+}
