@@ -71,6 +71,7 @@ version; later versions wait until an alias is moved to them.`,
 	flags.IntVar(&settings.Batching.MaxRows, "max-rows", 0, "how many `rows` of different requests one run may join (0: as many as are worth it, 1: none)")
 	flags.DurationVar(&ttl, "cache-ttl", 0, "how long an answer may be remembered (0: not at all)")
 	flags.DurationVar(&stale, "cache-stale", 0, "how long after that it may still be given, while a new one is made (0: not at all)")
+	flags.StringVar(&settings.Features, "features", "", "feature `service` whose features are fetched for each request")
 	flags.StringVar(&sample, "sample", "", "`file` with a V2 inference request to check and warm the model with")
 	flags.IntVar(&settings.Warmup.Runs, "warmup-runs", 0, "how often the sample runs after each load (0: once)")
 	return cmd

@@ -32,7 +32,7 @@ type config struct {
 	Blob   string `env:"BLOB_URL" help:"The bucket: s3://bucket/prefix, file:///folder, or mem: for a process that forgets; empty: a folder in DATA_DIR or, without one, mem:."`
 	KV     string `env:"KV_URL" help:"Small state: redis://host:6379, file:///path, or mem: for a process that forgets; empty: a file in DATA_DIR or, without one, mem:."`
 	Online string `env:"ONLINE_URL" help:"The newest values of features: redis://host:6379, file:///path, or mem: for a process that forgets; empty: a file in DATA_DIR or, without one, mem:."`
-	Seed   string `env:"SEED" help:"Folder of an example whose model is pushed on the first start: one NAME.onnx, and a request.json to try it with."`
+	Seed   string `env:"SEED" help:"Folder of an example that is there from the first start: a model NAME.onnx, a request.json to try it with; what its features are (features.yaml), and rows of their sources (rows/SOURCE.jsonl, or .parquet for those that are files)."`
 }
 
 // in gives a store's URL: that which was set, or else a place in DATA_DIR or, without one, memory.
@@ -89,7 +89,8 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		if err := offline.Mount(ctx, p, &hc, offline.Deps{Blob: blob, KV: kv, Online: online}, features.Catalog.Current, hear.features); err != nil {
+		history, err := offline.Mount(ctx, p, &hc, offline.Deps{Blob: blob, KV: kv, Online: online}, features.Catalog.Current, hear.features)
+		if err != nil {
 			return err
 		}
 		registry, err := predict.Open(ctx, p, &pc, predict.Deps{
@@ -106,7 +107,8 @@ func function(register serve.Register) *serve.Function {
 		if err := events.Start(ctx); err != nil || own.Seed == "" {
 			return err
 		}
-		return seed(ctx, registry, own.Seed, p, os.Stderr)
+		s := seed{dir: own.Seed, registry: registry, features: features, history: history, blob: blob, events: hear.features}
+		return s.plant(ctx, p, os.Stderr)
 	}
 	return &serve.Function{Name: "all", Configs: append(append(pc.Parts(), fc.Parts()...), &own, &oc, &hc, &dc, &bc), Wire: wire, Register: register}
 }

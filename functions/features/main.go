@@ -78,7 +78,8 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		rpc.Register(p.Mux, flow.Ready, flow.Service())
-		return offline.Mount(ctx, p, &oc, offline.Deps{Blob: blob, KV: kv, Online: online}, flow.Catalog.Current, events)
+		_, err = offline.Mount(ctx, p, &oc, offline.Deps{Blob: blob, KV: kv, Online: online}, flow.Catalog.Current, events)
+		return err
 	}
 	return &serve.Function{Name: "features", Configs: append(fc.Parts(), &own, &oc, &ec), Wire: wire, Register: register}
 }
