@@ -64,15 +64,19 @@ views: [{name: stats, entities: [driver], source: rows}]
 			}
 			body := `{"features": [` + strings.Join(refs, ", ") + `], "entities": {"driver_id": [` + strings.Join(ids, ", ") + `]}}`
 			b.Run(fmt.Sprintf("%s/entities=%d", backend.name, n), func(b *testing.B) {
-				w := nowhere{http.Header{}}
-				r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/get-online-features", nil)
 				b.ReportAllocs()
-				for b.Loop() {
-					r.Body = io.NopCloser(strings.NewReader(body))
-					if err := f.get(w, r); err != nil {
-						b.Fatal(err)
+				b.SetParallelism(8)
+				b.RunParallel(func(all *testing.PB) {
+					w := nowhere{http.Header{}}
+					r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/get-online-features", nil)
+					for all.Next() {
+						r.Body = io.NopCloser(strings.NewReader(body))
+						if err := f.get(w, r); err != nil {
+							b.Error(err)
+							return
+						}
 					}
-				}
+				})
 			})
 		}
 	}
