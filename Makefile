@@ -61,7 +61,7 @@ fuzz: ort ## run every fuzz target for FUZZTIME (30s)
 	  done; done
 
 .PHONY: bench
-bench: ort s3 peers ## measure overhead, start, load and memory, and other servers; results in docs/bench
+bench: ort s3 peers feast ## measure overhead, start, load and memory, and other servers; results in docs/bench
 	$(GO) run ./test/bench
 
 PEERS := $(CURDIR)/.peers

@@ -2,6 +2,7 @@ package feast
 
 import (
 	"math"
+	"slices"
 	"strconv"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -23,6 +24,7 @@ type Response struct {
 	clock    clock
 	statuses []byte // of one column, and its times: they stand behind its values
 	times    []byte
+	events   []int64 // that times is of
 }
 
 // Cell is one value, how it was come by, and the time that it is of, in microseconds since 1970.
@@ -70,14 +72,26 @@ func comma(dst []byte, i int) []byte {
 
 func (r *Response) appendColumn(dst []byte, column int) []byte {
 	dst = append(dst, `{"values":[`...)
-	r.statuses, r.times = r.statuses[:0], r.times[:0]
+	r.statuses = r.statuses[:0]
+	// Columns of one view have the same times.
+	known := column > 0
+	if !known {
+		r.events = slices.Grow(r.events[:0], r.Rows)[:r.Rows]
+	}
 	for i := range r.Rows {
 		c := &r.cell
 		*c = Cell{}
 		r.At(column, i, c)
 		dst = appendValue(comma(dst, i), c.Value)
 		r.statuses = append(append(append(comma(r.statuses, i), '"'), c.Status.String()...), '"')
-		r.times = append(r.clock.append(append(comma(r.times, i), '"'), c.Event), '"')
+		known = known && r.events[i] == c.Event
+		r.events[i] = c.Event
+	}
+	if !known {
+		r.times = r.times[:0]
+		for i, us := range r.events {
+			r.times = append(r.clock.append(append(comma(r.times, i), '"'), us), '"')
+		}
 	}
 	dst = append(dst, `],"statuses":[`...)
 	dst = append(dst, r.statuses...)

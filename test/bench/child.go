@@ -21,12 +21,14 @@ import (
 
 // roles are what a child of the bench does: bench child <role> <arguments>.
 var roles = map[string]func(ctx context.Context, args []string) error{
-	"hello":   hello,
-	"echo":    echo,
-	"profile": profile,
-	"engine":  engineLoop,
-	"open":    openModel,
-	"inside":  inside,
+	"hello":    hello,
+	"echo":     echo,
+	"profile":  profile,
+	"engine":   engineLoop,
+	"open":     openModel,
+	"inside":   inside,
+	"features": serveFeatures,
+	"hmget":    hmget,
 }
 
 func child(ctx context.Context, args []string) error {

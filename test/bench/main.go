@@ -59,6 +59,7 @@ var books = []book{
 		{"profile", (*bench).profiled},
 	}},
 	{"peers.md", "Beside others", 3, 1200 * time.Millisecond, []part{{"peers", (*bench).peers}}},
+	{"features.md", "Features", 5, time.Second, []part{{"features", (*bench).features}}},
 }
 
 func main() {
