@@ -78,11 +78,11 @@ deploy() {
 	status=$(ask GET /v2/models/flights -o /dev/null -w '%{http_code}')
 	if [ "$status" = 404 ]; then
 		ask POST /admin/v1/models/flights/versions --fail-with-body -o /dev/null \
-			-F "settings={\"by\":\"make deploy\",\"warmup\":{\"sample\":$(<"$example/request.json")}}" -F "model=@$example/flights.onnx"
+			-F "settings={\"by\":\"make deploy\",\"warmup\":{\"sample\":$(<"$example/complete.json")}}" -F "model=@$example/flights.onnx"
 	fi
-	printf '\nPilotlight answers on %s. Ask it for a prediction:\n\n  curl -s%s %s/v2/models/flights/infer -d @%s/request.json\n\n' \
+	printf '\nPilotlight answers on %s. Ask it for a prediction:\n\n  curl -s%s %s/v2/models/flights/infer -d @%s/complete.json\n\n' \
 		"$url" "${to:+ -H '${to[1]}'}" "$base" "$example"
-	ask POST /v2/models/flights/infer --fail-with-body -d "@$example/request.json"
+	ask POST /v2/models/flights/infer --fail-with-body -d "@$example/complete.json"
 }
 
 undeploy() {

@@ -85,7 +85,7 @@ func TestTheFirstStartSeedsAndTheSecondFindsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		status, body := call(t, "POST", url+"/v2/models/flights/infer", request)
-		if status != 200 || !strings.Contains(body, `"model_version":"1"`) || !strings.Contains(body, `{"name":"probability","datatype":"FP32","shape":[1,1],"data":[0.2`) {
+		if status != 200 || !strings.Contains(body, `"model_version":"1"`) || !strings.Contains(body, `{"name":"probability","datatype":"FP32","shape":[1,1],"data":[0.5`) {
 			t.Fatalf("got %d %s", status, body)
 		}
 		stop()

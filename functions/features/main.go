@@ -32,6 +32,7 @@ var (
 	blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
 	kvs   = store.Openers[store.KV]{"mem": memstore.OpenKV, "file": diskstore.OpenKV, "redis": redisstore.OpenKV}
 	rows  = store.Openers[store.Online]{"mem": memstore.OpenOnline, "file": diskstore.OpenOnline, "redis": redisstore.OpenOnline}
+	feast = store.Openers[store.Hashes]{"redis": redisstore.OpenHashes}
 )
 
 func main() { function(functions.HTTP).Main() }
@@ -44,6 +45,7 @@ func main() { function(functions.HTTP).Main() }
 func function(register serve.Register) *serve.Function {
 	var own config
 	var fc feature.Options
+	var lc feature.LayoutConfig
 	var oc offline.Config
 	var ec event.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
@@ -58,7 +60,8 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(kv.Close)
-		online, err := rows.Open(ctx, cmp.Or(own.Online, "mem:"))
+		var flow *feature.Flow
+		online, err := lc.Open(ctx, cmp.Or(own.Online, "mem:"), rows, feast, func(ctx context.Context) (*feature.Compiled, error) { return flow.Catalog.Current(ctx) })
 		if err != nil {
 			return err
 		}
@@ -73,7 +76,7 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		events.Register(p.Mux)
-		flow, err := feature.Open(p, &fc, feature.Deps{Blob: blob, Online: online, Sink: sink, Events: events})
+		flow, err = feature.Open(p, &fc, feature.Deps{Blob: blob, Online: online, Sink: sink, Events: events})
 		if err != nil {
 			return err
 		}
@@ -81,5 +84,5 @@ func function(register serve.Register) *serve.Function {
 		_, err = offline.Mount(ctx, p, &oc, offline.Deps{Blob: blob, KV: kv, Online: online}, flow.Catalog.Current, events)
 		return err
 	}
-	return &serve.Function{Name: "features", Configs: append(fc.Parts(), &own, &oc, &ec), Wire: wire, Register: register}
+	return &serve.Function{Name: "features", Configs: append(fc.Parts(), &lc, &own, &oc, &ec), Wire: wire, Register: register}
 }

@@ -33,6 +33,7 @@ var (
 	blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
 	kvs   = store.Openers[store.KV]{"mem": memstore.OpenKV, "file": diskstore.OpenKV, "redis": redisstore.OpenKV}
 	rows  = store.Openers[store.Online]{"mem": memstore.OpenOnline, "file": diskstore.OpenOnline, "redis": redisstore.OpenOnline}
+	feast = store.Openers[store.Hashes]{"redis": redisstore.OpenHashes}
 )
 
 func main() { function(functions.HTTP).Main() }
@@ -48,6 +49,7 @@ func function(register serve.Register) *serve.Function {
 	var oc onnx.Config
 	var pc predict.Config
 	var fc feature.Config
+	var lc feature.LayoutConfig
 	var ec event.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		pc.Model.LimitHeap()
@@ -72,7 +74,8 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(kv.Close)
-		online, err := rows.Open(ctx, cmp.Or(own.Online, "mem:"))
+		defined := feature.NewCatalog(&fc, blob, nil, p.Tel.Log)
+		online, err := lc.Open(ctx, cmp.Or(own.Online, "mem:"), rows, feast, defined.Current)
 		if err != nil {
 			return err
 		}
@@ -87,11 +90,10 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		events.Register(p.Mux)
-		defined := feature.NewCatalog(&fc, blob, nil, p.Tel.Log)
 		_, err = predict.Open(ctx, p, &pc, predict.Deps{
 			Blob: blob, KV: kv, Features: feature.NewTable(online, defined.Current), Formats: []engine.Format{format}, Sink: sink, Events: events,
 		})
 		return err
 	}
-	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &fc, &own, &oc, &ec), Wire: wire, Register: register}
+	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &fc, &lc, &own, &oc, &ec), Wire: wire, Register: register}
 }

@@ -30,6 +30,18 @@ func (c *LayoutConfig) Validate() error {
 	return nil
 }
 
+// Open opens the online store at a URL in that layout.
+func (c *LayoutConfig) Open(ctx context.Context, url string, own store.Openers[store.Online], feast store.Openers[store.Hashes], defined func(context.Context) (*Compiled, error)) (store.Online, error) {
+	if c.Layout != "feast" {
+		return own.Open(ctx, url)
+	}
+	hashes, err := feast.Open(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	return NewFeastOnline(hashes, c.Project, defined), nil
+}
+
 // FeastOnline is a store.Online on a Redis that Feast fills, for a Table to read:
 // it has the views of Feast's that are defined here too. It can't be written, and
 // it has no windows. It is safe for concurrent use.

@@ -30,7 +30,7 @@ type sample struct {
 var samples = map[string]func(root, dir string) (sample, error){
 	"flights": func(root, _ string) (sample, error) {
 		dir := filepath.Join(root, "examples", "flights")
-		body, err := os.ReadFile(filepath.Join(dir, "request.json"))
+		body, err := os.ReadFile(filepath.Join(dir, "complete.json"))
 		return sample{name: "flights", path: filepath.Join(dir, "flights.onnx"), body: body, header: -1}, err
 	},
 	"identity": func(_, dir string) (sample, error) {

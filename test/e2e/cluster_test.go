@@ -325,14 +325,14 @@ func (r refusal) Error() string { return fmt.Sprintf("%d %.300s", r.status, r.bo
 
 // example is the request of examples/flights; probability is the answer to it.
 var example = func() []byte {
-	b, err := os.ReadFile(filepath.Join(root, "examples/flights/request.json"))
+	b, err := os.ReadFile(filepath.Join(root, "examples/flights/complete.json"))
 	if err != nil {
 		panic(err)
 	}
 	return b
 }()
 
-const probability = 0.20725903
+const probability = 0.50797373
 
 // flights is the example's request for rows flights, all the same.
 func flights(rows int) []byte {
