@@ -85,7 +85,7 @@ func TestFeaturesOfTheRequest(t *testing.T) {
 	body := readJSON(t, "complete.json", &complete)
 	var want struct {
 		Features map[string]*float64 `json:"features"`
-		Outputs  outputs            `json:"outputs"`
+		Outputs  outputs             `json:"outputs"`
 	}
 	readJSON(t, "features.json", &want)
 	if len(want.Features) != len(features) {
