@@ -109,7 +109,7 @@ func (c *inspector) times(r *Row) (Reason, string) {
 	s := c.source
 	columns := []int{s.TimeAt, s.Made}
 	r.Created = c.now
-	for _, at := range columns {
+	for i, at := range columns { // which may be one
 		if at < 0 {
 			continue
 		}
@@ -122,7 +122,7 @@ func (c *inspector) times(r *Row) (Reason, string) {
 			return Ahead, fmt.Sprintf("column %q is before the year 1700", name)
 		case us > c.latest:
 			return Ahead, fmt.Sprintf("column %q is %s, which is more than %s ahead of the clock here", name, v, time.Duration(c.latest-c.now)*time.Microsecond)
-		case at == s.TimeAt:
+		case i == 0:
 			r.Event = us
 		default:
 			r.Created = us

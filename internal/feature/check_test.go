@@ -129,3 +129,17 @@ func TestIDs(t *testing.T) {
 		t.Errorf("4 origins have %d ids", len(seen))
 	}
 }
+
+// The time of a row may also be when it was made: then it was known as soon as it was.
+func TestARowMayBeMadeWhenItIsOf(t *testing.T) {
+	s := departures(t, nil)
+	one := *s
+	one.Made = one.TimeAt
+	c := inspector{source: &one, now: now.UnixMicro(), latest: now.UnixMicro()}
+	r := Row{Values: make([]row.Value, len(s.Fields))}
+	at := now.Add(-24 * time.Hour)
+	r.Values[s.TimeAt] = row.OfTime(at)
+	if reason, detail := c.times(&r); reason != "" || r.Event != at.UnixMicro() || r.Created != r.Event {
+		t.Errorf("got %s %s, event %d and created %d, want both to be %d", reason, detail, r.Event, r.Created, at.UnixMicro())
+	}
+}
