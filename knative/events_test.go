@@ -24,12 +24,15 @@ import (
 // samples are events as they come, one of each declared type.
 func samples() []event.Event {
 	now := time.Now()
-	tick := event.Event{}
-	tick.SetSpecVersion("1.0")
-	tick.SetID("1")
-	tick.SetSource("/apis/v1/namespaces/pilotlight/pingsources/nightly")
-	tick.SetType(event.Tick.Name)
-	tick.SetExtension("tick", "nightly")
+	tick := func(name string) event.Event {
+		e := event.Event{}
+		e.SetSpecVersion("1.0")
+		e.SetID("1")
+		e.SetSource("/apis/v1/namespaces/pilotlight/pingsources/" + name)
+		e.SetType(event.Tick.Name)
+		e.SetExtension("tick", name)
+		return e
+	}
 	return []event.Event{
 		event.ModelPublished.New(event.Published{Model: "flights", Version: 2, At: now}),
 		event.AliasMoved.New(event.Moved{Model: "flights", Alias: "champion", Seq: 2, From: 1, To: 2, At: now}),
@@ -37,7 +40,7 @@ func samples() []event.Event {
 		event.ModelEvicted.New(event.Evicted{Model: "flights", Version: 2, At: now}),
 		event.FeaturesApplied.New(event.Applied{Version: 2, At: now}),
 		event.FeaturesObserved.New(event.Rows{Source: "flights"}),
-		tick,
+		tick("nightly"), tick("hourly"),
 	}
 }
 

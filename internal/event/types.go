@@ -129,7 +129,7 @@ const features = "/pilotlight/features"
 
 // Ticked is the data of Tick.
 type Ticked struct {
-	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters"`
+	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, compact-features"`
 }
 
 // Tick tells that it is time for something: functions that may not run for
