@@ -40,6 +40,8 @@ func samples() []event.Event {
 		event.ModelEvicted.New(event.Evicted{Model: "flights", Version: 2, At: now}),
 		event.FeaturesApplied.New(event.Applied{Version: 2, At: now}),
 		event.FeaturesObserved.New(event.Rows{Source: "flights"}),
+		event.FeaturesServed.New(event.Served{Instance: "one", At: now}),
+		event.FeaturesSkewed.New(event.Skewed{To: now}),
 		tick("nightly"), tick("hourly"),
 	}
 }

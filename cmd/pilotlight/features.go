@@ -30,7 +30,7 @@ func featuresCommand(c *client) *cobra.Command {
 views that make features of rows, expressions that compute others, and services
 that list what a model uses.`,
 	}
-	cmd.AddCommand(applyFeaturesCommand(c), listFeaturesCommand(c), getFeaturesCommand(c), deleteFeatureCommand(c), pushFeaturesCommand(c), importFeastCommand(c), trainingSetCommand(c), materializeCommand(c))
+	cmd.AddCommand(applyFeaturesCommand(c), listFeaturesCommand(c), getFeaturesCommand(c), deleteFeatureCommand(c), pushFeaturesCommand(c), importFeastCommand(c), trainingSetCommand(c), materializeCommand(c), skewCommand(c))
 	return cmd
 }
 

@@ -2,15 +2,18 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -196,4 +199,107 @@ func (c *client) materialize(cmd *cobra.Command, path string, ask any, views []s
 		_, err = c.out.Write(last)
 	}
 	return err
+}
+
+// skew is what a server reports of what was served.
+type skew struct {
+	From     time.Time `json:"from"`
+	To       time.Time `json:"to"`
+	Vectors  int       `json:"vectors"`
+	Unread   int       `json:"unread"`
+	Features []struct {
+		Feature    string         `json:"feature"`
+		Compared   int            `json:"compared"`
+		Mismatched int            `json:"mismatched"`
+		Rate       float64        `json:"rate"`
+		Kinds      map[string]int `json:"kinds"`
+		Example    *struct {
+			Kind   string                     `json:"kind"`
+			Given  map[string]json.RawMessage `json:"given"`
+			At     time.Time                  `json:"at"`
+			Served json.RawMessage            `json:"served"`
+			Past   json.RawMessage            `json:"past"`
+		} `json:"example"`
+	} `json:"features"`
+	Alarm []string `json:"alarm"`
+}
+
+func skewCommand(c *client) *cobra.Command {
+	var from, to string
+	var check bool
+	cmd := &cobra.Command{
+		Use: "skew", Short: "Show whether models are given what history says",
+		Long: `Show how often features that models were given differ from what a training set
+would have of the same moments, by feature and by kind: late (an older row than the
+newest), missing, expired (by the view's TTL), ahead (of a row that was not there
+yet), version (of old definitions), real (the same row, another value). A share of all
+requests is written down for it (FEATURE_SAMPLE). The server checks once an hour; --check
+does it now. Where a feature differs more often than SKEW_ALARM, the exit code is 1.`,
+		Example: `  pilotlight features skew
+  pilotlight features skew --check --from 2026-11-25T00:00:00Z`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			method, body := http.MethodGet, []byte(nil)
+			if check {
+				ask := map[string]string{"to": cmp.Or(to, time.Now().UTC().Format(time.RFC3339))}
+				if from != "" {
+					ask["from"] = from
+				}
+				var err error
+				if body, err = json.Marshal(ask); err != nil {
+					return err
+				}
+				method = http.MethodPost
+			} else if from != "" || to != "" {
+				return errors.New("--from and --to are for --check; without it the last report is shown")
+			}
+			answer, err := c.call(cmd.Context(), method, featuresPath+"/skew", "application/json", bytes.NewReader(body), int64(len(body)))
+			if err != nil {
+				return err
+			}
+			return c.showSkew(answer)
+		},
+	}
+	cmd.Flags().BoolVar(&check, "check", false, "compare what was served since the last report, or in a span, now")
+	cmd.Flags().StringVar(&from, "from", "", "`time` of the first vectors")
+	cmd.Flags().StringVar(&to, "to", "", "`time` that all vectors are before (default now)")
+	return cmd
+}
+
+func (c *client) showSkew(answer []byte) error {
+	var s skew
+	printed, err := c.show(answer, &s)
+	if err != nil {
+		return err
+	}
+	if !printed {
+		fmt.Fprintf(c.out, "%s vectors served from %s to %s", humanize.Comma(int64(s.Vectors)), s.From.Format(time.RFC3339), s.To.Format(time.RFC3339))
+		if s.Unread > 0 {
+			fmt.Fprintf(c.out, "; %s more can't be compared: their service or definitions are gone", humanize.Comma(int64(s.Unread)))
+		}
+		fmt.Fprintln(c.out)
+		rows := [][]string{{"FEATURE", "COMPARED", "DIFFER", "RATE", "KINDS", "EXAMPLE"}}
+		for _, f := range s.Features {
+			var kinds []string
+			for _, kind := range slices.Sorted(maps.Keys(f.Kinds)) {
+				kinds = append(kinds, fmt.Sprintf("%s %d", kind, f.Kinds[kind]))
+			}
+			example := ""
+			if e := f.Example; e != nil {
+				given, err := json.Marshal(e.Given)
+				if err != nil {
+					return err
+				}
+				example = fmt.Sprintf("%s at %s: served %s, history has %s (%s)", given, e.At.Format(time.RFC3339), e.Served, e.Past, e.Kind)
+			}
+			rows = append(rows, []string{f.Feature, humanize.Comma(int64(f.Compared)), humanize.Comma(int64(f.Mismatched)), fmt.Sprintf("%.2f %%", 100*f.Rate), strings.Join(kinds, ", "), example})
+		}
+		if err := c.table(rows); err != nil {
+			return err
+		}
+	}
+	if len(s.Alarm) > 0 {
+		return fmt.Errorf("%d features differ from history too often: %s", len(s.Alarm), strings.Join(s.Alarm, ", "))
+	}
+	return nil
 }

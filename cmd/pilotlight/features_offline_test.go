@@ -78,3 +78,42 @@ func TestMaterializeCommand(t *testing.T) {
 		t.Errorf("a run that fails: got %v", err)
 	}
 }
+
+func TestSkewCommand(t *testing.T) {
+	const clean = `{"from":"2026-11-25T10:00:00Z","to":"2026-11-25T11:00:00Z","vectors":1200,"unread":0,"features":[{"feature":"delays:mean","compared":1200,"mismatched":2,"rate":0.00167,"kinds":{"late":2},"example":{"kind":"late","given":{"carrier":"UA"},"at":"2026-11-25T10:30:00Z","served":4,"past":7}}],"alarm":[]}`
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		switch {
+		case r.URL.Path != "/admin/v1/features/skew":
+			w.WriteHeader(http.StatusNotFound)
+		case r.Method == http.MethodGet:
+			fmt.Fprint(w, clean)
+		case string(b) == `{"from":"yesterday","to":"2026-11-25T11:00:00Z"}`:
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"error":"from is no time"}`)
+		case string(b) == `{"to":"2026-11-25T11:00:00Z"}`:
+			fmt.Fprint(w, strings.Replace(clean, `"alarm":[]`, `"alarm":["delays:mean"]`, 1))
+		default:
+			t.Errorf("asked for %s", b)
+		}
+	}))
+	defer server.Close()
+	skew := func(args ...string) (string, error) {
+		return run(t, "", append([]string{"--server", server.URL, "features", "skew"}, args...)...)
+	}
+	out, err := skew()
+	for _, want := range []string{"1,200 vectors served", "delays:mean", "0.17 %", "late 2", `{"carrier":"UA"} at 2026-11-25T10:30:00Z: served 4, history has 7`} {
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("got %q, %v, want %q", out, err, want)
+		}
+	}
+	if out, err := skew("--check", "--to", "2026-11-25T11:00:00Z"); err == nil || !strings.Contains(err.Error(), "delays:mean") || !strings.Contains(out, "1,200") {
+		t.Errorf("with an alarm: got %q, %v", out, err)
+	}
+	if _, err := skew("--check", "--from", "yesterday", "--to", "2026-11-25T11:00:00Z"); err == nil || !strings.Contains(err.Error(), "no time") {
+		t.Errorf("no time: got %v", err)
+	}
+	if _, err := skew("--from", "2026-11-25T11:00:00Z"); err == nil || !strings.Contains(err.Error(), "--check") {
+		t.Errorf("a span without a check: got %v", err)
+	}
+}

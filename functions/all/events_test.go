@@ -35,7 +35,7 @@ func TestEvents(t *testing.T) {
 	receiver := &eventtest.Receiver{}
 	server := httptest.NewServer(receiver)
 	t.Cleanup(server.Close)
-	url, _ := start(t, map[string]string{"TRIGGERS_DIR": triggersFor(t, server.URL), "LOG_LEVEL": "ERROR"})
+	url, _ := start(t, map[string]string{"TRIGGERS_DIR": triggersFor(t, server.URL), "LOG_LEVEL": "ERROR", "FEATURE_SAMPLE": "1"})
 	receiver.Sink = url + "/events"
 	eventsuite.Run(t, &eventsuite.System{
 		Receiver: door(server.URL), DeadLetters: door(url), Predict: door(url), Features: door(url), Model: onnxtest.Simple(-1).Bytes(),

@@ -89,7 +89,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		history, err := offline.Mount(ctx, p, &hc, offline.Deps{Blob: blob, KV: kv, Online: online}, features.Catalog.Current, hear.features)
+		history, err := offline.Mount(ctx, p, &hc, offline.Deps{Blob: blob, KV: kv, Online: online}, features.Catalog, hear.features, events)
 		if err != nil {
 			return err
 		}

@@ -81,7 +81,7 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		rpc.Register(p.Mux, flow.Ready, flow.Service())
-		_, err = offline.Mount(ctx, p, &oc, offline.Deps{Blob: blob, KV: kv, Online: online}, flow.Catalog.Current, events)
+		_, err = offline.Mount(ctx, p, &oc, offline.Deps{Blob: blob, KV: kv, Online: online}, flow.Catalog, events, sink)
 		return err
 	}
 	return &serve.Function{Name: "features", Configs: append(fc.Parts(), &lc, &own, &oc, &ec), Wire: wire, Register: register}

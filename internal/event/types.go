@@ -127,9 +127,74 @@ var FeaturesApplied = declare(Type[Applied]{
 // features is the source of events about features.
 const features = "/pilotlight/features"
 
+// Served is the data of FeaturesServed.
+type Served struct {
+	Instance string    `json:"instance" jsonschema:"the instance that served them"`
+	At       time.Time `json:"at" jsonschema:"when they were sent"`
+	Vectors  []Vector  `json:"vectors" jsonschema:"one for each row"`
+}
+
+// Vector is the features that a model was given for one row of a request.
+type Vector struct {
+	Model       string                     `json:"model" jsonschema:"the model's name"`
+	Version     int                        `json:"version" jsonschema:"the model's version"`
+	Service     string                     `json:"service" jsonschema:"the feature service that the version names"`
+	Definitions int                        `json:"definitions" jsonschema:"the version of the feature definitions by which they were read"`
+	Known       time.Time                  `json:"known" jsonschema:"when the online store was read"`
+	At          time.Time                  `json:"at" jsonschema:"the moment that they were asked for; mostly the same"`
+	Given       map[string]json.RawMessage `json:"given" jsonschema:"what the caller brought: join keys and inputs of expressions, by their names"`
+	Features    map[string]Cell            `json:"features" jsonschema:"what was read and computed, by view:feature, without defaults"`
+}
+
+// Cell is one value of a Vector.
+type Cell struct {
+	Value   json.RawMessage `json:"value" jsonschema:"null where there is none"`
+	Status  int             `json:"status" jsonschema:"1 present, 2 null, 3 not found, 4 outside the view's TTL, 0 not computable; the numbers are Feast's"`
+	Event   time.Time       `json:"event,omitzero" jsonschema:"the time that the value is of; of expressions there is none"`
+	Version int             `json:"version" jsonschema:"of the view or expression"`
+}
+
+// FeaturesServed brings a sample of what models were given.
+var FeaturesServed = declare(Type[Served]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.features.served.v1", Source: features, Subject: "none", ID: "instance:at",
+		Summary: "A sample of the features that models were given (FEATURE_SAMPLE). features writes them to a log, by which the skew check compares them with what history says.",
+	},
+	id:      func(s *Served) string { return fmt.Sprintf("%s:%d", s.Instance, s.At.UnixNano()) },
+	subject: func(*Served) string { return "" },
+	at:      func(s *Served) time.Time { return s.At },
+})
+
+// Skewed is the data of FeaturesSkewed.
+type Skewed struct {
+	From     time.Time `json:"from" jsonschema:"the beginning of the time in which the vectors were served"`
+	To       time.Time `json:"to" jsonschema:"its end"`
+	Vectors  int       `json:"vectors" jsonschema:"how many of them were compared"`
+	Features []Skew    `json:"features" jsonschema:"those that differed more often than SKEW_ALARM allows, the worst first"`
+}
+
+// Skew is how often a feature was served otherwise than history has it.
+type Skew struct {
+	Feature    string         `json:"feature" jsonschema:"view:feature"`
+	Compared   int            `json:"compared" jsonschema:"values that were compared"`
+	Mismatched int            `json:"mismatched" jsonschema:"those that differed"`
+	Kinds      map[string]int `json:"kinds" jsonschema:"how many of them in which way: late, missing, expired, ahead, version, real"`
+}
+
+// FeaturesSkewed is the alarm of the skew check.
+var FeaturesSkewed = declare(Type[Skewed]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.features.skewed.v1", Source: features, Subject: "none", ID: "to, in microseconds since 1970", Outbound: true,
+		Summary: "Models were given features that differ from what a training set would have of the same moments. Nothing here reacts to it: it is for whoever watches.",
+	},
+	id:      func(s *Skewed) string { return strconv.FormatInt(s.To.UnixMicro(), 10) },
+	subject: func(*Skewed) string { return "" },
+	at:      func(s *Skewed) time.Time { return s.To },
+})
+
 // Ticked is the data of Tick.
 type Ticked struct {
-	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, compact-features"`
+	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features"`
 }
 
 // Tick tells that it is time for something: functions that may not run for

@@ -59,7 +59,7 @@ func (c *inspector) fill(r *Row) (Reason, string) {
 		return BadType, fmt.Sprintf("the row has %d values and source %q has %d columns", len(r.Values), s.Name, len(s.Fields))
 	}
 	for i := range s.Fields {
-		if reason, detail := checkValue(&s.Fields[i], r.Values[i]); reason != "" {
+		if reason, detail := checkValue("column", &s.Fields[i], r.Values[i]); reason != "" {
 			return reason, detail
 		}
 	}
@@ -77,29 +77,30 @@ func (c *inspector) fill(r *Row) (Reason, string) {
 	return "", ""
 }
 
-func checkValue(f *Field, v row.Value) (Reason, string) {
+// checkValue holds a value against its field, which people are told is what.
+func checkValue(what string, f *Field, v row.Value) (Reason, string) {
 	switch {
 	case v.Null():
 		if f.Required {
-			return BadNull, fmt.Sprintf("column %q is null and is required", f.Name)
+			return BadNull, fmt.Sprintf("%s %q is null and is required", what, f.Name)
 		}
 		return "", ""
 	case v.Type() != f.Type:
-		return BadType, fmt.Sprintf("column %q is a %s, expected %s", f.Name, v.Type(), f.Type)
+		return BadType, fmt.Sprintf("%s %q is a %s, expected %s", what, f.Name, v.Type(), f.Type)
 	}
 	if f.Min != nil || f.Max != nil {
 		x := v.Float()
 		switch {
 		case math.IsNaN(x): // is neither more nor less
-			return OutOf, fmt.Sprintf("column %q is not a number, and has limits", f.Name)
+			return OutOf, fmt.Sprintf("%s %q is not a number, and has limits", what, f.Name)
 		case f.Min != nil && x < *f.Min:
-			return OutOf, fmt.Sprintf("column %q is %s, less than %v", f.Name, v, *f.Min)
+			return OutOf, fmt.Sprintf("%s %q is %s, less than %v", what, f.Name, v, *f.Min)
 		case f.Max != nil && x > *f.Max:
-			return OutOf, fmt.Sprintf("column %q is %s, more than %v", f.Name, v, *f.Max)
+			return OutOf, fmt.Sprintf("%s %q is %s, more than %v", what, f.Name, v, *f.Max)
 		}
 	}
 	if f.OneOf != nil && !slices.Contains(f.OneOf, v.Text()) {
-		return NotOne, fmt.Sprintf("column %q is %.100q, which is not one of its %d values", f.Name, v.Text(), len(f.OneOf))
+		return NotOne, fmt.Sprintf("%s %q is %.100q, which is not one of its %d values", what, f.Name, v.Text(), len(f.OneOf))
 	}
 	return "", ""
 }

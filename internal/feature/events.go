@@ -13,10 +13,11 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
-// Hear has the mux bring rows in as events. An event is done once its rows are
-// accepted or kept as rejected; one for a source that is not defined is refused for good.
+// Hear has the mux bring rows in as events, and what models were given. An event is done once its rows
+// are accepted or kept as rejected; one for a source that is not defined is refused for good.
 func (in *Ingest) Hear(m *event.Mux) {
 	event.OnBatch(m, event.FeaturesObserved, in.observed)
+	event.OnBatch(m, event.FeaturesServed, in.served)
 }
 
 // arrived is the rows of one source in a batch of events.

@@ -2,6 +2,7 @@ package feature
 
 import (
 	"context"
+	"slices"
 
 	"github.com/pilotlight-ml/pilotlight/internal/row"
 )
@@ -39,6 +40,24 @@ func (p *Plan) reads() (reads []Read, at map[place]int) {
 		}
 	}
 	return reads, at
+}
+
+// Traced is the plan with each of its Reads as a further column, behind all others and
+// named "view:feature", so that an answer tells also what it was computed of.
+func (p *Plan) Traced() *Plan {
+	t := *p
+	reads, at := p.reads()
+	t.Columns, t.from = slices.Clone(p.Columns), slices.Clone(p.from)
+	from := make([]place, len(reads))
+	for place, i := range at {
+		from[i] = place
+	}
+	for i, r := range reads {
+		c := r.View.column(r.At)
+		c.Name = c.View + ":" + c.Feature
+		t.Columns, t.from = append(t.Columns, c), append(t.from, from[i])
+	}
+	return &t
 }
 
 // Evaluator answers a plan from values of the past, one entity row after another, by the

@@ -112,18 +112,15 @@ func (p *Plan) check(given Given, n int) error {
 			}
 		}
 	}
-	for i := range p.demands {
+	for i := range p.demands { // which may be several of one input
 		f := &p.demands[i]
 		values, err := given.column("input", f.Name, n)
 		if err != nil {
 			return err
 		}
 		for e, v := range values {
-			switch {
-			case v.Null() && f.Required:
-				return fault.New(fault.Invalid, "input %q, entity row %d: it is null, and is required", f.Name, e)
-			case !v.Null() && v.Type() != f.Type:
-				return fault.New(fault.Invalid, "input %q, entity row %d: %.100s is a %s, expected %s", f.Name, e, v, v.Type(), f.Type)
+			if reason, detail := checkValue("input", f, v); reason != "" {
+				return fault.New(fault.Invalid, "entity row %d: %s", e, detail)
 			}
 		}
 	}

@@ -56,7 +56,7 @@ views:
       - {name: mean, aggregate: mean, of: delay, size: 1h, slide: 1m}
 expressions:
   - name: worse
-    inputs: [{name: limit, type: float64, required: true}, {name: bonus, type: int64}, {name: carrier, type: string}]
+    inputs: [{name: limit, type: float64, required: true, max: 1000}, {name: bonus, type: int64}, {name: carrier, type: string}]
     features:
       - {name: than, type: bool, value: "carriers.delay > limit"}
       - {name: by, type: float64, value: "carriers.delay - limit"}
@@ -364,8 +364,9 @@ func TestReadsThatAreRefused(t *testing.T) {
 		{func(g Given) { g["carrier"] = texts("AA") }, `join key "carrier" has 1 values for 2 entity rows`},
 		{func(g Given) { g["bonus"] = append(g["bonus"], row.Value{}) }, `input "bonus" has 3 values for 2 entity rows`},
 		{func(g Given) { g["carrier"][1] = row.OfInt64(1) }, `join key "carrier", entity row 1: 1 is a int64, expected string`},
-		{func(g Given) { g["bonus"][0] = row.OfFloat64(1.5) }, `input "bonus", entity row 0: 1.5 is a float64, expected int64`},
-		{func(g Given) { g["limit"][1] = row.Value{} }, `input "limit", entity row 1: it is null, and is required`},
+		{func(g Given) { g["bonus"][0] = row.OfFloat64(1.5) }, `entity row 0: input "bonus" is a float64, expected int64`},
+		{func(g Given) { g["limit"][1] = row.Value{} }, `entity row 1: input "limit" is null and is required`},
+		{func(g Given) { g["limit"][1] = row.OfFloat64(1e9) }, `entity row 1: input "limit" is 1000000000, more than 1000`},
 		{func(g Given) { g["carrier"][1] = row.OfString(strings.Repeat("x", 1020)) }, `join key "carrier", entity row 1: with it the key of view "carriers" has more than 1024 bytes`},
 	} {
 		g := sound()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -23,7 +24,8 @@ import (
 // runs behind answers that were given.
 type Server struct {
 	store   *Store
-	defined func(context.Context) (*feature.Compiled, error)
+	defined *feature.Catalog
+	sink    event.Sink
 	log     *slog.Logger
 	base    context.Context
 	stop    context.CancelFunc
@@ -46,10 +48,10 @@ type Runs struct {
 	Runs []Run `json:"runs"` // the last of each view that this process did, by name
 }
 
-// NewServer makes a Server; defined gives the definitions as they are now.
-func NewServer(s *Store, defined func(context.Context) (*feature.Compiled, error), log *slog.Logger) *Server {
+// NewServer makes a Server, by the definitions of a catalog. Alarms go to a sink, unless it is nil.
+func NewServer(s *Store, defined *feature.Catalog, sink event.Sink, log *slog.Logger) *Server {
 	base, stop := context.WithCancel(context.Background())
-	return &Server{store: s, defined: defined, log: log, base: base, stop: stop, runs: map[string]*Run{}}
+	return &Server{store: s, defined: defined, sink: sink, log: log, base: base, stop: stop, runs: map[string]*Run{}}
 }
 
 // Close ends what runs and waits for it: it goes on where it was when it is asked for again.
@@ -59,37 +61,97 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// compactJob is the tick's name of the job to join small files.
-const compactJob = "compact-features"
+// tendJob is the tick's name of what is to be done now and then: join small files, bring new files of
+// batch sources online, and check what was served.
+const tendJob = "tend-features"
 
-// Hear has the logs of all sources compacted when it is time.
+// Hear has done what it is time for.
 func (s *Server) Hear(m *event.Mux) {
 	event.On(m, event.Tick, func(ctx context.Context, _ *event.Event, tick event.Ticked) error {
-		if tick.Job != compactJob {
+		if tick.Job != tendJob {
 			return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
 		}
-		defs, err := s.defined(ctx)
-		if err != nil {
-			return err
-		}
-		var all Compacted
-		for _, source := range defs.Sources {
-			src, err := defs.Source(source.Name)
-			if err != nil {
-				return err
+		// What somebody does already is done; what goes wrong with one does not keep the others.
+		var errs []error
+		for _, do := range []func(context.Context) error{s.compact, s.bringOnline, s.checkSkew} {
+			if err := do(ctx); err != nil && !fault.Is(err, fault.Conflict) {
+				errs = append(errs, err)
 			}
-			done, err := s.store.Compact(ctx, src)
-			if err != nil && !fault.Is(err, fault.Conflict) { // somebody does it already
-				return err
-			}
-			all.Days, all.Joined = all.Days+done.Days, all.Joined+done.Joined
 		}
-		telemetry.LineFrom(ctx).Set(slog.Int("days", all.Days), slog.Int("joined", all.Joined))
-		return nil
+		return errors.Join(errs...)
 	})
 }
 
-// Register mounts training sets and materialize, the latter also where Feast has it.
+// bringOnline materializes what is new in the files of batch sources.
+func (s *Server) bringOnline(ctx context.Context) error {
+	defs, err := s.defined.Current(ctx)
+	if err != nil {
+		return err
+	}
+	var views []*feature.CompiledView
+	for _, v := range defs.Views {
+		view, err := defs.View(v.Name)
+		if err != nil {
+			return err
+		}
+		if view.From.Path != "" {
+			views = append(views, view)
+		}
+	}
+	return s.run(ctx, views, Span{Incremental: true}, func() {})
+}
+
+// compact joins the small files in the logs of all sources.
+func (s *Server) compact(ctx context.Context) error {
+	defs, err := s.defined.Current(ctx)
+	if err != nil {
+		return err
+	}
+	sources := []*feature.CompiledSource{feature.ServedLog}
+	for _, source := range defs.Sources {
+		src, err := defs.Source(source.Name)
+		if err != nil {
+			return err
+		}
+		sources = append(sources, src)
+	}
+	var all Compacted
+	for _, src := range sources {
+		done, err := s.store.Compact(ctx, src)
+		if err != nil && !fault.Is(err, fault.Conflict) { // somebody does it already
+			return err
+		}
+		all.Days, all.Joined = all.Days+done.Days, all.Joined+done.Joined
+	}
+	telemetry.LineFrom(ctx).Set(slog.Int("days", all.Days), slog.Int("joined", all.Joined))
+	return nil
+}
+
+// checkSkew compares what was served since the last time, and forgets what is old.
+func (s *Server) checkSkew(ctx context.Context) error {
+	report, err := s.skew(ctx, Span{})
+	if err != nil {
+		return err
+	}
+	forgotten, err := s.store.ForgetServed(ctx)
+	telemetry.LineFrom(ctx).Set(slog.Int("vectors", report.Vectors), slog.Int("alarms", len(report.Alarm)), slog.Int("forgotten", forgotten))
+	return err
+}
+
+// skew checks a span, and raises the alarm.
+func (s *Server) skew(ctx context.Context, span Span) (*Skew, error) {
+	report, err := s.store.CheckSkew(ctx, s.defined, span)
+	if err != nil || len(report.Alarm) == 0 {
+		return report, err
+	}
+	s.log.WarnContext(ctx, "features were served that differ from their history", "features", report.Alarm, "from", report.From, "to", report.To)
+	if s.sink == nil {
+		return report, nil
+	}
+	return report, s.sink.Send(ctx, report.event())
+}
+
+// Register mounts training sets, the skew check, and materialize where Feast has it.
 func (s *Server) Register(mux *http.ServeMux) {
 	route := func(pattern string, handle func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -100,6 +162,31 @@ func (s *Server) Register(mux *http.ServeMux) {
 	}
 	route("POST /admin/v1/features/training-set", s.trainingSet)
 	route("GET /admin/v1/features/materialize", s.progress)
+	route("GET /admin/v1/features/skew", func(w http.ResponseWriter, r *http.Request) error {
+		report, err := s.store.LastSkew(r.Context())
+		if err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, report)
+	})
+	route("POST /admin/v1/features/skew", func(w http.ResponseWriter, r *http.Request) error {
+		serve.Long(w, r)
+		var ask struct {
+			From time.Time `json:"from"`
+			To   time.Time `json:"to"`
+		}
+		if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
+			return err
+		}
+		if ask.To.Before(ask.From) && !ask.To.IsZero() {
+			return fault.New(fault.Invalid, "to is before from")
+		}
+		report, err := s.skew(r.Context(), Span{From: ask.From, To: ask.To})
+		if err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, report)
+	})
 	route("POST /materialize", func(w http.ResponseWriter, r *http.Request) error { return s.materialize(w, r, false) })
 	route("POST /materialize-incremental", func(w http.ResponseWriter, r *http.Request) error { return s.materialize(w, r, true) })
 }
@@ -120,7 +207,7 @@ func (s *Server) trainingSet(w http.ResponseWriter, r *http.Request) error {
 			return fault.New(fault.Invalid, "rows of the type %.100q can't be read; format says whether they are parquet, csv or json", kind)
 		}
 	}
-	defs, err := s.defined(r.Context())
+	defs, err := s.defined.Current(r.Context())
 	if err != nil {
 		return err
 	}
@@ -170,7 +257,7 @@ func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental
 	if span.To.Before(span.From) && !span.To.IsZero() {
 		return fault.New(fault.Invalid, "end_ts is before start_ts")
 	}
-	defs, err := s.defined(r.Context())
+	defs, err := s.defined.Current(r.Context())
 	if err != nil {
 		return err
 	}

@@ -12,13 +12,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
 func serveWorld(t *testing.T, w *world, s *Store) string {
 	t.Helper()
-	server := NewServer(s, func(context.Context) (*feature.Compiled, error) { return w.defs, nil }, slog.New(slog.DiscardHandler))
+	return serveOn(t, NewServer(s, w.catalog(t, w.defs.Set), nil, slog.New(slog.DiscardHandler)))
+}
+
+func serveOn(t *testing.T, server *Server) string {
+	t.Helper()
 	mux := http.NewServeMux()
 	server.Register(mux)
 	h := httptest.NewServer(mux)

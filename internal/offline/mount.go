@@ -9,14 +9,14 @@ import (
 )
 
 // Mount opens a Store, gives it, and mounts its Server on a process, which closes both;
-// defined gives the definitions as they are now, events brings ticks.
-func Mount(ctx context.Context, p *serve.Process, c *Config, d Deps, defined func(context.Context) (*feature.Compiled, error), events *event.Mux) (*Store, error) {
+// catalog has the definitions, events brings ticks, and alarms go to sink, which may be nil.
+func Mount(ctx context.Context, p *serve.Process, c *Config, d Deps, catalog *feature.Catalog, events *event.Mux, sink event.Sink) (*Store, error) {
 	store, err := Open(ctx, c, d)
 	if err != nil {
 		return nil, err
 	}
 	p.Defer(store.Close)
-	s := NewServer(store, defined, p.Tel.Log)
+	s := NewServer(store, catalog, sink, p.Tel.Log)
 	p.Defer(s.Close)
 	s.Register(p.Mux)
 	s.Hear(events)

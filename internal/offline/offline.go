@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/duckdb/duckdb-go/v2"
 
@@ -27,11 +28,16 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
-// Config says what reading history may cost.
+// Config says what reading history may cost, and when what was served differs from it.
 type Config struct {
 	Memory env.Size `env:"OFFLINE_MEMORY" default:"512MiB" help:"What DuckDB may use before it writes to OFFLINE_DIR."`
 	Dir    string   `env:"OFFLINE_DIR" help:"Folder for copies of the bucket's files and for what does not fit into memory; its subfolder pilotlight-offline is emptied at start. Default: a new one among the system's temporary files."`
 	Cache  env.Size `env:"OFFLINE_CACHE" default:"4GiB" help:"How much of the bucket is kept in OFFLINE_DIR; the files that are read at once must fit."`
+
+	Slack   time.Duration `env:"SKEW_SLACK" default:"2s" help:"How long a row may take from the clock's time in the log to the online store; within that, features served without it are no skew."`
+	Vectors int           `env:"SKEW_VECTORS" default:"10000" help:"How many of the served vectors a skew check compares at most."`
+	Alarm   float64       `env:"SKEW_ALARM" default:"0.01" help:"Share of a feature's values that may differ from history before there is an alarm."`
+	Keep    time.Duration `env:"SKEW_KEEP" default:"168h" help:"How long served vectors and reports of their checks are kept."`
 }
 
 // Validate refuses what can't work.
@@ -41,6 +47,14 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "OFFLINE_MEMORY must be at least 128MiB")
 	case c.Cache <= 0:
 		return fault.New(fault.Invalid, "OFFLINE_CACHE must be positive")
+	case c.Slack < 0:
+		return fault.New(fault.Invalid, "SKEW_SLACK must not be negative")
+	case c.Vectors < 1:
+		return fault.New(fault.Invalid, "SKEW_VECTORS must be positive")
+	case !(c.Alarm >= 0 && c.Alarm <= 1):
+		return fault.New(fault.Invalid, "SKEW_ALARM must be from 0 to 1")
+	case c.Keep <= 0:
+		return fault.New(fault.Invalid, "SKEW_KEEP must be positive")
 	}
 	return nil
 }
@@ -54,6 +68,7 @@ type Deps struct {
 
 // Store reads the history in a bucket.
 type Store struct {
+	conf   Config
 	blob   store.Blob
 	kv     store.KV
 	online store.Online
@@ -65,7 +80,7 @@ type Store struct {
 
 // Open starts DuckDB in the process. Close stops it and removes its files.
 func Open(ctx context.Context, c *Config, d Deps) (_ *Store, err error) {
-	s := &Store{blob: d.Blob, kv: d.KV, online: d.Online, heavy: make(chan struct{}, 1)}
+	s := &Store{conf: *c, blob: d.Blob, kv: d.KV, online: d.Online, heavy: make(chan struct{}, 1)}
 	if c.Dir == "" {
 		s.dir, err = os.MkdirTemp("", "pilotlight-offline-")
 	} else {

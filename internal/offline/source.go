@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/duckdb/duckdb-go/v2"
@@ -46,29 +47,35 @@ type input struct {
 	sql   string // a query; empty: there are no rows
 }
 
-// input makes objects readable; nil: all of the source's. If one of those that are given
-// has changed since it was listed, the error is errGone.
-func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []store.Object) (*input, error) {
-	in := &input{src: src}
+// since makes readable what a source's log has of a time, in microseconds since 1970, and later, and all files of
+// a source with a path.
+func (j *job) since(ctx context.Context, src *feature.CompiledSource, micros int64) (*input, error) {
 	// Compaction replaces objects by one that holds the same rows: what was listed
 	// may be gone, but then its replacement is there already.
-	for try := 0; ; try++ {
-		list, err := objects, error(nil)
-		if list == nil {
-			list, err = j.list(ctx, src)
-		}
-		if err == nil {
-			in.files, err = j.files.get(ctx, list)
-		}
-		switch {
-		case errors.Is(err, errGone) && objects == nil && try < 10:
-			continue
-		case errors.Is(err, errGone) && objects == nil:
-			return nil, fault.New(fault.Unavailable, "files of source %q change while they are read", src.Name)
-		case err != nil:
+	for range 10 {
+		objects, err := j.list(ctx, src)
+		if err != nil {
 			return nil, err
 		}
-		break
+		if src.Path == "" {
+			day := segment.Day(micros)
+			objects = slices.DeleteFunc(objects, func(o store.Object) bool { return dayOf(o.Key) < day })
+		}
+		in, err := j.input(ctx, src, objects)
+		if !errors.Is(err, errGone) {
+			return in, err
+		}
+	}
+	return nil, fault.New(fault.Unavailable, "files of source %q change while they are read", src.Name)
+}
+
+// input makes objects of a source readable. If one of them has changed since it was listed, the
+// error is errGone.
+func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []store.Object) (*input, error) {
+	in := &input{src: src}
+	var err error
+	if in.files, err = j.files.get(ctx, objects); err != nil {
+		return nil, err
 	}
 	if len(in.files) == 0 {
 		return in, nil

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
@@ -180,38 +181,56 @@ type wanted struct {
 
 // groups sorts out what is to be read.
 func (t *training) groups() (groups []*group) {
-	want := func(column int, read feature.Read, instead row.Value) {
-		v := read.View
-		at := slices.IndexFunc(groups, func(g *group) bool { return g.src == v.From && slices.Equal(g.keyAt, v.KeyAt) })
-		if at < 0 {
-			at = len(groups)
-			g := &group{src: v.From, keyAt: v.KeyAt}
-			for _, k := range v.Keys {
-				g.keys = append(g.keys, slices.IndexFunc(t.plan.Keys, func(p row.Field) bool { return p.Name == k.Name }))
-			}
-			groups = append(groups, g)
-		}
-		g := groups[at]
-		view := slices.Index(g.views, v)
-		if view < 0 {
-			view = len(g.views)
-			g.views = append(g.views, v)
-		}
-		g.want = append(g.want, wanted{column, v.Columns[read.At].Type, instead, view, read.At})
-	}
 	reads := t.plan.Reads()
 	if t.plan.Computes() {
 		for i, read := range reads {
-			want(i, read, row.Value{})
+			groups = t.want(groups, i, read, row.Value{})
 		}
 		return groups
 	}
 	for i, c := range t.plan.Columns {
 		read := reads[slices.IndexFunc(reads, func(r feature.Read) bool { return r.View.Name == c.View && r.View.Columns[r.At].Name == c.Feature })]
-		want(i, read, c.Default)
+		groups = t.want(groups, i, read, c.Default)
 	}
 	return groups
 }
+
+// want adds a column to the group that it is of.
+func (t *training) want(groups []*group, column int, read feature.Read, instead row.Value) []*group {
+	v := read.View
+	at := slices.IndexFunc(groups, func(g *group) bool { return g.src == v.From && slices.Equal(g.keyAt, v.KeyAt) })
+	if at < 0 {
+		at = len(groups)
+		g := &group{src: v.From, keyAt: v.KeyAt}
+		for _, k := range v.Keys {
+			g.keys = append(g.keys, slices.IndexFunc(t.plan.Keys, func(p row.Field) bool { return p.Name == k.Name }))
+		}
+		groups = append(groups, g)
+	}
+	g := groups[at]
+	view := slices.Index(g.views, v)
+	if view < 0 {
+		view = len(g.views)
+		g.views = append(g.views, v)
+	}
+	g.want = append(g.want, wanted{column, v.Columns[read.At].Type, instead, view, read.At})
+	return groups
+}
+
+// reach gives the time, in microseconds, before which no row changes what the group's views say from a moment on.
+func (g *group) reach(at int64) int64 {
+	longest := time.Duration(0)
+	for _, v := range g.views {
+		if v.Keep() == 0 {
+			return earliest
+		}
+		longest = max(longest, v.Keep())
+	}
+	return max(earliest, at-longest.Microseconds())
+}
+
+// earliest is before the time of any row, as a store.Stamp has it.
+const earliest = -1 << 53
 
 // reads gives the source's fields that a group's views are made of.
 func (g *group) reads() []int {
@@ -229,13 +248,17 @@ func (g *group) reads() []int {
 
 // join makes the columns of a group.
 func (t *training) join(ctx context.Context, g *group) error {
-	in, err := t.input(ctx, g.src, nil)
+	first, err := t.number(ctx, "SELECT min(t) FROM asked")
+	if err != nil {
+		return err
+	}
+	in, err := t.since(ctx, g.src, g.reach(first))
 	if err != nil {
 		return err
 	}
 	sorted := filepath.Join(t.dir, fmt.Sprintf("sorted%d", len(t.joined)))
 	fields := g.reads()
-	if err := t.sort(ctx, g, in, fields, sorted); err != nil {
+	if err := t.sort(ctx, g, in, fields, asks{at: "t"}, sorted); err != nil {
 		return err
 	}
 	out := joined{path: filepath.Join(t.dir, fmt.Sprintf("joined%d", len(t.joined)))}
@@ -249,10 +272,16 @@ func (t *training) join(ctx context.Context, g *group) error {
 	return os.Remove(sorted)
 }
 
+// asks says how asked rows are sorted in between a source's.
+type asks struct {
+	at    string // column of the moment from which on a source's rows are behind an asked one
+	ahead int64  // microseconds by which those behind the last of them still count
+}
+
 // sort writes a file of asked rows and of those source rows that are of the same entities,
 // one entity (number g) after another and by time: t is the moment of an asked
 // row, whose number is n, and the created time of a source's row, whose n is -1.
-func (t *training) sort(ctx context.Context, g *group, in *input, fields []int, path string) error {
+func (t *training) sort(ctx context.Context, g *group, in *input, fields []int, by asks, path string) error {
 	var keys, present, same, nulls, values []string
 	for i, k := range g.keys {
 		keys = append(keys, fmt.Sprintf("k%d", k))
@@ -268,7 +297,7 @@ func (t *training) sort(ctx context.Context, g *group, in *input, fields []int, 
 	if len(keys) == 0 {
 		keys, present, same = []string{"0 AS z"}, []string{"true"}, []string{"true"}
 	}
-	if err := t.exec(ctx, "CREATE TEMP TABLE ", entities, " AS SELECT row_number() OVER () AS g, * FROM (SELECT DISTINCT ", strings.Join(keys, ", "),
+	if err := t.exec(ctx, "CREATE OR REPLACE TEMP TABLE ", entities, " AS SELECT row_number() OVER () AS g, * FROM (SELECT DISTINCT ", strings.Join(keys, ", "),
 		" FROM asked WHERE ", strings.Join(present, " AND "), ")"); err != nil {
 		return t.failed(err)
 	}
@@ -276,14 +305,14 @@ func (t *training) sort(ctx context.Context, g *group, in *input, fields []int, 
 	if len(g.keys) == 0 {
 		using = "ON true"
 	}
-	query := fmt.Sprintf("SELECT coalesce(g, 0) AS g, t, n, CAST(NULL AS BIGINT) AS e, CAST(NULL AS UBIGINT) AS id%s FROM asked LEFT JOIN %s %s", list(nulls), entities, using)
+	query := fmt.Sprintf("SELECT coalesce(g, 0) AS g, %s AS t, n, CAST(NULL AS BIGINT) AS e, CAST(NULL AS UBIGINT) AS id%s FROM asked LEFT JOIN %s %s", by.at, list(nulls), entities, using)
 	if in.sql != "" {
 		rows, err := t.unique(ctx, in)
 		if err != nil {
 			return err
 		}
-		query += fmt.Sprintf(" UNION ALL SELECT g, s.c, -1, s.e, s.id%s FROM (%s) s JOIN %s e ON %s WHERE s.c <= (SELECT max(t) FROM asked)",
-			list(values), rows, entities, strings.Join(same, " AND "))
+		query += fmt.Sprintf(" UNION ALL SELECT g, s.c, -1, s.e, s.id%s FROM (%s) s JOIN %s e ON %s WHERE s.c <= (SELECT max(%s) FROM asked) + %d",
+			list(values), rows, entities, strings.Join(same, " AND "), by.at, by.ahead)
 	}
 	if err := t.exec(ctx, "COPY (SELECT * FROM (", query, ") ORDER BY g, t, n, e, id) TO ", quote(path), copyOptions); err != nil {
 		return t.explain(ctx, in, err)
@@ -312,11 +341,7 @@ func (j *job) unique(ctx context.Context, in *input) (string, error) {
 
 // merge goes through sorted rows and writes what the views say at each asked moment.
 func (t *training) merge(ctx context.Context, g *group, fields []int, sorted, path string) (err error) {
-	columns := []row.Field{{Name: "g", Type: row.Int64}, {Name: "t", Type: row.Int64}, {Name: "n", Type: row.Int64}, {Name: "e", Type: row.Int64}, {Name: "id", Type: row.Int64}}
-	for _, f := range fields {
-		columns = append(columns, row.Field{Name: fmt.Sprintf("c%d", f), Type: g.src.Fields[f].Type})
-	}
-	from, err := openScan(sorted, columns)
+	from, err := openMerged(g.src, fields, sorted)
 	if err != nil {
 		return err
 	}
@@ -336,46 +361,30 @@ func (t *training) merge(ctx context.Context, g *group, fields []int, sorted, pa
 	for i, v := range g.views {
 		states[i], answers[i] = v.NewState(), make([]feature.Answer, len(v.Columns))
 	}
-	values := make([]row.Value, len(columns))
-	one := feature.Row{Values: make([]row.Value, len(g.src.Fields))}
-	entity, fresh := int64(-1), true
-	for i := 0; ; i++ {
-		if i%4096 == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err := from.next(values); errors.Is(err, io.EOF) {
+	for {
+		if err := from.next(ctx); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		if of := values[0].Int(); of != entity {
-			entity, fresh = of, true
+		if from.other {
 			for _, s := range states {
 				s.Reset()
 			}
 		}
-		at, n := values[1].Int(), values[2].Int()
-		if n < 0 {
-			next := feature.Row{Values: one.Values, Event: values[3].Int(), Created: at, ID: uint64(values[4].Int())}
-			if !fresh && next.Event == one.Event && next.Created == one.Created && next.ID == one.ID {
-				continue // it lies in two files
-			}
-			one, fresh = next, false
-			for i, f := range fields {
-				one.Values[f] = values[5+i]
-			}
+		if from.asked < 0 {
 			for _, s := range states {
-				s.Apply(one)
+				s.Apply(from.row)
 			}
 			continue
 		}
 		for i, s := range states {
-			s.Values(at, answers[i])
+			s.Values(from.at, answers[i])
 		}
-		out := to.row(uint64(n))
+		out := to.row(uint64(from.asked))
 		for i, w := range g.want {
 			out[i] = answers[w.view][w.at].Value
-			if entity == 0 { // it has no key
+			if from.entity == 0 { // it has no key
 				out[i] = row.Value{}
 			}
 			if out[i].Null() {
@@ -385,6 +394,63 @@ func (t *training) merge(ctx context.Context, g *group, fields []int, sorted, pa
 		if err := to.flush(1024); err != nil {
 			return err
 		}
+	}
+}
+
+// merged goes through what sort wrote: rows of a source and asked rows in between, one entity
+// after another.
+type merged struct {
+	*scan
+	fields []int
+	values []row.Value
+	n      int
+
+	entity int64       // 0: the asked row has no key
+	other  bool        // than the entity before
+	asked  int64       // number of the asked row; -1: it is the source's
+	at     int64       // the asked row's moment
+	row    feature.Row // the source's, whose values are there until the next
+}
+
+func openMerged(src *feature.CompiledSource, fields []int, path string) (*merged, error) {
+	columns := []row.Field{{Name: "g", Type: row.Int64}, {Name: "t", Type: row.Int64}, {Name: "n", Type: row.Int64}, {Name: "e", Type: row.Int64}, {Name: "id", Type: row.Int64}}
+	for _, f := range fields {
+		columns = append(columns, row.Field{Name: fmt.Sprintf("c%d", f), Type: src.Fields[f].Type})
+	}
+	from, err := openScan(path, columns)
+	if err != nil {
+		return nil, err
+	}
+	return &merged{scan: from, fields: fields, values: make([]row.Value, len(columns)), entity: -1, row: feature.Row{Values: make([]row.Value, len(src.Fields))}}, nil
+}
+
+// next goes to the next row. After the last it is io.EOF.
+func (m *merged) next(ctx context.Context) error {
+	m.other = false
+	for fresh := m.asked >= 0; ; {
+		if m.n++; m.n%4096 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := m.scan.next(m.values); err != nil {
+			return err
+		}
+		if of := m.values[0].Int(); of != m.entity {
+			m.entity, m.other, fresh = of, true, true
+		}
+		at, n := m.values[1].Int(), m.values[2].Int()
+		if m.asked = n; n >= 0 {
+			m.at = at
+			return nil
+		}
+		one := feature.Row{Values: m.row.Values, Event: m.values[3].Int(), Created: at, ID: uint64(m.values[4].Int())}
+		if !fresh && one.Event == m.row.Event && one.Created == m.row.Created && one.ID == m.row.ID {
+			continue // it lies in two files
+		}
+		m.row = one
+		for i, f := range m.fields {
+			m.row.Values[f] = m.values[5+i]
+		}
+		return nil
 	}
 }
 

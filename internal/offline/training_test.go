@@ -529,7 +529,7 @@ func open(t *testing.T, blob store.Blob) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(t.Context(), &Config{Memory: env.Size(128 << 20), Dir: t.TempDir(), Cache: env.Size(64 << 20)}, Deps{Blob: blob, KV: kv, Online: online})
+	s, err := Open(t.Context(), &Config{Memory: env.Size(128 << 20), Dir: t.TempDir(), Cache: env.Size(64 << 20), Vectors: 10_000, Keep: time.Hour}, Deps{Blob: blob, KV: kv, Online: online})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 type join struct {
 	defined *feature.Compiled
 	plan    *feature.Plan
+	traced  *feature.Plan // the same, for what is written down
 	sources []source      // for each of the model's inputs
 	asks    []tensor.Spec // what a caller has to bring
 	given   map[string]given
@@ -46,7 +47,7 @@ func newJoin(c *feature.Compiled, m *model.Manifest) (*join, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, err, "model %q takes the features of service %q: %s", m.Name, m.Features, fault.Message(err))
 	}
-	j := &join{defined: c, plan: plan, sources: make([]source, len(m.Signature.Inputs)), given: map[string]given{}}
+	j := &join{defined: c, plan: plan, traced: plan.Traced(), sources: make([]source, len(m.Signature.Inputs)), given: map[string]given{}}
 	column := map[string]int{}
 	for i, c := range plan.Columns {
 		column[c.Name] = i
@@ -123,8 +124,8 @@ type joining struct {
 
 var joinings = sync.Pool{New: func() any { return &joining{given: feature.Given{}} }}
 
-// apply makes a model's inputs of what a caller brought, with the features as of a moment.
-func (j *join) apply(ctx context.Context, table *feature.Table, m *model.Manifest, brought []tensor.Tensor, at time.Time) ([]tensor.Tensor, error) {
+// apply makes a model's inputs of what a caller brought, with the features as of a moment, as they are known now.
+func (j *join) apply(ctx context.Context, f *Flow, m *model.Manifest, brought []tensor.Tensor, known, at time.Time) ([]tensor.Tensor, error) {
 	direct := make(map[string]*tensor.Tensor, len(brought))
 	for i := range brought {
 		t := &brought[i]
@@ -166,8 +167,18 @@ func (j *join) apply(ctx context.Context, table *feature.Table, m *model.Manifes
 	if n < 0 {
 		n = 1 // the service has neither keys nor inputs
 	}
-	if err := table.Read(ctx, j.plan, g.given, int(n), at, &g.answers); err != nil {
+	plan, sampled := j.plan, f.recorder.Wants()
+	if sampled {
+		plan = j.traced
+	}
+	if err := f.features.Read(ctx, plan, g.given, int(n), at, &g.answers); err != nil {
 		return nil, err
+	}
+	if sampled {
+		f.recorder.Record(&feature.Reading{
+			Model: m.Name, Version: m.Version, Service: m.Features, Definitions: j.defined.Version,
+			Plan: j.plan, Traced: j.traced, Known: known, At: at, Given: g.given, Answers: &g.answers,
+		})
 	}
 	inputs := make([]tensor.Tensor, len(m.Signature.Inputs))
 	for i, spec := range m.Signature.Inputs {
@@ -268,7 +279,7 @@ func (f *Flow) join(ctx context.Context, m *model.Manifest, s *served, r *Reques
 	if at.IsZero() {
 		at = begin
 	}
-	if r.Inputs, err = j.apply(ctx, f.features, m, r.Inputs, at); err != nil {
+	if r.Inputs, err = j.apply(ctx, f, m, r.Inputs, begin, at); err != nil {
 		return err
 	}
 	t.rows, t.features = rows(m, r.Inputs), time.Since(begin)

@@ -2,12 +2,15 @@ package predict_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
@@ -47,6 +50,12 @@ var featureTime = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 // featured is a server with definitions and one row online: driver 7 at 12:00.
 func featured(t *testing.T) (*predicttest.Server, *feature.Catalog) {
 	t.Helper()
+	return featuredFor(t, nil)
+}
+
+// featuredFor has it send its events to a sink, and write down all that models are given.
+func featuredFor(t *testing.T, sink event.Sink) (*predicttest.Server, *feature.Catalog) {
+	t.Helper()
 	ctx := t.Context()
 	blob, err := memstore.OpenBlob(ctx, nil)
 	if err != nil {
@@ -75,7 +84,7 @@ func featured(t *testing.T) (*predicttest.Server, *feature.Catalog) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := predicttest.StartOn(t, predict.Deps{Blob: blob, Features: feature.NewTable(online, catalog.Current)}, nil)
+	s := predicttest.StartOn(t, predict.Deps{Blob: blob, Features: feature.NewTable(online, catalog.Current), Sink: sink}, map[string]string{"FEATURE_SAMPLE": "1"})
 	s.Push(t, "numbers", onnxtest.Identity(tensor.Spec{Type: tensor.FP32, Shape: []int64{-1, 3}}).Bytes(), model.Settings{Features: "numbers"})
 	s.Push(t, "named", onnxtest.Identity(tensor.Spec{Type: tensor.Int64, Shape: []int64{-1, 1}}, tensor.Spec{Type: tensor.Bytes, Shape: []int64{-1}}).Bytes(), model.Settings{Features: "named"})
 	s.Push(t, "half", onnxtest.Identity(tensor.Spec{Type: tensor.Int32, Shape: []int64{-1, 2}}, tensor.Spec{Type: tensor.FP64, Shape: []int64{-1, 1}}).Bytes(),
@@ -236,6 +245,59 @@ func TestFeaturesFollowTheirDefinitions(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("got %s", a.Body)
+		}
+	}
+}
+
+// What a model is given is written down as it was read, and nothing of a request that brings all itself.
+func TestServedFeaturesAreWrittenDown(t *testing.T) {
+	h := make(heard, 100)
+	s, _ := featuredFor(t, h)
+	soon := featureTime.Add(time.Minute)
+	for _, body := range []string{
+		infer(soon, in("driver", "BYTES", "[2]", `["d7","d8"]`), in("hour", "INT64", "[2,1]", "[20,7]")),
+		infer(time.Time{}, in("INPUT0", "FP32", "[1,3]", "[1,2,3]")),
+	} {
+		if a := s.Do(t, http.MethodPost, "/v2/models/numbers/infer", body); a.Status != http.StatusOK {
+			t.Fatalf("got %d %s", a.Status, a.Body)
+		}
+	}
+	late := time.After(20 * time.Second)
+	var data []byte
+	for data == nil {
+		select {
+		case e := <-h:
+			if e.Type() == event.FeaturesServed.Name {
+				data = e.Data()
+			}
+		case <-late:
+			t.Fatal("nothing was written down")
+		}
+	}
+	var served event.Served
+	if err := json.Unmarshal(data, &served); err != nil {
+		t.Fatal(err)
+	}
+	if len(served.Vectors) != 2 {
+		t.Fatalf("got %d vectors, want one for each row of the first request", len(served.Vectors))
+	}
+	for i, want := range []string{
+		`{"given":{"driver":"d7","hour":20},"features":{"driver_stats:rating":{"value":null,"status":2,"event":"2026-11-25T12:00:00Z","version":1},"driver_stats:trips":{"value":42,"status":1,"event":"2026-11-25T12:00:00Z","version":1},"trip:evening":{"value":true,"status":1,"version":1}}}`,
+		`{"given":{"driver":"d8","hour":7},"features":{"driver_stats:rating":{"value":null,"status":3,"version":1},"driver_stats:trips":{"value":null,"status":3,"version":1},"trip:evening":{"value":false,"status":1,"version":1}}}`,
+	} {
+		v := served.Vectors[i]
+		got, err := json.Marshal(struct {
+			Given    any `json:"given"`
+			Features any `json:"features"`
+		}{v.Given, v.Features})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != want {
+			t.Errorf("vector %d is\n%s, want\n%s", i, got, want)
+		}
+		if v.Model != "numbers" || v.Version != 1 || v.Service != "numbers" || v.Definitions != 1 || !v.At.Equal(soon) || time.Since(v.Known) > time.Minute {
+			t.Errorf("vector %d is of %+v", i, v)
 		}
 	}
 }

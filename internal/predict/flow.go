@@ -29,6 +29,7 @@ type Flow struct {
 	queue    *queue.Queue
 	cache    *cache.Cache
 	features *feature.Table
+	recorder *feature.Recorder
 	tel      *instruments
 
 	// last holds, for each ref without a number, the version that answered it last
@@ -41,13 +42,13 @@ type Flow struct {
 
 // New makes the flow of a registry, whose models share the CPUs of a queue, and
 // whose answers a cache remembers where their publishers allow it. Features come
-// of a table; nil: models that take some can't be asked.
-func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *feature.Table, tel *telemetry.Telemetry) (*Flow, error) {
+// of a table (nil: models that take some can't be asked), and a recorder (nil: none) gets a sample of them.
+func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *feature.Table, recorder *feature.Recorder, tel *telemetry.Telemetry) (*Flow, error) {
 	instruments, err := newInstruments(tel)
 	if err != nil {
 		return nil, err
 	}
-	return &Flow{registry: registry, queue: q, cache: c, features: features, tel: instruments}, nil
+	return &Flow{registry: registry, queue: q, cache: c, features: features, recorder: recorder, tel: instruments}, nil
 }
 
 // served is what the flow keeps of one version.

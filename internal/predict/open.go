@@ -30,11 +30,12 @@ type Config struct {
 	Model  model.Config
 	Queue  queue.Config
 	Cache  cache.Config
+	Record feature.RecordConfig
 	Compat Compat
 }
 
 // Parts are the configurations that it is made of, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache, &c.Compat} }
+func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache, &c.Record, &c.Compat} }
 
 // Open wires the flow of a bucket and mounts it on a process, which closes it.
 func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Registry, error) {
@@ -61,7 +62,12 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 		return nil, err
 	}
 	p.Defer(answers.Close)
-	flow, err := New(registry, lanes, answers, d.Features, p.Tel)
+	var recorder *feature.Recorder
+	if d.Sink != nil {
+		recorder = feature.NewRecorder(&c.Record, outbox)
+		p.Defer(recorder.Close)
+	}
+	flow, err := New(registry, lanes, answers, d.Features, recorder, p.Tel)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func OpenStream(r *http.Request) *Stream {
 	_ = http.NewResponseController(x.ResponseWriter).SetWriteDeadline(time.Time{})
 	ctx, release := x.outlive(r.Context())
 	stop := context.AfterFunc(x.server.draining, s.interrupt)
-	x.release = func() { stop(); release() }
+	x.release = func() { stop(); s.end(); release() }
 	*r = *r.WithContext(ctx)
 	return s
 }
@@ -78,6 +78,13 @@ func (s *Stream) Complete() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.readBy(time.Time{})
+}
+
+// end waits for an interrupt under way: once the handler has returned, the response is nobody's.
+func (s *Stream) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pausing = false
 }
 
 func (s *Stream) interrupt() {

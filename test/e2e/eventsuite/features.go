@@ -114,6 +114,33 @@ func (s *System) features(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 
+	// What models were given reaches the log, and history says the same.
+	var skew struct {
+		Vectors  int
+		Features []struct {
+			Feature    string
+			Compared   int
+			Mismatched int
+			Example    json.RawMessage
+		}
+	}
+	within(t, "what was served is compared", func() bool {
+		span := fmt.Sprintf(`{"from":%q,"to":%q}`, now.Format(time.RFC3339Nano), time.Now().UTC().Format(time.RFC3339Nano))
+		call(t, s.Features, http.MethodPost, "/admin/v1/features/skew", []byte(span), http.StatusOK, &skew)
+		compared := 0
+		for _, f := range skew.Features {
+			if strings.HasPrefix(f.Feature, name) {
+				compared++
+			}
+		}
+		return compared == 4
+	})
+	for _, f := range skew.Features {
+		if strings.HasPrefix(f.Feature, name) && f.Mismatched > 0 {
+			t.Errorf("%s: %d of %d differ from history: %s", f.Feature, f.Mismatched, f.Compared, f.Example)
+		}
+	}
+
 	// An event of a source that nobody defined can't ever succeed.
 	lost := rides(name+"-3", `{}`)
 	if err := lost.SetData("application/json", json.RawMessage(`{"source":"`+name+`_none","rows":[]}`)); err != nil {
