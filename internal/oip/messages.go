@@ -19,7 +19,7 @@ var Descriptor []byte
 // ModelMetadata, ModelConfig, ModelStatistics, RepositoryModelLoad and RepositoryModelUnload.
 type ModelAsk struct {
 	Name, Version string
-	Parameters    []string // the names of those that are given
+	Parameters    Parameters // of a load or an unload
 }
 
 // DecodeProto reads one of the messages that begin with the name of a model.
@@ -41,11 +41,14 @@ func (a *ModelAsk) decode(b []byte, name, version, parameters protowire.Number) 
 		case f.is(version, protowire.BytesType):
 			a.Version = string(f.bytes)
 		case f.is(parameters, protowire.BytesType):
-			key, _, err := readEntry(f.bytes)
+			key, value, err := readEntry(f.bytes)
 			if err != nil {
 				return err
 			}
-			a.Parameters = append(a.Parameters, key)
+			if a.Parameters == nil {
+				a.Parameters = Parameters{}
+			}
+			a.Parameters[key] = value
 		}
 	}
 	if !utf8.ValidString(a.Name) || !utf8.ValidString(a.Version) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -408,7 +409,7 @@ func TestModelAsk(t *testing.T) {
 	}
 	a = ModelAsk{}
 	b := official(t, "RepositoryModelLoadRequest", `{"repository_name":"r","model_name":"m","parameters":{"config":{"string_param":"{}"}}}`)
-	if err := a.DecodeRepository(b); err != nil || a.Name != "m" || a.Version != "" || !slices.Equal(a.Parameters, []string{"config"}) {
+	if err := a.DecodeRepository(b); err != nil || a.Name != "m" || a.Version != "" || !maps.Equal(a.Parameters, Parameters{"config": "{}"}) {
 		t.Errorf("got %+v, %v", a, err)
 	}
 	var index IndexRequest

@@ -58,7 +58,7 @@ func (h *Handler) modelConfig(ctx context.Context, ref model.Ref) (oip.ModelConf
 		return oip.ModelConfig{}, err
 	}
 	c := oip.ModelConfig{Name: m.Name, Platform: h.flow.registry.Platform(m), Backend: m.Runtime}
-	c.Configure(int64(m.Batching.MaxRows), asks, m.Signature.Outputs)
+	c.Configure(h.flow.of(m).most.Load(), asks, m.Signature.Outputs)
 	return c, nil
 }
 

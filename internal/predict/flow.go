@@ -59,7 +59,13 @@ type served struct {
 	answers  *cache.Scope         // nil: they are not remembered
 	join     atomic.Pointer[join] // of a version that takes features
 	unloaded atomic.Bool          // by a caller's wish, and not used since
+	most     atomic.Int64         // rows that a joined run may have
 	stats    stats
+}
+
+func (s *served) bound(most int) {
+	s.most.Store(int64(most))
+	s.lane.Bound(most)
 }
 
 func (f *Flow) of(m *model.Manifest) *served {
@@ -80,6 +86,7 @@ func (f *Flow) serve(m *model.Manifest) any {
 		version: strconv.Itoa(m.Version), labels: labelsOf(m),
 		lane: f.queue.Lane(m.Name, m.Signature, m.Batching.MaxRows),
 	}
+	s.most.Store(int64(m.Batching.MaxRows))
 	if m.Cache.TTL > 0 {
 		s.answers = f.cache.Scope(cache.Spec{
 			Model: m.Name, Identity: []string{string(m.Digest), m.Identity()},

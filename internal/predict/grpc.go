@@ -42,7 +42,7 @@ func (h *Handler) service() rpc.Service {
 			return h.flow.index(ctx, a.Ready)
 		}),
 		"RepositoryModelLoad": about((*oip.ModelAsk).DecodeRepository, func(ctx context.Context, a *oip.ModelAsk) (message, error) {
-			return oip.Done{}, h.compat.word(h.flow.load(ctx, askedOf(a), a.Parameters), a.Name, true)
+			return oip.Done{}, h.compat.word(h.load(ctx, askedOf(a), a.Parameters), a.Name, true)
 		}),
 		"RepositoryModelUnload": about((*oip.ModelAsk).DecodeRepository, func(ctx context.Context, a *oip.ModelAsk) (message, error) {
 			return oip.Done{}, h.flow.unload(ctx, askedOf(a))

@@ -2,9 +2,7 @@ package predict
 
 import (
 	"encoding/json"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
@@ -61,7 +59,7 @@ func (h *Handler) Register(mux *http.ServeMux, others ...rpc.Service) {
 		route("POST "+m+"/infer", h.infer)
 	}
 	route("POST /v2/repository/index", h.index)
-	route("POST /v2/repository/models/{model}/load", h.load)
+	route("POST /v2/repository/models/{model}/load", h.loadModel)
 	route("POST /v2/repository/models/{model}/unload", h.unload)
 	h.registerV1(route)
 	h.registerAdmin(route)
@@ -165,15 +163,15 @@ func (h *Handler) index(w http.ResponseWriter, r *http.Request) error {
 
 // parameters is the body of a load or an unload.
 type parameters struct {
-	Parameters map[string]json.RawMessage `json:"parameters"`
+	Parameters oip.Parameters `json:"parameters"`
 }
 
-func (h *Handler) load(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) loadModel(w http.ResponseWriter, r *http.Request) error {
 	var ask parameters
 	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
-	if err := h.flow.load(r.Context(), refOf(r), slices.Collect(maps.Keys(ask.Parameters))); err != nil {
+	if err := h.load(r.Context(), refOf(r), ask.Parameters); err != nil {
 		return err
 	}
 	return answer(w, http.StatusOK, oip.Done{})

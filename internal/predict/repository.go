@@ -55,11 +55,9 @@ func (f *Flow) index(ctx context.Context, ready bool) (oip.Index, error) {
 	return entries, nil
 }
 
-// load has a version loaded now; parameters are the names of those that came with the wish.
-func (f *Flow) load(ctx context.Context, ref model.Ref, parameters []string) error {
-	for _, name := range parameters {
-		return fault.New(fault.Invalid, "parameter %q can't be given to a load: models and their settings come from the registry (POST /admin/v1/models/{model}/versions)", name)
-	}
+// load has a version loaded now. A most that is not nil is how many rows its runs may have
+// here until it is loaded anew; else it is what the version's manifest says.
+func (f *Flow) load(ctx context.Context, ref model.Ref, most *int) error {
 	m, err := f.registry.Resolve(ctx, ref)
 	if err != nil {
 		return err
@@ -69,7 +67,9 @@ func (f *Flow) load(ctx context.Context, ref model.Ref, parameters []string) err
 		return err
 	}
 	lease.Release()
-	f.of(m).unloaded.Store(false)
+	served := f.of(m)
+	served.bound(*cmp.Or(most, &m.Batching.MaxRows))
+	served.unloaded.Store(false)
 	return nil
 }
 

@@ -117,7 +117,7 @@ func (l *Lane) join(first *waiter) {
 // mostFor gives how many rows a run that begins with a request of so many rows
 // may have; the caller holds the queue's mu.
 func (l *Lane) mostFor(rows int64) int64 {
-	if !l.joinable || rows < 1 || l.trust.lost {
+	if !l.joinable || rows < 1 || l.most == 1 || l.trust.lost {
 		return rows
 	}
 	most := l.curve.most(rows)

@@ -90,10 +90,10 @@ func New(c *Config, tel *telemetry.Telemetry) (*Queue, error) {
 type Lane struct {
 	queue    *Queue
 	name     string
-	joinable bool  // by its signature and its publisher's settings
-	most     int64 // rows that a run may have; 0: any number
+	joinable bool // by its signature
 
 	// Under queue.mu:
+	most    int64 // rows that a run may have; 0: any number
 	waiting []*waiter
 	turn    bool // it stands in queue.turns
 	backlog time.Duration
@@ -110,7 +110,14 @@ type Lane struct {
 // Lane makes a lane. most bounds the rows of a joined run: 1 means that requests
 // are never joined, 0 leaves it to what is learned.
 func (q *Queue) Lane(name string, s engine.Signature, most int) *Lane {
-	return &Lane{queue: q, name: name, most: int64(most), joinable: most != 1 && joinable(s)}
+	return &Lane{queue: q, name: name, most: int64(most), joinable: joinable(s)}
+}
+
+// Bound changes how many rows a joined run may have, as most of Queue.Lane does.
+func (l *Lane) Bound(most int) {
+	l.queue.mu.Lock()
+	defer l.queue.mu.Unlock()
+	l.most = int64(most)
 }
 
 // Run is what became of a request.

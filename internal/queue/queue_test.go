@@ -155,7 +155,8 @@ func TestWhatWaitsIsJoined(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint("most ", c.most), func(t *testing.T) {
 			q := open(t, Config{Runs: 1, Length: 100})
-			l, f := q.Lane("m", twice, c.most).cheaper(), &fake{}
+			l, f := q.Lane("m", twice, 5).cheaper(), &fake{}
+			l.Bound(c.most)
 			runs, errs := crowd(t, q, background, 10, func(ctx context.Context, i int) (Run, error) {
 				return l.Infer(ctx, time.Now(), f, input(float32(i), 1, 2, float32(i)))
 			})

@@ -7,7 +7,7 @@
 The scripts are not part of the package, so this asks the same questions in its
 own words: simple_http_health_metadata, simple_http_infer_client (statistics) and
 simple_http_model_control, but for what only a repository of Triton's own can
-have (seven models, settings changed by a load). The server must hold the model
+have (seven models). The server must hold the model
 simple: INPUT0, INPUT1 INT32 [-1,16] -> OUTPUT0 their sum, OUTPUT1 their difference.
 """
 
@@ -54,11 +54,17 @@ def main():
 
     said = error(lambda: client.load_model("simple", config='"parameters": {"config": {{"max_batch_size": "16"}}}'))
     expect("failed to load" in said, f"settings that are no JSON: {said}")
+    before = client.get_model_config("simple")["max_batch_size"]
+    client.load_model("simple", config='{"max_batch_size":"16"}')
+    got = client.get_model_config("simple")["max_batch_size"]
+    expect(got == 16 != before, f"a load changes max_batch_size from {before} to {got}")
     client.unload_model("simple")
     expect(not client.is_model_ready("simple"), "the model is not ready once it is unloaded")
     said = error(lambda: client.load_model("wrong_model_name"))
     expect("failed to load" in said, f"loading an unknown model: {said}")
     client.load_model("simple")
+    got = client.get_model_config("simple")["max_batch_size"]
+    expect(got == before, f"a load without settings brings max_batch_size back to {got}")
     return 1 if failed else 0
 
 
