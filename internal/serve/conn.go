@@ -8,47 +8,38 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
-// listener gives connections that spare net/http's HTTP/2 server system calls:
+// conn is a connection that spares net/http's HTTP/2 server system calls:
 // it reads the head and the payload of each frame by themselves, and sends
 // what it has whenever it has nothing else to do, which for an answer with
 // trailers is three times. That is half of what a small request costs
 // (docs/adr/0007). HTTP/1 has buffers of its own; it is spared timers and the
 // look at whether the caller is still there while an answer is being made at once.
-type listener struct {
-	net.Listener
-	stall time.Duration // how long a peer may take to take anything
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return newConn(c, l.stall), nil
-}
-
-func newConn(c net.Conn, stall time.Duration) *conn {
-	return &conn{Conn: c, stall: stall, read: deadline{set: c.SetReadDeadline}, write: deadline{set: c.SetWriteDeadline}}
-}
-
 type conn struct {
 	net.Conn
-	stall time.Duration
+	stall time.Duration // how long a peer may take to take anything
 	read  deadline
 	write deadline // of HTTP/1
-	begun bool     // the first bytes were read, and told whether this is
+	begun bool     // the first bytes were asked for, and told whether this is
 	http2 atomic.Bool
 
-	buffer     []byte // read and not asked for yet: buffer[from:to]
+	buffer     []byte // what a lane has read, then what HTTP/2 reads ahead: buffer[from:to] was not asked for yet
 	from, to   int
 	sending    sync.Mutex // held while sending
 	waiting    []byte     // to be sent; under sending
 	failed     error      // what sending ended with; under sending
 	flushAsked bool       // a flush is on its way; under sending
 }
+
+func newConn(c net.Conn, stall time.Duration) *conn {
+	return &conn{Conn: c, stall: stall, read: deadline{set: c.SetReadDeadline}, write: deadline{set: c.SetWriteDeadline}}
+}
+
+// begin has b be what was read of the connection so far, before others read on.
+func (c *conn) begin(b []byte) { c.buffer, c.to = b[:cap(b)], len(b) }
 
 const (
 	preface     = "PRI * HTTP/2.0" // what net/http reads by itself to tell HTTP/2
@@ -58,23 +49,23 @@ const (
 
 // Read reads; frames that come together are read together.
 func (c *conn) Read(p []byte) (int, error) {
-	if !c.http2.Load() {
-		if len(p) == 1 {
-			// So net/http waits for the end of a connection while a request is answered.
-			// Most are before the others who are ready to run have had their turns.
-			runtime.Gosched()
-		}
-		n, err := c.read.meet(c.Conn.Read, p)
-		if !c.begun {
-			c.begun = true
-			if bytes.Equal(p[:n], []byte(preface)) {
-				c.buffer = make([]byte, readBuffer)
-				c.http2.Store(true)
-			}
-		}
-		return n, err
+	if !c.begun && c.to > 0 {
+		c.begun = true
+		n := copy(p, c.buffer[:c.to])
+		c.from = n
+		c.http2.Store(bytes.Equal(p[:n], []byte(preface)))
+		return n, nil
 	}
 	if c.from == c.to {
+		if !c.http2.Load() {
+			c.buffer, c.from, c.to = nil, 0, 0
+			if len(p) == 1 {
+				// So net/http waits for the end of a connection while a request is answered.
+				// Most are before the others who are ready to run have had their turns.
+				runtime.Gosched()
+			}
+			return c.read.meet(c.Conn.Read, p)
+		}
 		if len(p) >= len(c.buffer) {
 			return c.read.meet(c.Conn.Read, p)
 		}
@@ -110,6 +101,25 @@ func (c *conn) Write(p []byte) (int, error) {
 		go c.flush()
 	}
 	return len(p), nil
+}
+
+// left tells whether the peer has closed its side of the connection. It says no as long as there is
+// something to be read.
+func (c *conn) left() (gone bool) {
+	sys, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sys.SyscallConn()
+	if err != nil {
+		return true // it is closed
+	}
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		gone = n == 0 && err == nil || err != nil && !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR)
+	})
+	return gone || err != nil
 }
 
 // writeAll sends p in HTTP/1.

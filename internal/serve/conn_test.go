@@ -19,7 +19,7 @@ func pipe(t *testing.T, stall time.Duration) (*conn, net.Conn) {
 	ours, theirs := net.Pipe()
 	c := newConn(ours, stall)
 	t.Cleanup(func() { c.Close(); theirs.Close() })
-	go func() { _, _ = io.WriteString(theirs, preface) }()
+	c.begin(append(make([]byte, 0, readBuffer), preface...))
 	b := make([]byte, len(preface))
 	if _, err := c.Read(b); err != nil || string(b) != preface || !c.http2.Load() {
 		t.Fatalf("got %q, %v", b, err)
@@ -108,8 +108,12 @@ func TestConnLeavesHTTP1Alone(t *testing.T) {
 	defer theirs.Close()
 	c := newConn(ours, time.Minute)
 	defer c.Close()
-	go func() { _, _ = io.WriteString(theirs, "GET / HTTP/1.1\r\n") }()
+	c.begin([]byte("GET / HTTP/1.1\r\n"))
 	if n, err := c.Read(make([]byte, 4096)); n != 16 || err != nil || c.http2.Load() {
+		t.Errorf("got %d, %v", n, err)
+	}
+	go func() { _, _ = io.WriteString(theirs, "Host: a\r\n") }()
+	if n, err := c.Read(make([]byte, 4096)); n != 9 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
 	go func() { _, _ = c.Write([]byte("x")) }()
@@ -187,4 +191,60 @@ func TestConnMovesDeadlines(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestConnKnowsWhoLeft(t *testing.T) {
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, way := range []string{"says nothing", "has said something", "leaves", "leaves by a reset", "closed here"} {
+		peer, err := new(net.Dialer).DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer peer.Close()
+		ours, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		c := newConn(ours, time.Minute)
+		want := true
+		switch way {
+		case "says nothing":
+			want = false
+		case "has said something":
+			if _, err := peer.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			peer.Close()
+			want = false
+		case "leaves by a reset":
+			if err := peer.(*net.TCPConn).SetLinger(0); err != nil {
+				t.Fatal(err)
+			}
+			peer.Close()
+		case "leaves":
+			peer.Close()
+		case "closed here":
+			ours.Close()
+		}
+		for begin := time.Now(); c.left() != want; time.Sleep(time.Millisecond) {
+			if time.Since(begin) > 5*time.Second {
+				t.Fatalf("%s: got %t, want %t", way, !want, want)
+			}
+		}
+		if way == "has said something" {
+			if b := make([]byte, 2); !readsOne(ours, b) || b[0] != 'x' {
+				t.Errorf("%s: what it said is gone", way)
+			}
+		}
+	}
+}
+
+func readsOne(c net.Conn, b []byte) bool {
+	n, err := c.Read(b)
+	return n == 1 && err == nil
 }

@@ -77,13 +77,12 @@ func exchangeOf(ctx context.Context) *exchange {
 }
 
 // exchange has a request handled.
-func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
+func (s *Server) exchange(ctx context.Context, begin time.Time, w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 2 {
 		takeStack(0)
 	}
-	x := &exchange{ResponseWriter: w, server: s, begin: time.Now(), limit: int64(s.config.MaxBody), base: r.Context()}
+	x := &exchange{ResponseWriter: w, server: s, begin: begin, limit: int64(s.config.MaxBody), base: ctx}
 	s.active.Add(1)
-	ctx := x.base
 	if r.Header["Traceparent"] != nil || r.Header["Baggage"] != nil {
 		ctx = s.tel.Context.Extract(ctx, propagation.HeaderCarrier(r.Header))
 	}

@@ -44,7 +44,7 @@ type Server struct {
 	draining context.Context // ends when no new requests are meant to come
 	drain    context.CancelFunc
 	active   atomic.Int64
-	listener net.Listener
+	lanes    *lanes
 	http     *http.Server
 }
 
@@ -72,17 +72,17 @@ func Open(ctx context.Context, c *Config, tel *telemetry.Telemetry, handler http
 		ErrorLog:     slog.NewLogLogger(tel.Log.Handler(), slog.LevelWarn),
 	}
 	end := tel.ColdStart.Begin(telemetry.StageListener)
-	s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))))
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))))
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s.listener = &listener{s.listener, c.Stall}
+	s.lanes = newLanes(l, s)
 	end()
 	return s, nil
 }
 
 // Addr gives the address that the server listens on.
-func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+func (s *Server) Addr() net.Addr { return s.lanes.Addr() }
 
 // lastWord is how long requests that were told to stop may take to say so.
 const lastWord = time.Second
@@ -99,7 +99,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 
 	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(s.listener) }()
+	go s.lanes.run(base)
+	go func() { served <- s.http.Serve(s.lanes) }()
 	s.tel.Log.InfoContext(ctx, "listening", "addr", s.Addr().String(), "version", s.tel.Version(),
 		"after_us", s.tel.ColdStart.Age().Microseconds(), "running_us", s.tel.ColdStart.Running().Microseconds())
 	select {
@@ -118,6 +119,7 @@ func (s *Server) Run(ctx context.Context) error {
 		err = fmt.Errorf("drain: %d requests took longer than %s and were cut off", left, s.config.Drain)
 		if s.shutdown(context.WithoutCancel(base), lastWord) != nil {
 			err = errors.Join(err, s.http.Close())
+			s.lanes.cut()
 		}
 	}
 	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
@@ -129,20 +131,27 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) shutdown(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return s.http.Shutdown(ctx)
+	left := make(chan error, 1)
+	go func() { left <- s.lanes.shutdown(ctx) }()
+	return errors.Join(s.http.Shutdown(ctx), <-left)
 }
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.serve(r.Context(), time.Now(), w, r)
+}
+
+// serve answers a request that has begun at a time, in a context that is to be its own.
+func (s *Server) serve(ctx context.Context, begin time.Time, w http.ResponseWriter, r *http.Request) {
 	own := s.own[r.URL.Path]
 	switch {
 	case own == nil:
-		s.exchange(w, r)
+		s.exchange(ctx, begin, w, r)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 		answer(w, http.StatusMethodNotAllowed, notAllowed(r))
 	default:
-		own(w, r)
+		own(w, r.WithContext(ctx))
 	}
 }
 
