@@ -222,12 +222,12 @@ func (l *lane) next(wait time.Duration) verdict {
 		if len(l.in) == cap(l.in) {
 			l.in = append(make([]byte, 0, min(max(2*cap(l.in), l.request.bytes), plainMost)), l.in...)
 		}
-		n, err := l.conn.read.meet(l.conn.Conn.Read, l.in[len(l.in):cap(l.in)])
+		n, _ := l.conn.read.meet(l.conn.Conn.Read, l.in[len(l.in):cap(l.in)])
 		l.in = l.in[:len(l.in)+n]
 		switch {
 		case n > 0:
-		case begun && !errors.Is(err, io.EOF):
-			return strange // a slow one: net/http says so
+		case begun:
+			return strange // it is slow, or breaks off: net/http says so
 		default:
 			return partial
 		}

@@ -238,6 +238,27 @@ func TestLaneForgetsItsHandlers(t *testing.T) {
 	}
 }
 
+// A caller that ends its side within a request is answered, if net/http would.
+func TestLaneRequestsThatBreakOff(t *testing.T) {
+	s := run(t, nil, routes(answers))
+	for in, want := range map[string]string{
+		strings.TrimSuffix(post("/echo", "abc", ""), "c"): "HTTP/1.1 500 ",
+		"POST /echo HTTP/1.1\r\nHos":                      "HTTP/1.1 400 ",
+	} {
+		conn := dial(t, s.addr)
+		if _, err := io.WriteString(conn, in); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := io.ReadAll(conn)
+		if !strings.HasPrefix(string(got), want) || want == "" && len(got) > 0 {
+			t.Errorf("to %q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
 // Bytes that are no request get net/http's answer, or none.
 func TestLaneRefusesAsNetHTTP(t *testing.T) {
 	s := run(t, map[string]string{"MAX_HEADER": "16KiB", "HEADER_TIMEOUT": "300ms"}, routes(answers))
