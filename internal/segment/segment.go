@@ -187,13 +187,13 @@ func (l *Log) Append(ctx context.Context, rows iter.Seq[Row]) (keys []string, er
 		sum := sha256.Sum256(data.Bytes())
 		key := Key(l.source, Day(of[0].Event), created, sum[:])
 		keys = append(keys, key)
-		group.Go(func() error {
+		group.Go(fault.Guard(func() error {
 			_, err := l.blob.Put(ctx, key, bytes.NewReader(data.Bytes()), int64(data.Len()), store.IfAbsent())
 			if err != nil && !fault.Is(err, fault.Conflict) { // it is there already
 				return fmt.Errorf("write %q: %w", key, err)
 			}
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
