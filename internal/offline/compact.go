@@ -159,9 +159,14 @@ func (s *Store) compactSome(ctx context.Context, src *feature.CompiledSource, da
 	case err != nil:
 		return made, fmt.Errorf("write %q: %w", made.Key, err)
 	}
+	return made, s.remove(ctx, small)
+}
+
+// remove deletes objects.
+func (s *Store) remove(ctx context.Context, objects []store.Object) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(fetches)
-	for _, o := range small {
+	for _, o := range objects {
 		group.Go(func() error {
 			if err := s.blob.Delete(ctx, o.Key); err != nil {
 				return fmt.Errorf("delete %q: %w", o.Key, err)
@@ -169,5 +174,5 @@ func (s *Store) compactSome(ctx context.Context, src *feature.CompiledSource, da
 			return nil
 		})
 	}
-	return made, group.Wait()
+	return group.Wait()
 }

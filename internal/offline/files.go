@@ -117,7 +117,7 @@ func (f *files) get(ctx context.Context, objects []store.Object, join bool) ([]*
 	return all, nil
 }
 
-// fetches is how many objects are on their way at once.
+// fetches is how many objects are on their way, or deleted, at once.
 const fetches = 16
 
 // keep remembers a copy.

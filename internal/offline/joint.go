@@ -11,6 +11,8 @@ import (
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress/snappy"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
 
 // joint joins Parquet files that are small enough for memory: those with the same columns
@@ -45,12 +47,11 @@ const groupRows = 40960
 const valuesMost = 1 << 23
 
 // add takes the rows of a file. After an error the joint is of no use.
-func (j *joint) add(data []byte) (err error) {
-	defer func() {
-		if p := recover(); p != nil { // parquet-go does, at some files that are damaged
-			err = fmt.Errorf("panic: %v", p)
-		}
-	}()
+func (j *joint) add(data []byte) error {
+	return fault.Guard(func() error { return j.take(data) })() // parquet-go panics at some that are damaged
+}
+
+func (j *joint) take(data []byte) error {
 	f, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 	if err != nil {
 		return err
