@@ -20,6 +20,8 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/redisstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
 )
 
 const hopViews = `
@@ -33,8 +35,9 @@ services:
 - {name: all, features: ["by_plane:*", {feature: "newest:delay", as: newest}, "newest:carrier"]}
 `
 
-// hops are n rows within a span of microseconds, written so many at a time, and what is asked of every tenth.
-func hops(tb testing.TB, blob store.Blob, n, span int64, together int) (defs *feature.Compiled, asked []byte) {
+// hops are n rows of some planes within a span of microseconds, written so many at a time, and what is
+// asked of every tenth.
+func hops(tb testing.TB, blob store.Blob, n, planes, span int64, together int) (defs *feature.Compiled, asked []byte) {
 	tb.Helper()
 	set, err := feature.Parse("hops.yaml", []byte(hopViews))
 	if err == nil {
@@ -55,7 +58,7 @@ func hops(tb testing.TB, blob store.Blob, n, span int64, together int) (defs *fe
 	csv := bytes.NewBufferString("plane,label," + Moment + "\n")
 	for i := range n {
 		event := epoch + i*(span/n)
-		values := []row.Value{row.OfMicros(event), row.OfString(fmt.Sprint("carrier ", i*7%16)), row.OfInt64(i * 31 % 4000), row.OfFloat64(float64(i % 90))}
+		values := []row.Value{row.OfMicros(event), row.OfString(fmt.Sprint("carrier ", i*7%16)), row.OfInt64(i * 31 % planes), row.OfFloat64(float64(i % 90))}
 		if rows = append(rows, segment.Row{Values: values, Event: event, Created: event + 5, ID: uint64(i + 1)}); len(rows) == together || i == n-1 {
 			if _, err := log.Append(tb.Context(), func(yield func(segment.Row) bool) {
 				for _, r := range rows {
@@ -69,7 +72,7 @@ func hops(tb testing.TB, blob store.Blob, n, span int64, together int) (defs *fe
 			rows = rows[:0]
 		}
 		if i%10 == 0 {
-			_, _ = fmt.Fprintf(csv, "%d,label %d,%s\n", i*31%4000, i, time.UnixMicro(event+60e6).UTC().Format(time.RFC3339Nano))
+			_, _ = fmt.Fprintf(csv, "%d,label %d,%s\n", i*31%planes, i, time.UnixMicro(event+60e6).UTC().Format(time.RFC3339Nano))
 		}
 	}
 	return defs, csv.Bytes()
@@ -80,8 +83,8 @@ func hops(tb testing.TB, blob store.Blob, n, span int64, together int) (defs *fe
 func TestManySegments(t *testing.T) {
 	const n, span = 3000, 12 * hour
 	few, many := memBlob(t), memBlob(t)
-	hops(t, few, n, span, n)
-	defs, asked := hops(t, many, n, span, 1)
+	hops(t, few, n, 4000, span, n)
+	defs, asked := hops(t, many, n, 4000, span, 1)
 	src, err := defs.Source("hops")
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +181,7 @@ func BenchmarkManySegments(b *testing.B) {
 	for _, what := range []string{"training", "materialize", "compact"} {
 		b.Run(what, func(b *testing.B) {
 			dir := b.TempDir()
-			defs, asked := hops(b, quick{dir: dir}, n, 10*24*hour, 1)
+			defs, asked := hops(b, quick{dir: dir}, n, 4000, 10*24*hour, 1)
 			src, err := defs.Source("hops")
 			if err != nil {
 				b.Fatal(err)
@@ -191,23 +194,11 @@ func BenchmarkManySegments(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			blob, err := diskstore.OpenBlob(b.Context(), &url.URL{Scheme: "file", Path: dir})
-			if err != nil {
-				b.Fatal(err)
-			}
-			kv, err := memstore.OpenKV(b.Context(), nil)
-			if err != nil {
-				b.Fatal(err)
-			}
 			online, err := memstore.OpenOnline(b.Context(), nil)
 			if err != nil {
 				b.Fatal(err)
 			}
-			s, err := Open(b.Context(), &Config{Memory: env.Size(512 << 20), Dir: b.TempDir(), Cache: 4 << 30}, Deps{Blob: blob, KV: kv, Online: online})
-			if err != nil {
-				b.Fatal(err)
-			}
-			b.Cleanup(func() { _ = s.Close() })
+			s := openFolder(b, dir, online)
 			for b.Loop() {
 				switch what {
 				case "training":
@@ -225,4 +216,67 @@ func BenchmarkManySegments(b *testing.B) {
 			peak(b)
 		})
 	}
+}
+
+// BenchmarkMaterializeMillion brings a million rows of a log in a folder into a Redis: a newest row
+// of a million planes, and windows of a hundred thousand. peak-MB is the process's, so each is
+// to be run by itself; the server is another process.
+func BenchmarkMaterializeMillion(b *testing.B) {
+	for _, c := range []struct {
+		view   string
+		planes int64
+	}{{"newest", 1_000_000}, {"by_plane", 100_000}} {
+		b.Run(c.view, func(b *testing.B) {
+			dir := b.TempDir()
+			defs, _ := hops(b, quick{dir: dir}, 1_000_000, c.planes, 10*24*hour, 10_000)
+			view, err := defs.View(c.view)
+			if err != nil {
+				b.Fatal(err)
+			}
+			address, err := url.Parse(storetest.RedisURL(b))
+			if err != nil {
+				b.Fatal(err)
+			}
+			online, err := redisstore.OpenOnline(b.Context(), address)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { _ = online.Close() })
+			s := openFolder(b, dir, online)
+			var rows int64
+			for b.Loop() {
+				if err := s.Materialize(b.Context(), view, Span{}, func(p Progress) { rows = p.Rows }); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if rows != 1_000_000 {
+				b.Errorf("%d rows were read, want a million", rows)
+			}
+			there, err := online.Read(b.Context(), []string{view.Key(row.OfInt64(0)), view.Key(row.OfInt64(c.planes - 1))}, nil)
+			if err != nil || there[0].Value == nil || there[1].Value == nil {
+				b.Errorf("the first and the last plane are %v, %v, want them to be there", there, err)
+			}
+			b.ReportMetric(float64(rows)*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+			peak(b)
+		})
+	}
+}
+
+// openFolder opens a Store on a folder, as large as it is by default.
+func openFolder(b *testing.B, dir string, online store.Online) *Store {
+	b.Helper()
+	blob, err := diskstore.OpenBlob(b.Context(), &url.URL{Scheme: "file", Path: dir})
+	if err != nil {
+		b.Fatal(err)
+	}
+	kv, err := memstore.OpenKV(b.Context(), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := Open(b.Context(), &Config{Memory: env.Size(512 << 20), Dir: b.TempDir(), Cache: 4 << 30}, Deps{Blob: blob, KV: kv, Online: online})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = s.Close() })
+	return s
 }
