@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/segment"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
@@ -63,7 +64,7 @@ func (f *files) begin() { f.job++ }
 
 // get makes copies that stay until the next begin. Small ones among many may be joined, unless
 // what their keys say is wanted. An object that has changed since it was listed is
-// errGone; one to be joined that is no Parquet is a *damaged.
+// errGone; one to be joined that is not what was written is a *damaged.
 func (f *files) get(ctx context.Context, objects []store.Object, join bool) ([]*file, error) {
 	var all, missing []*file
 	var need int64
@@ -232,7 +233,12 @@ func (f *files) join(ctx context.Context, one *file) (err error) {
 			if err := errors.Join(err, r.Close()); err != nil {
 				return fmt.Errorf("read %q: %w", o.Key, err)
 			}
-			if err := to.add(data); err != nil {
+			if !segment.Intact(o.Key, data) {
+				err = errors.New("its bytes are not those that it was named by")
+			} else {
+				err = to.add(data)
+			}
+			if err != nil {
 				return &damaged{o.Key, err}
 			}
 			return nil

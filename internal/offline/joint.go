@@ -31,24 +31,22 @@ type made struct {
 	rows   int64 // of the row group
 }
 
-// damaged is of an object that is no Parquet.
+// damaged is of an object that is not what was written.
 type damaged struct {
 	key string
 	err error
 }
 
-func (d *damaged) Error() string { return fmt.Sprintf("%q can't be read as Parquet: %s", d.key, d.err) }
+func (d *damaged) Error() string { return fmt.Sprintf("%q is damaged: %s", d.key, d.err) }
 func (d *damaged) Unwrap() error { return d.err }
 
 // groupRows is how many rows a row group has at least, unless it is the last.
 const groupRows = 40960
 
-// valuesMost is more than any page of a small file has, unless it is damaged.
-const valuesMost = 1 << 23
-
-// add takes the rows of a file. After an error the joint is of no use.
+// add takes the rows of a file, which is known to be what a writer of ours wrote: at others parquet-go may
+// take any memory. After an error the joint is of no use.
 func (j *joint) add(data []byte) error {
-	return fault.Guard(func() error { return j.take(data) })() // parquet-go panics at some that are damaged
+	return fault.Guard(func() error { return j.take(data) })() // parquet-go panics at what it does not expect
 }
 
 func (j *joint) take(data []byte) error {
@@ -94,9 +92,6 @@ func copyColumn(to *parquet.ColumnWriter, from parquet.ColumnChunk) (rows int64,
 		}
 		if err != nil {
 			return rows, err
-		}
-		if page.NumValues() > valuesMost {
-			return rows, fmt.Errorf("a page of %d values", page.NumValues())
 		}
 		values := make([]parquet.Value, page.NumValues())
 		n, err := page.Values().ReadValues(values)
