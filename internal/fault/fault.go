@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"time"
 )
@@ -99,6 +100,19 @@ func Message(err error) string {
 		return "the caller went away"
 	}
 	return "internal error"
+}
+
+// Guard gives an f whose panic is an Internal error, with the stack in its text: for goroutines,
+// where a panic would end the process and not just what was asked for.
+func Guard(f func() error) func() error {
+	return func() (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
+		return f()
+	}
 }
 
 // again is an error with a time after which trying again makes sense.

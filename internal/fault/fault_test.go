@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -50,6 +51,17 @@ func TestFaults(t *testing.T) {
 	}
 	if Is(nil, Internal) {
 		t.Error("a nil error is of kind internal")
+	}
+}
+
+func TestGuard(t *testing.T) {
+	err := Guard(func() error { panic("broken") })()
+	if !Is(err, Internal) || Message(err) != "internal error" || !strings.HasPrefix(err.Error(), "panic: broken\n") || !strings.Contains(err.Error(), "fault_test.go") {
+		t.Errorf("got %v, want an internal error with the panic and its stack", err)
+	}
+	want := New(NotFound, "no model")
+	if got := Guard(func() error { return want })(); !errors.Is(got, want) {
+		t.Errorf("without a panic: got %v, want %v", got, want)
 	}
 }
 

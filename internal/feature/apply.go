@@ -37,7 +37,7 @@ func (in *Ingest) apply(ctx context.Context, s *CompiledSource, rows []Row, outc
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(tripsMost)
 	for part := range slices.Chunk(all, statesMost) {
-		group.Go(func() error { return in.applyTo(ctx, part, rows) })
+		group.Go(fault.Guard(func() error { return in.applyTo(ctx, part, rows) }))
 	}
 	if err := group.Wait(); err != nil {
 		return err

@@ -165,10 +165,10 @@ func appendRow(dst []byte, s *CompiledSource, values []row.Value) []byte {
 	return append(dst, '}')
 }
 
-// rejectedPrefix is where rows that were not taken are kept: below the source's
-// name and the day, one object with a JSON object a line for those that came
-// together, named by what it holds.
-const rejectedPrefix = "features/rejected/"
+// RejectedPrefix is where rows that were not taken are kept: below the source's
+// name and the day (in UTC, by the clock), one object with a JSON object a line for those
+// that came together, named by what it holds.
+const RejectedPrefix = "features/rejected/"
 
 // keepRejected writes what was rejected to the bucket. The same again on the same day is kept once.
 func keepRejected(ctx context.Context, blob store.Blob, source string, now time.Time, rejected []Rejection) error {
@@ -185,7 +185,7 @@ func keepRejected(ctx context.Context, blob store.Blob, source string, now time.
 		lines.Write(append(b, '\n'))
 	}
 	sum := sha256.Sum256(lines.Bytes())
-	key := rejectedPrefix + source + "/" + now.UTC().Format(time.DateOnly) + "/" + hex.EncodeToString(sum[:16])
+	key := RejectedPrefix + source + "/" + now.UTC().Format(time.DateOnly) + "/" + hex.EncodeToString(sum[:16])
 	_, err := blob.Put(ctx, key, bytes.NewReader(lines.Bytes()), int64(lines.Len()), store.IfAbsent())
 	if err != nil && !fault.Is(err, fault.Conflict) {
 		return fmt.Errorf("keep rejected rows of source %s: %w", source, err)

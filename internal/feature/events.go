@@ -53,7 +53,10 @@ func (in *Ingest) observed(ctx context.Context, events []event.Received[event.Ro
 		rows, rejected = rows+len(a.rows), rejected+len(a.rejected)
 		group.Go(func() error {
 			if a.err == nil {
-				_, a.err = in.accept(ctx, a.source, a.rows, a.rejected, Everywhere)
+				a.err = fault.Guard(func() error {
+					_, err := in.accept(ctx, a.source, a.rows, a.rejected, Everywhere)
+					return err
+				})()
 			}
 			for _, i := range a.events {
 				errs[i] = a.err

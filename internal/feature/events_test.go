@@ -97,7 +97,7 @@ func TestRowsComeByEvents(t *testing.T) {
 func rejectedLines(t *testing.T, in *Ingest) string {
 	t.Helper()
 	var all strings.Builder
-	for o, err := range in.deps.Blob.List(t.Context(), rejectedPrefix, "") {
+	for o, err := range in.deps.Blob.List(t.Context(), RejectedPrefix, "") {
 		if err != nil {
 			t.Fatal(err)
 		}

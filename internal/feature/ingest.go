@@ -75,7 +75,7 @@ type IngestDeps struct {
 // come while nothing is written are written at once, those that come meanwhile are
 // the next group. Rows are acknowledged once they are in the log and online, and
 // applying them again changes nothing, so a caller that got an error, or no
-// answer, repeats. Any number of processes may take in rows of one source.
+// answer, repeats. A panic while rows are written is an error of those that wait for them. Any number of processes may take in rows of one source.
 type Ingest struct {
 	deps IngestDeps
 	conf IngestConfig
@@ -139,10 +139,10 @@ func (in *Ingest) accept(ctx context.Context, s *CompiledSource, rows []Row, rej
 	outcomes := make([]Outcome, len(good))
 	group, writing := errgroup.WithContext(ctx)
 	if len(rejected) > 0 {
-		group.Go(func() error { return keepRejected(writing, in.deps.Blob, s.Name, now, rejected) })
+		group.Go(fault.Guard(func() error { return keepRejected(writing, in.deps.Blob, s.Name, now, rejected) }))
 	}
 	if len(good) > 0 {
-		group.Go(func() error { return in.lane(s.Name).write(writing, s, &part{rows: good, outcomes: outcomes, to: to}) })
+		group.Go(fault.Guard(func() error { return in.lane(s.Name).write(writing, s, &part{rows: good, outcomes: outcomes, to: to}) }))
 	}
 	if err := group.Wait(); err != nil {
 		return Result{}, err
@@ -275,7 +275,7 @@ func (l *lane) overloaded() error {
 func (l *lane) run() {
 	for g := l.writing; g != nil; {
 		begin := time.Now()
-		g.err = l.put(g)
+		g.err = fault.Guard(func() error { return l.put(g) })()
 		took := time.Since(begin)
 		close(g.done)
 		l.mu.Lock()
@@ -313,20 +313,20 @@ func (l *lane) put(g *group) error {
 	// than finding out how much of it was done.
 	var both errgroup.Group
 	if len(logged) > 0 {
-		both.Go(func() error {
+		both.Go(fault.Guard(func() error {
 			if err := l.append(ctx, g.source, logged); err != nil {
 				return unavailable(err, "append %d rows to the log of source %s", len(logged), l.source)
 			}
 			return nil
-		})
+		}))
 	}
 	if len(online) > 0 {
-		both.Go(func() error {
+		both.Go(fault.Guard(func() error {
 			if err := in.apply(ctx, g.source, online, outcomes); err != nil {
 				return unavailable(err, "apply %d rows of source %s", len(online), l.source)
 			}
 			return nil
-		})
+		}))
 	}
 	err := both.Wait()
 	in.tel.group(ctx, l.source, g.rows, time.Since(begin), err)

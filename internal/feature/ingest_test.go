@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -268,6 +269,73 @@ func TestALogThatCantBeWritten(t *testing.T) {
 	}
 }
 
+// fragileBlob and fragileOnline panic while they are broken.
+type (
+	fragileBlob struct {
+		store.Blob
+		broken *atomic.Bool
+	}
+	fragileOnline struct {
+		store.Online
+		broken *atomic.Bool
+	}
+)
+
+func (f fragileBlob) Put(ctx context.Context, key string, body io.ReadSeeker, size int64, c store.Condition) (string, error) {
+	if f.broken.Load() {
+		panic("the bucket broke")
+	}
+	return f.Blob.Put(ctx, key, body, size, c)
+}
+
+func (f fragileOnline) Write(ctx context.Context, rows []store.OnlineRow) ([]bool, error) {
+	if f.broken.Load() {
+		panic("the online store broke")
+	}
+	return f.Online.Write(ctx, rows)
+}
+
+// A panic is an error of those who wait, and of nobody else.
+func TestAPanicIsAnErrorOfWhoWaits(t *testing.T) {
+	s := departures(t, func(s *Set) { s.Sources[0].Created, s.Sources[0].Fresh = "", 0 })
+	online, err := memstore.OpenOnline(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var broken atomic.Bool
+	for name, deps := range map[string]IngestDeps{
+		"bucket": {Blob: fragileBlob{bucket(t), &broken}, Online: online},
+		"online": {Blob: bucket(t), Online: fragileOnline{online, &broken}},
+	} {
+		in := ingest(t, ample, deps)
+		bad := departure(1)
+		bad.Values[s.At["delay"]] = row.OfFloat64(9999)
+		for what, rows := range map[string][]Row{"good": {departure(1), departure(2)}, "rejected": {bad}} {
+			broken.Store(true)
+			var callers sync.WaitGroup
+			for range 5 {
+				callers.Go(func() {
+					got, err := in.Accept(t.Context(), s, rows, Everywhere)
+					if what == "rejected" && name == "online" { // it goes nowhere near
+						if err != nil || got.Rejected != 1 {
+							t.Errorf("%s, %s rows: got %+v, %v, want it kept", name, what, got, err)
+						}
+						return
+					}
+					if !fault.Is(err, fault.Internal) || !strings.Contains(fmt.Sprint(err), name) {
+						t.Errorf("%s, %s rows: got %+v, %v, want the panic", name, what, got, err)
+					}
+				})
+			}
+			callers.Wait()
+			broken.Store(false)
+			if got, err := in.Accept(t.Context(), s, rows, Everywhere); err != nil || got.Accepted+got.Rejected != len(rows) {
+				t.Errorf("%s, %s rows: afterwards got %+v, %v", name, what, got, err)
+			}
+		}
+	}
+}
+
 func TestDefinitionsMayChangeWhileRowsWait(t *testing.T) {
 	blob, before := hold(t), plain(t)
 	after := departures(t, func(s *Set) {
@@ -317,7 +385,7 @@ func TestRejectedRowsAreKept(t *testing.T) {
 		}
 	}
 	var kept []string
-	for o, err := range blob.List(t.Context(), rejectedPrefix, "") {
+	for o, err := range blob.List(t.Context(), RejectedPrefix, "") {
 		if err != nil {
 			t.Fatal(err)
 		}

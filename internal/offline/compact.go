@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,8 +10,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
@@ -22,7 +26,8 @@ import (
 const (
 	compactBelow = 32 << 20
 	compactFrom  = 4
-	compactMost  = 1000 // at once
+	compactMost  = 2000             // at once,
+	compactBytes = 8 * compactBelow // or so much
 )
 
 // Compacted is what a compaction did.
@@ -31,11 +36,11 @@ type Compacted struct {
 	Joined int `json:"joined"` // files that are no more
 }
 
-// Compact joins the small files of each day of a source's log: without rows that were
-// written again later, and sorted by event time. The whole is written before its parts
-// are deleted, and whoever sees both sees rows twice that are known by their ids. So it
-// may be stopped anywhere, and runs again from the start. A source with a path has no
-// log; it is left alone.
+// Compact joins the small files of each day of a source's log until few are left: without rows
+// that were written again later, and sorted by event time. It does so some at a time. Each
+// whole is written before its parts are deleted, and whoever sees both sees rows twice
+// that are known by their ids. So it may be stopped anywhere, keeps what is done by
+// then, and goes on there when it runs again. A source with a path has no log; it is left alone.
 func (s *Store) Compact(ctx context.Context, src *feature.CompiledSource) (done Compacted, err error) {
 	if src.Path != "" {
 		return done, nil
@@ -55,26 +60,48 @@ func (s *Store) Compact(ctx context.Context, src *feature.CompiledSource) (done 
 		for n < len(objects) && dayOf(objects[n].Key) == day {
 			n++
 		}
-		var small []store.Object
-		for _, o := range objects[:n] {
-			if o.Size < compactBelow && len(small) < compactMost {
-				small = append(small, o)
-			}
+		joined := 0
+		if day != "" {
+			joined, err = s.compactDay(ctx, src, day, objects[:n])
 		}
-		objects = objects[n:]
-		if len(small) < compactFrom || day == "" {
-			continue
+		if objects = objects[n:]; joined > 0 {
+			done.Days++
+			done.Joined += joined
 		}
-		switch err := s.compactDay(ctx, src, day, small); {
-		case errors.Is(err, errGone):
-			continue // somebody removed a file; there is a next time
-		case err != nil:
+		if err != nil && !errors.Is(err, errGone) { // somebody removed a file; there is a next time
 			return done, err
 		}
-		done.Days++
-		done.Joined += len(small)
 	}
 	return done, nil
+}
+
+// compactDay joins the small files among those of a day, and what they become, until few are
+// left. What others write meanwhile waits for the next time.
+func (s *Store) compactDay(ctx context.Context, src *feature.CompiledSource, day string, objects []store.Object) (joined int, err error) {
+	for {
+		small := slices.DeleteFunc(objects, func(o store.Object) bool { return o.Size >= compactBelow })
+		if len(small) < compactFrom {
+			return joined, nil
+		}
+		// The smallest first: rows that were joined already wait until all that is smaller is as
+		// far, and are not written again with each few of these.
+		slices.SortStableFunc(small, func(a, b store.Object) int { return cmp.Compare(a.Size, b.Size) })
+		objects = nil
+		for len(small) >= compactFrom {
+			n, size := 0, int64(0)
+			for n < min(len(small), compactMost) && size < compactBytes {
+				size += small[n].Size
+				n++
+			}
+			whole, err := s.compactSome(ctx, src, day, small[:n])
+			if err != nil {
+				return joined, err
+			}
+			joined += n
+			objects, small = append(objects, whole), small[n:]
+		}
+		objects = append(objects, small...)
+	}
 }
 
 // dayOf gives the partition that a file of a log is in.
@@ -91,31 +118,32 @@ func createdOf(key string) int64 {
 	return n
 }
 
-func (s *Store) compactDay(ctx context.Context, src *feature.CompiledSource, day string, small []store.Object) error {
+// compactSome puts one file in the place of some, and gives it.
+func (s *Store) compactSome(ctx context.Context, src *feature.CompiledSource, day string, small []store.Object) (made store.Object, err error) {
 	j, err := s.begin(ctx)
 	if err != nil {
-		return err
+		return made, err
 	}
 	defer j.end()
 	in, err := j.input(ctx, src, small)
 	if err != nil {
-		return err
+		return made, err
 	}
 	// All columns are kept as they are, also those that the source has no more. Of the same
 	// row, written again later, the first stays.
 	joined := filepath.Join(j.dir, "joined")
 	if err := j.exec(ctx, `COPY (SELECT * FROM (SELECT DISTINCT ON ("_id") * FROM `, in.from, ` ORDER BY "_id", "_created") ORDER BY "_event", "_created", "_id") TO `, quote(joined), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
-		return j.explain(ctx, in, err)
+		return made, j.explain(ctx, in, err)
 	}
 	whole, err := os.Open(joined)
 	if err != nil {
-		return err
+		return made, err
 	}
 	defer func() { _ = whole.Close() }()
 	hash := sha256.New()
-	size, err := io.Copy(hash, whole)
+	made.Size, err = io.Copy(hash, whole)
 	if err != nil {
-		return err
+		return made, err
 	}
 	// By its key it is listed behind its parts: whoever lists meanwhile and misses
 	// parts that are deleted finds the whole. And it is none of its parts.
@@ -123,14 +151,28 @@ func (s *Store) compactDay(ctx context.Context, src *feature.CompiledSource, day
 	for _, o := range small {
 		after = max(after, createdOf(o.Key)+1)
 	}
-	key := segment.Key(src.Name, day, after, hash.Sum(nil))
-	if _, err := s.blob.Put(ctx, key, whole, size, store.IfAbsent()); err != nil && !fault.Is(err, fault.Conflict) {
-		return fmt.Errorf("write %q: %w", key, err)
+	made.Key = segment.Key(src.Name, day, after, hash.Sum(nil))
+	made.Version, err = s.blob.Put(ctx, made.Key, whole, made.Size, store.IfAbsent())
+	switch {
+	case fault.Is(err, fault.Conflict):
+		return made, errGone // it is there since the others were listed
+	case err != nil:
+		return made, fmt.Errorf("write %q: %w", made.Key, err)
 	}
-	for _, o := range small {
-		if err := s.blob.Delete(ctx, o.Key); err != nil {
-			return fmt.Errorf("delete %q: %w", o.Key, err)
-		}
+	return made, s.remove(ctx, small)
+}
+
+// remove deletes objects.
+func (s *Store) remove(ctx context.Context, objects []store.Object) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(fetches)
+	for _, o := range objects {
+		group.Go(func() error {
+			if err := s.blob.Delete(ctx, o.Key); err != nil {
+				return fmt.Errorf("delete %q: %w", o.Key, err)
+			}
+			return nil
+		})
 	}
-	return nil
+	return group.Wait()
 }

@@ -62,7 +62,7 @@ func (s *Server) Close() error {
 }
 
 // tendJob is the tick's name of what is to be done now and then: join small files, bring new files of
-// batch sources online, and check what was served.
+// batch sources online, check what was served, and forget what is old.
 const tendJob = "tend-features"
 
 // Hear has done what it is time for.
@@ -71,15 +71,49 @@ func (s *Server) Hear(m *event.Mux) {
 		if tick.Job != tendJob {
 			return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
 		}
-		// What somebody does already is done; what goes wrong with one does not keep the others.
-		var errs []error
-		for _, do := range []func(context.Context) error{s.compact, s.bringOnline, s.checkSkew} {
-			if err := do(ctx); err != nil && !fault.Is(err, fault.Conflict) {
-				errs = append(errs, err)
-			}
-		}
-		return errors.Join(errs...)
+		return s.tend(ctx)
 	})
+}
+
+// tend does all of it. What somebody does already is done; what goes wrong with one does not
+// keep the others.
+func (s *Server) tend(ctx context.Context) error {
+	var errs []error
+	for _, do := range []func(context.Context) error{half(s.compact), s.bringOnline, s.checkSkew, half(s.forget)} {
+		if err := do(ctx); err != nil && !fault.Is(err, fault.Conflict) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// half lets f have half of the time that there is: f does its work in steps, and what is left of it
+// is done at the next tick, when there may be less of it than now.
+func half(f func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		end, ok := ctx.Deadline()
+		if !ok {
+			return f(ctx)
+		}
+		some, cancel := context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+		err := f(some)
+		if fault.Is(err, fault.Deadline) && ctx.Err() == nil {
+			return nil
+		}
+		return err
+	}
+}
+
+// forget deletes what was kept for long enough.
+func (s *Server) forget(ctx context.Context) error {
+	served, err := s.store.ForgetServed(ctx)
+	if err != nil {
+		return err
+	}
+	rejected, err := s.store.ForgetRejected(ctx)
+	telemetry.LineFrom(ctx).Set(slog.Int("forgotten", served+rejected))
+	return err
 }
 
 // bringOnline materializes what is new in the files of batch sources.
@@ -118,24 +152,23 @@ func (s *Server) compact(ctx context.Context) error {
 	var all Compacted
 	for _, src := range sources {
 		done, err := s.store.Compact(ctx, src)
+		all.Days, all.Joined = all.Days+done.Days, all.Joined+done.Joined
+		telemetry.LineFrom(ctx).Set(slog.Int("days", all.Days), slog.Int("joined", all.Joined))
 		if err != nil && !fault.Is(err, fault.Conflict) { // somebody does it already
 			return err
 		}
-		all.Days, all.Joined = all.Days+done.Days, all.Joined+done.Joined
 	}
-	telemetry.LineFrom(ctx).Set(slog.Int("days", all.Days), slog.Int("joined", all.Joined))
 	return nil
 }
 
-// checkSkew compares what was served since the last time, and forgets what is old.
+// checkSkew compares what was served since the last time.
 func (s *Server) checkSkew(ctx context.Context) error {
 	report, err := s.skew(ctx, Span{})
 	if err != nil {
 		return err
 	}
-	forgotten, err := s.store.ForgetServed(ctx)
-	telemetry.LineFrom(ctx).Set(slog.Int("vectors", report.Vectors), slog.Int("alarms", len(report.Alarm)), slog.Int("forgotten", forgotten))
-	return err
+	telemetry.LineFrom(ctx).Set(slog.Int("vectors", report.Vectors), slog.Int("alarms", len(report.Alarm)))
+	return nil
 }
 
 // skew checks a span, and raises the alarm.
@@ -283,7 +316,9 @@ func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental
 	// What can't begin is refused now and not behind the caller's back.
 	begun, ended := make(chan struct{}), make(chan error, 1)
 	s.work.Go(func() {
-		err := s.run(s.base, views, span, sync.OnceFunc(func() { close(begun) }))
+		err := fault.Guard(func() error {
+			return s.run(s.base, views, span, sync.OnceFunc(func() { close(begun) }))
+		})()
 		if err != nil {
 			s.log.ErrorContext(s.base, "materialize", "error", err)
 		}

@@ -28,11 +28,13 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
-// Config says what reading history may cost, and when what was served differs from it.
+// Config says what reading history may cost, how long some of it is kept, and when what was served differs from it.
 type Config struct {
 	Memory env.Size `env:"OFFLINE_MEMORY" default:"512MiB" help:"What DuckDB may use before it writes to OFFLINE_DIR."`
 	Dir    string   `env:"OFFLINE_DIR" help:"Folder for copies of the bucket's files and for what does not fit into memory; its subfolder pilotlight-offline is emptied at start. Default: a new one among the system's temporary files."`
 	Cache  env.Size `env:"OFFLINE_CACHE" default:"4GiB" help:"How much of the bucket is kept in OFFLINE_DIR; the files that are read at once must fit."`
+
+	Rejected time.Duration `env:"REJECTED_KEEP" default:"168h" help:"How long rows that a source rejected are kept, with the reason."`
 
 	Slack   time.Duration `env:"SKEW_SLACK" default:"2s" help:"How long a row may take from the clock's time in the log to the online store; within that, features served without it are no skew."`
 	Vectors int           `env:"SKEW_VECTORS" default:"10000" help:"How many of the served vectors a skew check compares at most."`
@@ -47,6 +49,8 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "OFFLINE_MEMORY must be at least 128MiB")
 	case c.Cache <= 0:
 		return fault.New(fault.Invalid, "OFFLINE_CACHE must be positive")
+	case c.Rejected <= 0:
+		return fault.New(fault.Invalid, "REJECTED_KEEP must be positive")
 	case c.Slack < 0:
 		return fault.New(fault.Invalid, "SKEW_SLACK must not be negative")
 	case c.Vectors < 1:

@@ -34,6 +34,7 @@ func TestRealStores(t *testing.T) {
 	}
 	w.blob = bucket
 	s := open(t, bucket)
+	s.files.from = 1
 	if s.online, err = redisstore.OpenOnline(t.Context(), address(storetest.RedisURL(t))); err != nil {
 		t.Fatal(err)
 	}

@@ -73,18 +73,23 @@ func (j *job) since(ctx context.Context, src *feature.CompiledSource, micros int
 // error is errGone.
 func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []store.Object) (*input, error) {
 	in := &input{src: src}
+	hive := src.Path != ""
 	var err error
-	if in.files, err = j.files.get(ctx, objects); err != nil {
+	if in.files, err = j.files.get(ctx, objects, !hive); err != nil {
+		if hurt := (*damaged)(nil); errors.As(err, &hurt) {
+			err = unreadable(fault.Internal, err, hurt.key, src)
+		}
 		return nil, err
 	}
 	if len(in.files) == 0 {
 		return in, nil
 	}
-	paths := make([]string, len(in.files))
-	for i, f := range in.files {
-		paths[i] = quote(f.path())
+	var paths []string
+	for _, f := range in.files {
+		for _, path := range f.paths {
+			paths = append(paths, quote(path))
+		}
 	}
-	hive := src.Path != ""
 	in.from = fmt.Sprintf("read_parquet([%s], union_by_name = true, hive_partitioning = %t)", strings.Join(paths, ", "), hive)
 	types, err := j.columns(ctx, in.from)
 	if err != nil {
@@ -195,11 +200,18 @@ func (j *job) explain(ctx context.Context, in *input, err error) error {
 		kind = fault.Internal // nobody but the system writes logs
 	}
 	for _, f := range in.files {
-		if _, damaged := j.number(ctx, "SELECT count(hash(t)) FROM read_parquet("+quote(f.path())+", hive_partitioning = false) t"); damaged != nil {
-			return fault.Wrap(kind, damaged, "the file %q of source %q can't be read as Parquet", f.object.Key, in.src.Name)
+		if len(f.objects) != 1 {
+			continue // it was joined here
+		}
+		if _, hurt := j.number(ctx, "SELECT count(hash(t)) FROM read_parquet("+quote(f.paths[0])+", hive_partitioning = false) t"); hurt != nil {
+			return unreadable(kind, hurt, f.objects[0].Key, in.src)
 		}
 	}
 	return fault.Wrap(kind, err, "the files of source %q are not what its definition says: %s", in.src.Name, reason(err))
+}
+
+func unreadable(kind fault.Kind, err error, key string, src *feature.CompiledSource) error {
+	return fault.Wrap(kind, err, "the file %q of source %q can't be read as Parquet", key, src.Name)
 }
 
 // failed is an error of a statement that no file is to blame for.

@@ -56,6 +56,12 @@ func Key(source, day string, created int64, hash []byte) string {
 	return fmt.Sprintf("%sdate=%s/%016d-%s.parquet", Prefix(source), day, max(created, 0), hex.EncodeToString(hash[:16]))
 }
 
+// Intact tells whether an object's bytes are those that its Key was made of.
+func Intact(key string, data []byte) bool {
+	sum := sha256.Sum256(data)
+	return strings.HasSuffix(key, "-"+hex.EncodeToString(sum[:16])+".parquet")
+}
+
 // Row is one row of a source; feature.Row converts to it.
 type Row struct {
 	Values  []row.Value // one for each field, of its type or null
@@ -187,13 +193,13 @@ func (l *Log) Append(ctx context.Context, rows iter.Seq[Row]) (keys []string, er
 		sum := sha256.Sum256(data.Bytes())
 		key := Key(l.source, Day(of[0].Event), created, sum[:])
 		keys = append(keys, key)
-		group.Go(func() error {
+		group.Go(fault.Guard(func() error {
 			_, err := l.blob.Put(ctx, key, bytes.NewReader(data.Bytes()), int64(data.Len()), store.IfAbsent())
 			if err != nil && !fault.Is(err, fault.Conflict) { // it is there already
 				return fmt.Errorf("write %q: %w", key, err)
 			}
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err

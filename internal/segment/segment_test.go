@@ -3,6 +3,7 @@ package segment_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -99,6 +100,39 @@ func TestAppend(t *testing.T) {
 	}
 	if keys, err := log.Append(t.Context(), slices.Values([]segment.Row(nil))); len(keys) != 0 || err != nil {
 		t.Errorf("no rows: got %q, %v, want nothing", keys, err)
+	}
+}
+
+func TestIntact(t *testing.T) {
+	blob := memBlob(t)
+	keys, err := newLog(t, blob).Append(t.Context(), slices.Values(rowsOf(10)))
+	if err != nil || len(keys) != 1 {
+		t.Fatal(keys, err)
+	}
+	r, _, err := blob.Get(t.Context(), keys[0], 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(r)
+	if err := errors.Join(err, r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	other := bytes.Clone(data)
+	other[len(other)/2] ^= 1
+	for name, c := range map[string]struct {
+		key  string
+		data []byte
+		want bool
+	}{
+		"as written": {keys[0], data, true},
+		"a bit":      {keys[0], other, false},
+		"cut":        {keys[0], data[:len(data)-1], false},
+		"nothing":    {keys[0], nil, false},
+		"a stranger": {"features/log/rows/date=2013-07-04/part-0.parquet", data, false},
+	} {
+		if got := segment.Intact(c.key, c.data); got != c.want {
+			t.Errorf("%s: got %t, want %t", name, got, c.want)
+		}
 	}
 }
 
