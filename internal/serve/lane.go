@@ -98,9 +98,14 @@ func (ls *lanes) open(ctx context.Context, c net.Conn) {
 	l.looker = time.AfterFunc(time.Hour, l.look)
 	l.looker.Stop()
 	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.draining.Load() {
+		cancel()
+		_ = c.Close()
+		return
+	}
 	ls.all[l] = struct{}{}
 	ls.running.Add(1)
-	ls.mu.Unlock()
 	go l.serve()
 }
 
@@ -342,14 +347,13 @@ type memory struct {
 func (m *memory) Read(p []byte) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case m.over:
+	if m.over {
 		return 0, http.ErrBodyReadAfterClose
-	case len(m.rest) == 0:
-		return 0, io.EOF
 	}
 	n := copy(p, m.rest)
-	m.rest = m.rest[n:]
+	if m.rest = m.rest[n:]; len(m.rest) == 0 {
+		return n, io.EOF
+	}
 	return n, nil
 }
 
