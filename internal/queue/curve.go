@@ -35,7 +35,7 @@ const (
 	gain  = 0.95 // of the time of a row alone is little enough to join it
 	known = 3    // samples that an average must have to be believed
 	// probe is how often, in decisions, more rows are tried than have been worth it.
-	probe = 1024
+	probe = 256
 )
 
 func bucket(rows int64) int {
@@ -60,25 +60,30 @@ func (c *curve) expect(rows int64) (took time.Duration, ok bool) {
 }
 
 // most gives up to how many rows a request of so many is worth joining with
-// others: as long as a row gets cheaper with each doubling. The next doubling
-// that is not known yet is tried.
+// others: to the size at which a row is cheapest, of those that each make it cheaper
+// than all smaller ones. The size behind it is tried if it is not known yet. Now and
+// then two sizes more are: for joining two takes copies that only joining four may repay,
+// and what was learned while the machine was elsewhere has to be forgotten.
 func (c *curve) most(rows int64) int64 {
 	c.asked++
-	i := bucket(rows)
-	if c.perRow[i].n < known {
+	probing := c.asked%probe == 0
+	best := bucket(rows)
+	if c.perRow[best].n < known {
 		return rows // alone first, to compare with
 	}
-	for ; i+1 < len(c.perRow); i++ {
-		next := c.perRow[i+1]
-		if next.n < known {
-			return 1<<(i+2) - 1
-		}
-		if next.value > gain*c.perRow[i].value {
-			if c.asked%probe == 0 {
-				return 1<<(i+2) - 1
+	for i := best + 1; i < len(c.perRow); i++ {
+		if c.perRow[i].n < known {
+			if i == best+1 {
+				best = i
 			}
 			break
 		}
+		if c.perRow[i].value <= gain*c.perRow[best].value {
+			best = i
+		}
 	}
-	return 1<<(i+1) - 1
+	if probing {
+		best = min(best+2, len(c.perRow)-1)
+	}
+	return 1<<(best+1) - 1
 }

@@ -19,6 +19,9 @@ func TestHowManyRowsAreWorthJoining(t *testing.T) {
 	fixed := func(int64) time.Duration { return time.Millisecond }
 	each := func(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 	until8 := func(n int64) time.Duration { return time.Duration(max(n, 8)) * time.Millisecond }
+	steps := func(n int64) time.Duration {
+		return time.Duration(map[int64]float64{1: 10, 2: 20, 4: 24, 8: 48}[n] * 1e6)
+	}
 	for _, c := range []struct {
 		name  string
 		curve *curve
@@ -30,6 +33,8 @@ func TestHowManyRowsAreWorthJoining(t *testing.T) {
 		{"each doubling is cheaper", learn(fixed, 1, 2, 4, 8), 1, 31},
 		{"no gain", learn(each, 1, 2), 1, 1},
 		{"no gain beyond eight", learn(until8, 1, 2, 4, 8, 16), 1, 15},
+		{"two don't pay, four do", learn(steps, 1, 2, 4, 8), 1, 7},
+		{"two don't pay, four are not known", learn(steps, 1, 2), 1, 1},
 		{"of large ones", learn(fixed, 32), 40, 127},
 		{"as many as are told apart", learn(fixed, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), 1, 2047},
 	} {
@@ -49,6 +54,11 @@ func TestALostGainIsTriedAgain(t *testing.T) {
 	}
 	if tried != 2 {
 		t.Errorf("tried %d times in %d, want 2", tried, 2*probe)
+	}
+	// Also beyond a size that did not pay.
+	c.asked = probe - 1
+	if got := c.most(1); got != 7 {
+		t.Errorf("got %d, want 7", got)
 	}
 }
 
