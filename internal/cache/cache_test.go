@@ -54,7 +54,7 @@ func awaitUp(t testing.TB, c *Cache) {
 
 func await(t testing.TB, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("what was awaited did not happen")
 		}
