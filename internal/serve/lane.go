@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -93,7 +94,7 @@ func (ls *lanes) open(ctx context.Context, c net.Conn) {
 	ctx, cancel := context.WithCancel(context.WithValue(ctx, http.LocalAddrContextKey, c.LocalAddr()))
 	l := &lane{
 		lanes: ls, conn: newConn(c, ls.server.config.Stall), ctx: ctx, cancel: cancel,
-		from: c.RemoteAddr().String(), in: make([]byte, 0, readBuffer),
+		from: c.RemoteAddr().String(), fresh: true, in: make([]byte, 0, readBuffer),
 	}
 	l.looker = time.AfterFunc(time.Hour, l.look)
 	l.looker.Stop()
@@ -145,6 +146,8 @@ type lane struct {
 	cancel context.CancelFunc
 	from   string // the caller's address
 	idle   atomic.Bool
+	fresh  bool // the first byte of a request says that there is one; else it takes four, as net/http has it
+	posted bool // the last one was a POST, and nothing was read since
 
 	in      []byte // what was read and belongs to no request that was answered
 	request request
@@ -227,11 +230,11 @@ func (l *lane) next(wait time.Duration) verdict {
 		if len(l.in) == cap(l.in) {
 			l.in = append(make([]byte, 0, min(max(2*cap(l.in), l.request.bytes), plainMost)), l.in...)
 		}
-		n, _ := l.conn.read.meet(l.conn.Conn.Read, l.in[len(l.in):cap(l.in)])
+		n, err := l.conn.read.meet(l.conn.Conn.Read, l.in[len(l.in):cap(l.in)])
 		l.in = l.in[:len(l.in)+n]
 		switch {
 		case n > 0:
-		case begun:
+		case begun && (l.fresh || len(l.in) > 3 || !errors.Is(err, io.EOF)):
 			return strange // it is slow, or breaks off: net/http says so
 		default:
 			return partial
@@ -242,10 +245,16 @@ func (l *lane) next(wait time.Duration) verdict {
 // read reads the request that is there.
 func (l *lane) read() verdict {
 	r := &l.request
-	if r.bytes == 0 {
-		return readPlain(l.in, r)
+	if l.posted && len(l.in) > 3 { // some old clients end a body by a line that does not belong to it
+		l.posted, l.fresh = false, true
+		l.in = append(l.in[:0], l.in[4-len(bytes.TrimLeft(l.in[:4], "\r\n")):]...)
 	}
-	if len(l.in) < r.bytes {
+	switch {
+	case len(l.in) < 4 && !l.fresh: // net/http does not judge by so little
+		return partial
+	case r.bytes == 0:
+		return readPlain(l.in, r)
+	case len(l.in) < r.bytes:
 		return partial
 	}
 	r.body = l.in[r.bytes-int(r.ContentLength) : r.bytes]
@@ -261,6 +270,7 @@ func (l *lane) rest() bool {
 	if len(l.in) == 0 && cap(l.in) > keptMost {
 		l.in = make([]byte, 0, readBuffer)
 	}
+	l.posted, l.fresh = l.request.Method == http.MethodPost, false
 	l.request = request{}
 	l.idle.Store(len(l.in) == 0)
 	return !l.lanes.draining.Load() || len(l.in) > 0

@@ -8,6 +8,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -282,4 +285,42 @@ func TestLaneRefusesAsNetHTTP(t *testing.T) {
 			t.Errorf("to %.60q: got %.100q, want %q", in, got, want)
 		}
 	}
+}
+
+// FuzzLane sends any bytes to a server and to net/http's with the same handler: both say the same.
+func FuzzLane(f *testing.F) {
+	get, last := "GET /request?a=b HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n", "GET /html HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+	for _, s := range []string{
+		post("/echo", "abc", "X-A: 1\r\n") + get + last,
+		get + post("/unread", "abc", "") + post("/part", "abcdef", "") + last,
+		"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + last,
+		"GET /flushed HTTP/1.1\r\nHost: a\r\n\r\nGET /less HTTP/1.1\r\nHost: a\r\n\r\n" + last,
+		"HEAD /html HTTP/1.1\r\nHost: a\r\n\r\nPUT /html HTTP/1.0\r\n\r\n",
+		get + get + "\r\n" + get,
+	} {
+		f.Add([]byte(s))
+	}
+	mux := routes(answers)
+	ours := run(f, map[string]string{"STALL_TIMEOUT": "1s"}, mux)
+	theirs := httptest.NewServer(ours.server)
+	f.Cleanup(theirs.Close)
+	heads, own := regexp.MustCompile(`HTTP/1\.[01] \d{3}.*\r\n(?:[A-Z].*\r\n)*\r\n`), regexp.MustCompile(`(?m)^(Date|X-Request-Id): .*\r\n`)
+	sorted := func(head string) string { // in which order lines stand is nobody's business
+		lines := strings.Split(strings.TrimSuffix(own.ReplaceAllString(head, ""), "\r\n\r\n"), "\r\n")
+		slices.Sort(lines[1:])
+		return strings.Join(lines, "\r\n") + "\r\n\r\n"
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var said [2]string
+		for i, addr := range []string{ours.addr, strings.TrimPrefix(theirs.URL, "http://")} {
+			conn := dial(t, addr)
+			_, _ = conn.Write(b)
+			_ = conn.(*net.TCPConn).CloseWrite()
+			got, _ := io.ReadAll(conn)
+			said[i] = strings.ReplaceAll(heads.ReplaceAllStringFunc(string(got), sorted), addr, "addr")
+		}
+		if said[0] != said[1] {
+			t.Errorf("to %q: got %q, want %q", b, said[0], said[1])
+		}
+	})
 }

@@ -75,7 +75,7 @@ type running struct {
 	stop      func() error // ends Run, gives what it returned
 }
 
-func run(t *testing.T, environ map[string]string, handler http.Handler, ready ...func() error) *running {
+func run(t testing.TB, environ map[string]string, handler http.Handler, ready ...func() error) *running {
 	t.Helper()
 	all := map[string]string{"PORT": "0"}
 	for k, v := range environ {
@@ -317,7 +317,7 @@ func TestSlowHeaderIsCutOff(t *testing.T) {
 	}
 }
 
-func dial(t *testing.T, addr string) net.Conn {
+func dial(t testing.TB, addr string) net.Conn {
 	t.Helper()
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", addr)
 	if err != nil {
