@@ -89,12 +89,11 @@ func newBatch(l *Lane, first *waiter) *batch {
 const bytesMost = 16 << 20
 
 // join makes a batch of a waiter that has its turn and those in the lane that
-// are worth taking along; the caller holds the queue's mu.
-func (l *Lane) join(first *waiter) {
+// are worth taking along, up to so many rows; the caller holds the queue's mu.
+func (l *Lane) join(first *waiter, most int64) {
 	b := newBatch(l, first)
 	first.batch = b
-	most := l.mostFor(first.rows)
-	if most <= first.rows || len(l.waiting) == 0 {
+	if most <= first.rows || len(l.waiting) == 0 || l.trust.lost {
 		return
 	}
 	now, kept := time.Now(), l.waiting[:0]

@@ -175,14 +175,14 @@ func (l *Lane) Infer(ctx context.Context, since time.Time, s engine.Session, inp
 		return l.queueUp(w) // unlocks
 	}
 	q.free -= threads(s)
-	if l.mostFor(w.rows) > w.rows && l.hopeful() {
+	if most := l.mostFor(w.rows); most > w.rows && l.hopeful() {
 		// Requests that are here already, but had no CPU to be read on, can come
 		// along: where there is one CPU, nothing else would let them meet a run that
 		// takes microseconds (docs/adr/0010).
 		q.mu.Unlock()
 		runtime.Gosched()
 		q.mu.Lock()
-		l.join(w)
+		l.join(w, most)
 		l.settle()
 		l.met(len(w.batch.members) > 1)
 	} else {
@@ -338,7 +338,7 @@ func (q *Queue) dispatch() {
 		l.turn = false
 		if first := l.next(); first != nil {
 			q.free -= threads(first.session)
-			l.join(first)
+			l.join(first, l.mostFor(first.rows))
 			first.wake <- struct{}{}
 		}
 		l.settle()

@@ -183,6 +183,30 @@ func TestWhatWaitsIsJoined(t *testing.T) {
 	}
 }
 
+// A lane whose rows were not cheaper in company looks again, now and then, and then takes company.
+func TestATryTakesCompany(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that others come to wait when the first makes way
+	q := open(t, Config{Runs: 1, Length: 100})
+	l, f := q.Lane("m", twice, 0), &fake{}
+	l.curve = *learn(func(n int64) time.Duration { return time.Duration(n) * time.Millisecond }, 1, 2)
+	l.trust.joined = checkFirst
+	l.curve.asked = probe - 1
+	var wg sync.WaitGroup
+	ask := func() {
+		if _, err := l.Infer(t.Context(), time.Now(), f, input(1, 2)); err != nil {
+			t.Error(err)
+		}
+	}
+	for range 3 {
+		wg.Go(ask)
+	}
+	ask()
+	wg.Wait()
+	if got := f.runs(); !slices.Equal(got, []int64{4}) {
+		t.Errorf("got runs of %d rows, want one of 4", got)
+	}
+}
+
 func TestOnlyWhatFitsIsJoined(t *testing.T) {
 	sig := engine.Signature{
 		Inputs:  []tensor.Spec{{Name: "X", Type: tensor.FP32, Shape: []int64{-1, -1}}},
