@@ -261,7 +261,7 @@ does it now. Where a feature differs more often than SKEW_ALARM, the exit code i
 		},
 	}
 	cmd.Flags().BoolVar(&check, "check", false, "compare what was served since the last report, or in a span, now")
-	cmd.Flags().StringVar(&from, "from", "", "`time` of the first vectors")
+	cmd.Flags().StringVar(&from, "from", "", "`time` of the first vectors, such as 2026-11-25 or 2026-11-25T10:00:00Z (default: where the last report ended)")
 	cmd.Flags().StringVar(&to, "to", "", "`time` that all vectors are before (default now)")
 	return cmd
 }

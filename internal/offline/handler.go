@@ -205,16 +205,17 @@ func (s *Server) Register(mux *http.ServeMux) {
 	route("POST /admin/v1/features/skew", func(w http.ResponseWriter, r *http.Request) error {
 		serve.Long(w, r)
 		var ask struct {
-			From time.Time `json:"from"`
-			To   time.Time `json:"to"`
+			From string `json:"from"`
+			To   string `json:"to"`
 		}
 		if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 			return err
 		}
-		if ask.To.Before(ask.From) && !ask.To.IsZero() {
-			return fault.New(fault.Invalid, "to is before from")
+		span, err := spanOf("from", ask.From, "to", ask.To)
+		if err != nil {
+			return err
 		}
-		report, err := s.skew(r.Context(), Span{From: ask.From, To: ask.To})
+		report, err := s.skew(r.Context(), span)
 		if err != nil {
 			return err
 		}
@@ -260,6 +261,25 @@ func (s *Server) trainingSet(w http.ResponseWriter, r *http.Request) error {
 	return s.store.TrainingSet(r.Context(), plan, r.Body, format, w)
 }
 
+// spanOf reads the bounds of a span, each of which may be empty, under the names that the caller knows them by.
+func spanOf(first, from, last, to string) (span Span, err error) {
+	for _, t := range []struct {
+		name, text string
+		to         *time.Time
+	}{{first, from, &span.From}, {last, to, &span.To}} {
+		if t.text == "" {
+			continue
+		}
+		if *t.to, err = row.ParseTime(t.text); err != nil {
+			return span, fault.Wrap(fault.Invalid, err, "%s: %s", t.name, fault.Message(err))
+		}
+	}
+	if span.To.Before(span.From) && !span.To.IsZero() {
+		return span, fault.New(fault.Invalid, "%s is before %s", last, first)
+	}
+	return span, nil
+}
+
 // materializeAsk is Feast's body.
 type materializeAsk struct {
 	Start   string   `json:"start_ts"`
@@ -274,22 +294,14 @@ func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental
 	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
-	span := Span{Incremental: incremental}
-	for _, t := range []struct {
-		name, text string
-		to         *time.Time
-	}{{"start_ts", ask.Start, &span.From}, {"end_ts", ask.End, &span.To}} {
-		if t.text == "" || ask.Without {
-			continue
-		}
-		var err error
-		if *t.to, err = row.ParseTime(t.text); err != nil {
-			return fault.Wrap(fault.Invalid, err, "%s: %s", t.name, fault.Message(err))
-		}
+	if ask.Without {
+		ask.Start, ask.End = "", ""
 	}
-	if span.To.Before(span.From) && !span.To.IsZero() {
-		return fault.New(fault.Invalid, "end_ts is before start_ts")
+	span, err := spanOf("start_ts", ask.Start, "end_ts", ask.End)
+	if err != nil {
+		return err
 	}
+	span.Incremental = incremental
 	defs, err := s.defined.Current(r.Context())
 	if err != nil {
 		return err

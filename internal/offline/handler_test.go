@@ -89,6 +89,8 @@ func TestMaterializeOverHTTP(t *testing.T) {
 		want       string
 	}{
 		{"/materialize", `{"start_ts":"noon"}`, 400, "start_ts"},
+		{"/admin/v1/features/skew", `{"from":"noon"}`, 400, "from: "},
+		{"/admin/v1/features/skew", `{"from":"2013-07-04","to":"2013-07-03"}`, 400, "to is before from"},
 		{"/materialize", `{"start_ts":"2013-07-04T00:00:00","end_ts":"2013-07-03T00:00:00"}`, 400, "before"},
 		{"/materialize", `{"feature_views":["none"]}`, 404, "none"},
 		{"/materialize", `[]`, 400, ""},

@@ -470,10 +470,7 @@ func (k *skewCheck) past(ctx context.Context, t *training, g *group, vectors []*
 		return err
 	}
 	defer from.close()
-	states, answers := make([]*feature.State, len(g.views)), make([][]feature.Answer, len(g.views))
-	for i, v := range g.views {
-		states[i], answers[i] = v.NewState(), make([]feature.Answer, len(v.Columns))
-	}
+	states, answers := g.states()
 	look := func(a *asking) {
 		for i, s := range states {
 			if a.least[i] == 0 {

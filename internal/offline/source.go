@@ -207,7 +207,7 @@ func (j *job) explain(ctx context.Context, in *input, err error) error {
 			return unreadable(kind, hurt, f.objects[0].Key, in.src)
 		}
 	}
-	return fault.Wrap(kind, err, "the files of source %q are not what its definition says: %s", in.src.Name, reason(err))
+	return fault.Wrap(kind, err, "the files of source %q are not what its definition says: %s", in.src.Name, j.reason(err))
 }
 
 func unreadable(kind fault.Kind, err error, key string, src *feature.CompiledSource) error {
@@ -228,8 +228,9 @@ func tooMuch(err error) bool {
 }
 
 // reason is DuckDB's first sentence of an error.
-func reason(err error) string {
+func (j *job) reason(err error) string {
 	s, _, _ := strings.Cut(err.Error(), "\n")
+	s = strings.NewReplacer(j.dir+"/", "", j.Store.dir+"/", "").Replace(s) // where files lie here is nobody's business
 	if len(s) > 300 {
 		s = s[:300]
 	}

@@ -108,7 +108,7 @@ func (t *training) take(ctx context.Context, rows io.Reader, format Format) erro
 		case tooMuch(err):
 			return t.failed(err)
 		}
-		return fault.Wrap(fault.Invalid, err, "the rows can't be read as %s: %s", format, reason(err))
+		return fault.Wrap(fault.Invalid, err, "the rows can't be read as %s: %s", format, t.reason(err))
 	}
 	names, types, err := t.describe(ctx, from)
 	if err != nil {
@@ -227,6 +227,15 @@ func (g *group) reach(at int64) int64 {
 		longest = max(longest, v.Keep())
 	}
 	return max(earliest, at-longest.Microseconds())
+}
+
+// states gives an empty state of each view, and room for what it says.
+func (g *group) states() ([]*feature.State, [][]feature.Answer) {
+	states, answers := make([]*feature.State, len(g.views)), make([][]feature.Answer, len(g.views))
+	for i, v := range g.views {
+		states[i], answers[i] = v.NewState(), make([]feature.Answer, len(v.Columns))
+	}
+	return states, answers
 }
 
 // earliest is before the time of any row, as a store.Stamp has it.
@@ -356,11 +365,7 @@ func (t *training) merge(ctx context.Context, g *group, fields []int, sorted, pa
 	}
 	defer func() { err = errors.Join(err, to.close()) }()
 
-	states := make([]*feature.State, len(g.views))
-	answers := make([][]feature.Answer, len(g.views))
-	for i, v := range g.views {
-		states[i], answers[i] = v.NewState(), make([]feature.Answer, len(v.Columns))
-	}
+	states, answers := g.states()
 	for {
 		if err := from.next(ctx); errors.Is(err, io.EOF) {
 			return nil

@@ -144,10 +144,10 @@ type lane struct {
 	conn   *conn
 	ctx    context.Context // ends with the connection
 	cancel context.CancelFunc
-	from   string // the caller's address
-	idle   atomic.Bool
-	fresh  bool // the first byte of a request says that there is one; else it takes four, as net/http has it
-	posted bool // the last one was a POST, and nothing was read since
+	from   string      // the caller's address
+	idle   atomic.Bool // it waits for a request, and may be closed
+	fresh  bool        // the first byte of a request says that there is one; else it takes four, as net/http has it
+	posted bool        // the last one was a POST, and nothing was read since
 
 	in      []byte // what was read and belongs to no request that was answered
 	request request
@@ -220,8 +220,9 @@ func (l *lane) next(wait time.Duration) verdict {
 			if v := l.read(); v != partial {
 				return v
 			}
-			if l.busy(); !begun {
+			if !begun {
 				begun = true
+				l.idle.Store(false)
 				_ = l.conn.SetReadDeadline(time.Now().Add(soon))
 			}
 		} else {
@@ -247,7 +248,8 @@ func (l *lane) read() verdict {
 	r := &l.request
 	if l.posted && len(l.in) > 3 { // some old clients end a body by a line that does not belong to it
 		l.posted, l.fresh = false, true
-		l.in = append(l.in[:0], l.in[4-len(bytes.TrimLeft(l.in[:4], "\r\n")):]...)
+		line := 4 - len(bytes.TrimLeft(l.in[:4], "\r\n"))
+		l.in = append(l.in[:0], l.in[line:]...)
 	}
 	switch {
 	case len(l.in) < 4 && !l.fresh: // net/http does not judge by so little
@@ -260,9 +262,6 @@ func (l *lane) read() verdict {
 	r.body = l.in[r.bytes-int(r.ContentLength) : r.bytes]
 	return plain
 }
-
-// busy takes the lane for a request; retire no longer closes it.
-func (l *lane) busy() { l.idle.Store(false) }
 
 // rest ends a request. It is false if the connection is not to have another.
 func (l *lane) rest() bool {
@@ -286,7 +285,7 @@ func (l *lane) retire() {
 // answer has the request handled and sends what came of it. It is false if that
 // is the connection's end.
 func (l *lane) answer() (more bool) {
-	l.busy()
+	l.idle.Store(false)
 	s := l.lanes.server
 	begin := time.Now()
 	_ = l.conn.SetWriteDeadline(begin.Add(s.http.WriteTimeout))
