@@ -24,7 +24,7 @@ var levels = []struct {
 	{"jsonwire row tensor", "typed arrays and rows, and how JSON writes them, know only the ground"},
 	{"engine event feast oip store tfserving window", "ports and wire formats know values, not each other"},
 	{"cache model queue segment serve", "what mains compose flows of"},
-	{"rpc", "gRPC on the server"},
+	{"payload rpc", "what was predicted, and gRPC on the server"},
 	{"feature", "features are asked for by other flows"},
 	{"deadletter offline predict", "flows"},
 }

@@ -40,11 +40,7 @@ func (y Reply) To(request *Event, asked, subject, contentType string, data []byt
 	e := sdk.New(sdk.CloudEventsVersionV1)
 	e.SetType(y.Name)
 	e.SetSource(y.Source)
-	sum := sha256.New()
-	for _, part := range [...]string{y.Name, asked, request.Source(), request.ID()} {
-		fmt.Fprintf(sum, "%d:%s", len(part), part)
-	}
-	e.SetID(hex.EncodeToString(sum.Sum(nil)[:16]))
+	e.SetID(y.ID(request, asked))
 	e.SetSubject(subject)
 	e.SetTime(time.Now())
 	e.SetExtension("causationid", request.ID())
@@ -57,6 +53,15 @@ func (y Reply) To(request *Event, asked, subject, contentType string, data []byt
 	e.DataEncoded = data
 	e.DataBase64 = !holdsJSON(&e)
 	return e
+}
+
+// ID is the id of the answer that To makes.
+func (y Reply) ID(request *Event, asked string) string {
+	sum := sha256.New()
+	for _, part := range [...]string{y.Name, asked, request.Source(), request.ID()} {
+		fmt.Fprintf(sum, "%d:%s", len(part), part)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:16])
 }
 
 // Responder answers requests that bring events by events, in the mode in which

@@ -250,6 +250,26 @@ var PredictionFailed = declareReply(&Declaration{
 	Data:    reflect.TypeFor[Failed](),
 })
 
+// Logged is the data of PredictionsLogged.
+type Logged struct {
+	Segment string    `json:"segment" jsonschema:"where it lies in the bucket"`
+	Rows    int       `json:"rows" jsonschema:"rows of predictions in it"`
+	Bytes   int       `json:"bytes" jsonschema:"its size"`
+	From    time.Time `json:"from" jsonschema:"when the first of them was answered"`
+	Until   time.Time `json:"until" jsonschema:"when the last of them was"`
+}
+
+// PredictionsLogged tells of a segment of the payload log.
+var PredictionsLogged = declare(Type[Logged]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.predictions.logged.v1", Source: predictions, Subject: "none", ID: "the segment", Outbound: true,
+		Summary: "Predictions were written to the bucket. The event is a claim check: `dataref` is the key of the Parquet object that holds them. Nothing here reacts to it yet: it is for whoever watches.",
+	},
+	id:      func(l *Logged) string { return l.Segment },
+	subject: func(*Logged) string { return "" },
+	at:      func(l *Logged) time.Time { return l.Until },
+})
+
 const (
 	// predictions is the source of events about answers.
 	predictions = "/pilotlight/predictions"

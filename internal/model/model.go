@@ -70,6 +70,8 @@ type Settings struct {
 	Features string `json:"features,omitempty"`
 	// Warmup tells what runs before the first caller is answered.
 	Warmup Warmup `json:"warmup,omitzero"`
+	// Log tells which predictions are written to the payload log, and what of them.
+	Log Log `json:"log,omitzero"`
 	// Labels are the publisher's own words: a commit, a data set, a metric.
 	Labels map[string]string `json:"labels,omitempty"`
 }
@@ -77,6 +79,14 @@ type Settings struct {
 // Batching bounds how many rows (entries of the first dimension) one run takes.
 type Batching struct {
 	MaxRows int `json:"max_rows,omitempty"` // 0: as many as are found to be worth it; 1: requests are never joined
+}
+
+// Log bounds what is written of predictions. What ended with an error always is, but for what is redacted, unless it is Off.
+type Log struct {
+	Off    bool    `json:"off,omitempty"`    // nothing is written
+	Sample float64 `json:"sample,omitempty"` // share of predictions that is; 0: all
+	// Redact names inputs, features and outputs whose values are left out; "caller" leaves out who asked.
+	Redact []string `json:"redact,omitempty"`
 }
 
 // Cache bounds how old a remembered answer may be.
@@ -120,6 +130,10 @@ func (s Settings) validate() error {
 		return fault.New(fault.Invalid, "cache.stale is %s, expected 0 (stale answers are never given) or more", time.Duration(s.Cache.Stale))
 	case s.Cache.Stale > 0 && s.Cache.TTL == 0:
 		return fault.New(fault.Invalid, "cache.stale is %s without cache.ttl: answers are not remembered at all", time.Duration(s.Cache.Stale))
+	case !(s.Log.Sample >= 0 && s.Log.Sample <= 1):
+		return fault.New(fault.Invalid, "log.sample is %g, expected a share from 0 (which means all) to 1", s.Log.Sample)
+	case s.Log.Off && (s.Log.Sample != 0 || len(s.Log.Redact) > 0):
+		return fault.New(fault.Invalid, "log.off says that no prediction is written, and log.sample or log.redact what is")
 	case s.Warmup.Runs < 0 || s.Warmup.Runs > 100:
 		return fault.New(fault.Invalid, "warmup.runs is %d, expected 0 to 100", s.Warmup.Runs)
 	}

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
@@ -55,11 +54,11 @@ func (h *Handler) call(w http.ResponseWriter, r *http.Request, open func() call)
 	c := open()
 	defer c.free()
 	c.take(body, header)
-	cached, err := h.flow.pass(r.Context(), ref, begin, cacheControl(r), c)
+	about, err := h.flow.pass(r.Context(), &asking{ref: ref, begin: begin, control: cacheControl(r), caller: callerOf(r)}, c)
 	if err != nil {
 		return err
 	}
-	tellCache(w.Header(), cached)
+	about.tell(w.Header())
 	body, header = c.answer()
 	return write(w, r, body, header)
 }
@@ -74,7 +73,8 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, ref model.Ref,
 		c := &named{call: open()}
 		defer c.free()
 		c.take(e.Data(), header)
-		if _, err := h.flow.pass(ctx, ref, begin, cache.Control{}, c); err != nil {
+		ask := &asking{ref: ref, begin: begin, caller: callerOf(r), id: event.PredictionMade.ID(e, asked)}
+		if _, err := h.flow.pass(ctx, ask, c); err != nil {
 			return event.Event{}, err
 		}
 		body, header := c.answer()

@@ -24,6 +24,7 @@ type join struct {
 	sources []source      // for each of the model's inputs
 	asks    []tensor.Spec // what a caller has to bring
 	given   map[string]given
+	fields  []row.Field // the plan's columns, for the payload log
 }
 
 // source is where one of the model's inputs comes from.
@@ -51,6 +52,7 @@ func newJoin(c *feature.Compiled, m *model.Manifest) (*join, error) {
 	column := map[string]int{}
 	for i, c := range plan.Columns {
 		column[c.Name] = i
+		j.fields = append(j.fields, row.Field{Name: c.Name, Type: c.Type, ID: uint32(i + 1)})
 	}
 	for _, k := range plan.Keys {
 		j.ask(k.Name, k.Type)
@@ -125,7 +127,7 @@ type joining struct {
 var joinings = sync.Pool{New: func() any { return &joining{given: feature.Given{}} }}
 
 // apply makes a model's inputs of what a caller brought, with the features as of a moment, as they are known now.
-func (j *join) apply(ctx context.Context, f *Flow, m *model.Manifest, brought []tensor.Tensor, known, at time.Time) ([]tensor.Tensor, error) {
+func (j *join) apply(ctx context.Context, f *Flow, m *model.Manifest, brought []tensor.Tensor, keep *keeping, known, at time.Time) ([]tensor.Tensor, error) {
 	direct := make(map[string]*tensor.Tensor, len(brought))
 	for i := range brought {
 		t := &brought[i]
@@ -179,6 +181,9 @@ func (j *join) apply(ctx context.Context, f *Flow, m *model.Manifest, brought []
 			Model: m.Name, Version: m.Version, Service: m.Features, Definitions: j.defined.Version,
 			Plan: j.plan, Traced: j.traced, Known: known, At: at, Given: g.given, Answers: &g.answers,
 		})
+	}
+	if keep != nil {
+		keep.take(j.fields, &g.answers)
 	}
 	inputs := make([]tensor.Tensor, len(m.Signature.Inputs))
 	for i, spec := range m.Signature.Inputs {
@@ -279,7 +284,7 @@ func (f *Flow) join(ctx context.Context, m *model.Manifest, s *served, r *Reques
 	if at.IsZero() {
 		at = begin
 	}
-	if r.Inputs, err = j.apply(ctx, f, m, r.Inputs, begin, at); err != nil {
+	if r.Inputs, err = j.apply(ctx, f, m, r.Inputs, r.keep, begin, at); err != nil {
 		return err
 	}
 	t.rows, t.features = rows(m, r.Inputs), time.Since(begin)

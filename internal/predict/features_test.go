@@ -56,11 +56,13 @@ func featured(t *testing.T) (*predicttest.Server, *feature.Catalog) {
 // featuredFor has it send its events to a sink, and write down all that models are given.
 func featuredFor(t *testing.T, sink event.Sink) (*predicttest.Server, *feature.Catalog) {
 	t.Helper()
+	return featuredOn(t, memBlob(t), sink)
+}
+
+// featuredOn has it use a bucket.
+func featuredOn(t *testing.T, blob store.Blob, sink event.Sink) (*predicttest.Server, *feature.Catalog) {
+	t.Helper()
 	ctx := t.Context()
-	blob, err := memstore.OpenBlob(ctx, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	online, err := memstore.OpenOnline(ctx, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +86,7 @@ func featuredFor(t *testing.T, sink event.Sink) (*predicttest.Server, *feature.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := predicttest.StartOn(t, predict.Deps{Blob: blob, Features: feature.NewTable(online, catalog.Current), Sink: sink}, map[string]string{"FEATURE_SAMPLE": "1"})
+	s := predicttest.StartOn(t, predict.Deps{Blob: blob, Features: feature.NewTable(online, catalog.Current), Sink: sink}, map[string]string{"FEATURE_SAMPLE": "1", "PAYLOAD_LOG": "on", "PAYLOAD_EVERY": "20ms"})
 	s.Push(t, "numbers", onnxtest.Identity(tensor.Spec{Type: tensor.FP32, Shape: []int64{-1, 3}}).Bytes(), model.Settings{Features: "numbers"})
 	s.Push(t, "named", onnxtest.Identity(tensor.Spec{Type: tensor.Int64, Shape: []int64{-1, 1}}, tensor.Spec{Type: tensor.Bytes, Shape: []int64{-1}}).Bytes(), model.Settings{Features: "named"})
 	s.Push(t, "half", onnxtest.Identity(tensor.Spec{Type: tensor.Int32, Shape: []int64{-1, 2}}, tensor.Spec{Type: tensor.FP64, Shape: []int64{-1, 1}}).Bytes(),

@@ -18,6 +18,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
@@ -30,6 +31,7 @@ type Flow struct {
 	cache    *cache.Cache
 	features *feature.Table
 	recorder *feature.Recorder
+	log      *payload.Log
 	tel      *instruments
 
 	// last holds, for each ref without a number, the version that answered it last
@@ -43,12 +45,13 @@ type Flow struct {
 // New makes the flow of a registry, whose models share the CPUs of a queue, and
 // whose answers a cache remembers where their publishers allow it. Features come
 // of a table (nil: models that take some can't be asked), and a recorder (nil: none) gets a sample of them.
-func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *feature.Table, recorder *feature.Recorder, tel *telemetry.Telemetry) (*Flow, error) {
+// What was asked and answered goes to a log (nil: none).
+func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *feature.Table, recorder *feature.Recorder, log *payload.Log, tel *telemetry.Telemetry) (*Flow, error) {
 	instruments, err := newInstruments(tel)
 	if err != nil {
 		return nil, err
 	}
-	return &Flow{registry: registry, queue: q, cache: c, features: features, recorder: recorder, tel: instruments}, nil
+	return &Flow{registry: registry, queue: q, cache: c, features: features, recorder: recorder, log: log, tel: instruments}, nil
 }
 
 // served is what the flow keeps of one version.
@@ -57,6 +60,7 @@ type served struct {
 	labels   labels // of its metrics
 	lane     *queue.Lane
 	answers  *cache.Scope         // nil: they are not remembered
+	origin   *payload.Origin      // nil: nothing is written of its predictions
 	join     atomic.Pointer[join] // of a version that takes features
 	unloaded atomic.Bool          // by a caller's wish, and not used since
 	most     atomic.Int64         // rows that a joined run may have
@@ -87,6 +91,9 @@ func (f *Flow) serve(m *model.Manifest) any {
 		lane: f.queue.Lane(m.Name, m.Signature, m.Batching.MaxRows),
 	}
 	s.most.Store(int64(m.Batching.MaxRows))
+	if f.log != nil && !m.Log.Off {
+		s.origin = originOf(m)
+	}
 	if m.Cache.TTL > 0 {
 		s.answers = f.cache.Scope(cache.Spec{
 			Model: m.Name, Identity: []string{string(m.Digest), m.Identity()},
@@ -109,6 +116,8 @@ type Request struct {
 	Cache   cache.Control // what the caller says of remembered answers
 	// FeatureTime is as of when features are read; zero: now.
 	FeatureTime time.Time
+
+	keep *keeping // takes what features were fetched; nil: nobody wants to know
 }
 
 // Answer is what a model said. Others may have been given the same outputs:

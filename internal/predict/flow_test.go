@@ -54,7 +54,7 @@ func TestFlowNeedsNoProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer answers.Close()
-	flow, err := predict.New(s.Registry, lanes, answers, nil, nil, tel)
+	flow, err := predict.New(s.Registry, lanes, answers, nil, nil, nil, tel)
 	if err != nil {
 		t.Fatal(err)
 	}

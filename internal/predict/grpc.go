@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
@@ -127,14 +126,15 @@ func (c *grpcCall) encode(a *Answer, version string) error {
 }
 
 // inferCall answers one message; the answer is in c.buf.
-func (h *Handler) inferCall(ctx context.Context, c *grpcCall, message []byte, control cache.Control) (cache.Outcome, error) {
-	begin := time.Now()
+func (h *Handler) inferCall(ctx context.Context, c *grpcCall, message []byte, ask asking) (told, error) {
+	ask.begin = time.Now()
 	ref, err := c.read(message)
 	telemetry.LineFrom(ctx).SetModel(ref.Name, ref.Version)
 	if err != nil {
-		return cache.Outcome{}, err
+		return told{}, err
 	}
-	outcome, err := h.flow.pass(ctx, ref, begin, control, c)
+	ask.ref = ref
+	outcome, err := h.flow.pass(ctx, &ask, c)
 	return outcome, h.compat.word(err, ref.Name, false)
 }
 
@@ -145,11 +145,11 @@ func (h *Handler) modelInfer(r *rpc.Call) error {
 	}
 	c := grpcCalls.Get().(*grpcCall)
 	defer c.free()
-	cached, err := h.inferCall(r.Context(), c, message, cacheControl(r.Request))
+	about, err := h.inferCall(r.Context(), c, message, asking{control: cacheControl(r.Request), caller: callerOf(r.Request)})
 	if err != nil {
 		return err
 	}
-	tellCache(r.Header(), cached)
+	about.tell(r.Header())
 	return r.Send(c.buf)
 }
 
@@ -169,7 +169,7 @@ func (h *Handler) modelStreamInfer(r *rpc.Call) error {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), serve.Timeout(r.Request))
-		_, err = h.inferCall(ctx, c, message, cache.Control{})
+		_, err = h.inferCall(ctx, c, message, asking{caller: callerOf(r.Request)})
 		cancel()
 		switch {
 		case r.Context().Err() != nil: // nobody waits for an answer

@@ -8,6 +8,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -31,11 +32,14 @@ type Config struct {
 	Queue  queue.Config
 	Cache  cache.Config
 	Record feature.RecordConfig
+	Log    payload.Config
 	Compat Compat
 }
 
 // Parts are the configurations that it is made of, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Model, &c.Queue, &c.Cache, &c.Record, &c.Compat} }
+func (c *Config) Parts() []any {
+	return []any{&c.Model, &c.Queue, &c.Cache, &c.Record, &c.Log, &c.Compat}
+}
 
 // Open wires the flow of a bucket and mounts it on a process, which closes it.
 func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Registry, error) {
@@ -67,7 +71,12 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 		recorder = feature.NewRecorder(&c.Record, outbox)
 		p.Defer(recorder.Close)
 	}
-	flow, err := New(registry, lanes, answers, d.Features, recorder, p.Tel)
+	log, err := payload.Open(&c.Log, d.Blob, outbox, p.Tel)
+	if err != nil {
+		return nil, err
+	}
+	p.Defer(log.Close)
+	flow, err := New(registry, lanes, answers, d.Features, recorder, log, p.Tel)
 	if err != nil {
 		return nil, err
 	}

@@ -2,10 +2,12 @@ package predict
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -21,47 +23,119 @@ type edge interface {
 	encode(a *Answer, version string) error
 }
 
-// pass takes a request through the flow, and tells its log line and the
-// statistics of the version what each step took. begin is when the request's
-// body began to be read, control what its caller says of remembered answers.
-func (f *Flow) pass(ctx context.Context, ref model.Ref, begin time.Time, control cache.Control, e edge) (cache.Outcome, error) {
-	m, err := f.Pick(ctx, ref)
+// asking is what is known of a request before it is read.
+type asking struct {
+	ref     model.Ref
+	begin   time.Time     // when its body began to be read
+	control cache.Control // what its caller says of remembered answers
+	caller  string
+	id      string // of the prediction, if it has one already
+}
+
+// told is what a caller is told beside the answer.
+type told struct {
+	cache cache.Outcome
+	id    string // of the prediction; empty: it is not kept
+}
+
+// predictionID is the header with the id by which outcomes find a prediction.
+const predictionID = "Prediction-Id"
+
+func (t *told) tell(head http.Header) {
+	tellCache(head, t.cache)
+	if t.id != "" && visible(t.id) {
+		head[predictionID] = []string{t.id}
+	}
+}
+
+// visible tells whether an id can stand in a header as it is. One that can't is its caller's own.
+func visible(id string) bool {
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// pass takes a request through the flow, tells its log line and the
+// statistics of the version what each step took, and writes it to the payload log.
+func (f *Flow) pass(ctx context.Context, ask *asking, e edge) (told, error) {
+	m, err := f.Pick(ctx, ask.ref)
 	if err != nil {
-		return cache.Outcome{}, err
+		return told{}, err
 	}
 	s := f.of(m)
 	line := telemetry.LineFrom(ctx)
 	line.SetModel(m.Name, s.version)
+	keep := f.keep(s)
+	defer keep.free()
+	about, err := f.answer(ctx, ask, m, s, keep, line, e)
+	switch {
+	case keep != nil && (err != nil || keep.wanted):
+		keep.add(f.log, s.origin, ask, err)
+		about.id = keep.ID
+	case keep != nil:
+		f.log.Skip()
+	}
+	return about, err
+}
 
+func (f *Flow) answer(ctx context.Context, ask *asking, m *model.Manifest, s *served, keep *keeping, line *telemetry.Line, e edge) (told, error) {
 	if s.answers == nil { // else it may need no run
 		if err := s.lane.Admit(ctx); err != nil {
-			return cache.Outcome{}, err
+			return told{}, err
 		}
 	}
 	asks, err := f.asks(ctx, m)
 	if err != nil {
-		return cache.Outcome{}, err
+		return told{}, err
 	}
 	r, err := e.decode(m, asks)
 	if err != nil {
-		return cache.Outcome{}, err
+		return told{}, err
 	}
-	r.Cache = control
+	r.Cache = ask.control
 	if r.ID != "" {
 		line.SetID(r.ID)
+	}
+	if keep != nil {
+		keep.ID, keep.At, keep.Given = r.ID, r.FeatureTime, r.Inputs
+		if keep.wanted {
+			r.keep = keep
+		}
 	}
 	decoded := time.Now()
 	a, inferred, err := f.infer(ctx, m, s, r, decoded)
 	if err != nil {
-		return cache.Outcome{}, err
+		return told{}, err
 	}
 	if err := e.encode(a, s.version); err != nil {
-		return cache.Outcome{}, err
+		return told{}, err
 	}
 	encoded := time.Now()
-	s.stats.recordEdge(rows(m, r.Inputs), decoded.Sub(begin), encoded.Sub(inferred))
-	line.Timing("decode", decoded.Sub(begin))
+	n := rows(m, r.Inputs)
+	if keep != nil {
+		keep.Outputs, keep.Rows, keep.Latency = a.Outputs, int(n), encoded.Sub(ask.begin)
+		if a.Cache.Status != cache.Off {
+			keep.Cache = a.Cache.Status.String()
+		}
+	}
+	s.stats.recordEdge(n, decoded.Sub(ask.begin), encoded.Sub(inferred))
+	line.Timing("decode", decoded.Sub(ask.begin))
 	line.Timing("infer", inferred.Sub(decoded))
 	line.Timing("encode", encoded.Sub(inferred))
-	return a.Cache, nil
+	return told{cache: a.Cache}, nil
+}
+
+// originOf is a version as the payload log knows it.
+func originOf(m *model.Manifest) *payload.Origin {
+	o := &payload.Origin{Model: m.Name, Version: m.Version, Digest: string(m.Digest), Sample: m.Log.Sample, Redact: map[string]bool{}}
+	if o.Sample == 0 {
+		o.Sample = 1
+	}
+	for _, name := range m.Log.Redact {
+		o.Redact[name] = true
+	}
+	return o
 }

@@ -80,6 +80,10 @@ type KV interface {
 // see the same items, and that it bounds by itself what it keeps.
 type Shared interface{ Shared() bool }
 
+// Volatile is what a Blob may also be: Volatile tells that it is the memory of this process, where what
+// is written for later costs much and is worth little.
+type Volatile interface{ Volatile() bool }
+
 // Object describes one object of a Blob.
 type Object struct {
 	Key      string

@@ -134,3 +134,8 @@ func (b *Blob) Close() error {
 	b.objects = nil
 	return nil
 }
+
+var _ store.Volatile = (*Blob)(nil)
+
+// Volatile tells that it is memory.
+func (b *Blob) Volatile() bool { return true }
