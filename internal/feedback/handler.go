@@ -42,7 +42,6 @@ func (in *Intake) receive(r *http.Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	defer body.Close()
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")) // whatever else it is, it is tried as JSON
 	b, all := in.batch(), newElements(body, kind == "application/x-ndjson")
 	for {

@@ -246,7 +246,6 @@ func readBody(r *http.Request, header int) (body []byte, done func(), err error)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer in.Close()
 	buf := bodies.Get().(*bytes.Buffer)
 	buf.Reset()
 	pad := -max(header, 0) & 7

@@ -15,9 +15,9 @@ import (
 
 // Unpacked gives a request's body as it was before its Content-Encoding: gzip,
 // deflate or identity. What it grows to has the limit of the body itself, and what is
-// wrong with it is Invalid. The caller closes it.
-func Unpacked(r *http.Request) (io.ReadCloser, error) {
-	var z io.ReadCloser
+// wrong with it is Invalid. There is nothing to close: unpacking holds on to memory alone.
+func Unpacked(r *http.Request) (io.Reader, error) {
+	var z io.Reader
 	var err error
 	coding := strings.ToLower(r.Header.Get("Content-Encoding"))
 	switch coding {
@@ -39,7 +39,7 @@ func Unpacked(r *http.Request) (io.ReadCloser, error) {
 
 // unpacked bounds what a compressed body may grow to.
 type unpacked struct {
-	r           io.ReadCloser
+	r           io.Reader
 	coding      string
 	left, limit int64
 }
@@ -61,8 +61,6 @@ func (u *unpacked) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-func (u *unpacked) Close() error { return u.r.Close() }
 
 func packedError(coding string, err error) error {
 	if fault.KindOf(err) != fault.Internal {
