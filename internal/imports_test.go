@@ -26,7 +26,7 @@ var levels = []struct {
 	{"cache model queue segment serve", "what mains compose flows of"},
 	{"payload rpc", "what was predicted, and gRPC on the server"},
 	{"feature", "features are asked for by other flows"},
-	{"deadletter offline predict", "flows"},
+	{"deadletter feedback offline predict", "flows"},
 }
 
 // sideways are the imports within a level that are meant.

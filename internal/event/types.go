@@ -221,14 +221,38 @@ var FeaturesObserved = declare(Type[Rows]{
 		Summary: "Something was observed that features are made of. Anybody may send it, with a source of their own. It is accepted once the rows are in the log and in the views of the source; " +
 			"rows that are not what the source's definition demands are kept aside with the reason.",
 	},
-	id: func(r *Rows) string {
-		b, _ := json.Marshal(r) // New has done it before
-		sum := sha256.Sum256(b)
-		return hex.EncodeToString(sum[:16])
-	},
+	id:      hashOf[Rows],
 	subject: func(r *Rows) string { return r.Source },
 	at:      func(*Rows) time.Time { return time.Time{} }, // rows have their own
 })
+
+// hashOf makes an id of an event's data.
+func hashOf[T any](data *T) string {
+	b, _ := json.Marshal(data) // New has done it before
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
+
+// Outcomes is the data of OutcomeObserved.
+type Outcomes struct {
+	Outcomes []json.RawMessage `json:"outcomes" jsonschema:"each an object as POST /feedback takes it: prediction, and row where the prediction has several, or model, entity and at (when it was made); value, a boolean, a number or a string; time, when it came true; id, the sender's own"`
+}
+
+// OutcomeObserved brings what came true of predictions.
+var OutcomeObserved = declare(Type[Outcomes]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.outcome.observed.v1", Source: outcomes, Subject: "none",
+		ID: "any; `pilotlight` makes it of the data. The same source and id again is the same event, and each of its outcomes counts once, as does one with an id of its own, whatever events of the source it comes in",
+		Summary: "It is known what came true of predictions. Anybody may send it, with a source of their own. feedback accepts it once the outcomes are durable; " +
+			"those that can't be read are kept aside with the reason.",
+	},
+	id:      hashOf[Outcomes],
+	subject: func(*Outcomes) string { return "" },
+	at:      func(*Outcomes) time.Time { return time.Time{} }, // outcomes have their own
+})
+
+// outcomes is the source of events about what came true.
+const outcomes = "/pilotlight/outcomes"
 
 // PredictionMade answers an event that was a request for inference.
 var PredictionMade = declareReply(&Declaration{

@@ -12,9 +12,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/jsonwire"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
+	"github.com/pilotlight-ml/pilotlight/internal/segment"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
@@ -186,8 +186,7 @@ func keepRejected(ctx context.Context, blob store.Blob, source string, now time.
 	}
 	sum := sha256.Sum256(lines.Bytes())
 	key := RejectedPrefix + source + "/" + now.UTC().Format(time.DateOnly) + "/" + hex.EncodeToString(sum[:16])
-	_, err := blob.Put(ctx, key, bytes.NewReader(lines.Bytes()), int64(lines.Len()), store.IfAbsent())
-	if err != nil && !fault.Is(err, fault.Conflict) {
+	if err := segment.Keep(ctx, blob, key, lines.Bytes()); err != nil {
 		return fmt.Errorf("keep rejected rows of source %s: %w", source, err)
 	}
 	return nil

@@ -71,11 +71,11 @@ type IngestDeps struct {
 	Blob    store.Blob // the bucket, with the logs and what was rejected
 }
 
-// Ingest takes rows in. Each source has a group commit that never waits: rows that
-// come while nothing is written are written at once, those that come meanwhile are
-// the next group. Rows are acknowledged once they are in the log and online, and
-// applying them again changes nothing, so a caller that got an error, or no
-// answer, repeats. A panic while rows are written is an error of those that wait for them. Any number of processes may take in rows of one source.
+// Ingest takes rows in. Each source has a segment.Committer of its own. Rows are
+// acknowledged once they are in the log and online, and applying them again changes
+// nothing, so a caller that got an error, or no answer, repeats. A panic while rows are
+// written is an error of those that wait for them. Any number of processes may take in
+// rows of one source.
 type Ingest struct {
 	deps IngestDeps
 	conf IngestConfig
@@ -85,7 +85,6 @@ type Ingest struct {
 
 	mu    sync.Mutex
 	lanes map[string]*lane
-	work  sync.WaitGroup // lanes that write
 }
 
 // NewIngest makes an Ingest.
@@ -101,7 +100,11 @@ func NewIngest(c *IngestConfig, d IngestDeps, tel *telemetry.Telemetry) (*Ingest
 
 // Close waits for what is being written. No call of Accept may follow.
 func (in *Ingest) Close() error {
-	in.work.Wait()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, l := range in.lanes {
+		l.Close()
+	}
 	return nil
 }
 
@@ -142,7 +145,9 @@ func (in *Ingest) accept(ctx context.Context, s *CompiledSource, rows []Row, rej
 		group.Go(fault.Guard(func() error { return keepRejected(writing, in.deps.Blob, s.Name, now, rejected) }))
 	}
 	if len(good) > 0 {
-		group.Go(fault.Guard(func() error { return in.lane(s.Name).write(writing, s, &part{rows: good, outcomes: outcomes, to: to}) }))
+		group.Go(fault.Guard(func() error {
+			return in.lane(s.Name).write(writing, &part{source: s, rows: good, outcomes: outcomes, to: to})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		return Result{}, err
@@ -170,6 +175,8 @@ func (in *Ingest) lane(source string) *lane {
 	l := in.lanes[source]
 	if l == nil {
 		l = &lane{in: in, source: source}
+		limits := segment.Limits{Rows: in.conf.Rows, Bytes: int64(in.conf.Bytes), Write: in.conf.Write}
+		l.Committer = segment.NewCommitter("rows of source "+source, limits, l.put, sameSource)
 		in.lanes[source] = l
 	}
 	return l
@@ -177,126 +184,44 @@ func (in *Ingest) lane(source string) *lane {
 
 // lane is where the rows of one source meet.
 type lane struct {
+	*segment.Committer[*part]
 	in     *Ingest
 	source string
-
-	mu      sync.Mutex
-	writing *group
-	waiting []*group // mostly one or none; another where the definition has changed
-	rows    int      // that wait
-	bytes   int64
-	perRow  float64 // nanoseconds that a row has taken, lately
 
 	// Of whoever writes:
 	log   *segment.Log
 	logOf *CompiledSource
 }
 
-// group is rows that are written together.
-type group struct {
-	source *CompiledSource
-	parts  []*part
-	rows   int
-	bytes  int64
-
-	done chan struct{} // closed once err is there
-	err  error
-}
-
 // part is the rows of one call.
 type part struct {
+	source   *CompiledSource
 	rows     []Row
-	outcomes []Outcome // of each row, once the group is done
+	outcomes []Outcome // of each row, once the part is written
 	to       To
 }
 
-// write has a part written, and waits for that as long as ctx lasts.
-func (l *lane) write(ctx context.Context, s *CompiledSource, p *part) error {
-	g, err := l.join(s, p)
-	if err != nil {
-		return err
-	}
-	select {
-	case <-g.done:
-		return g.err
-	case <-ctx.Done():
-		return ctx.Err() // what was begun for it goes on, for the others
-	}
-}
+// sameSource keeps rows apart where the definition has changed.
+func sameSource(a, b *part) bool { return a.source == b.source }
 
-// join puts a part into a group, and has that written if nothing else is.
-func (l *lane) join(s *CompiledSource, p *part) (*group, error) {
+// write has a part written, and waits for that as long as ctx lasts.
+func (l *lane) write(ctx context.Context, p *part) error {
 	bytes := int64(0)
 	for i := range p.rows {
 		bytes += p.rows[i].size()
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.waiting) > 0 && (l.rows+len(p.rows) > l.in.conf.Rows || l.bytes+bytes > int64(l.in.conf.Bytes)) {
-		return nil, l.overloaded()
-	}
-	var g *group
-	if n := len(l.waiting); n > 0 && l.waiting[n-1].source == s {
-		g = l.waiting[n-1]
-	} else {
-		g = &group{source: s, done: make(chan struct{})}
-		l.waiting = append(l.waiting, g)
-	}
-	g.parts = append(g.parts, p)
-	g.rows, g.bytes = g.rows+len(p.rows), g.bytes+bytes
-	l.rows, l.bytes = l.rows+len(p.rows), l.bytes+bytes
-	if l.writing == nil {
-		l.writing = l.next()
-		l.in.work.Go(l.run)
-	}
-	return g, nil
+	return l.Commit(ctx, p, len(p.rows), bytes)
 }
 
-// next takes a group out of those that wait, or nil; the caller holds mu.
-func (l *lane) next() *group {
-	if len(l.waiting) == 0 {
-		l.waiting = nil
-		return nil
-	}
-	g := l.waiting[0]
-	l.waiting = l.waiting[1:]
-	l.rows, l.bytes = l.rows-g.rows, l.bytes-g.bytes
-	return g
-}
-
-// overloaded refuses a part, and tells when what is ahead of it will be written; the caller holds mu.
-func (l *lane) overloaded() error {
-	ahead := time.Duration(l.perRow * float64(l.rows+l.writing.rows))
-	again := max(ahead, time.Second)
-	return fault.Again(fault.New(fault.Overloaded, "%d rows of source %s wait to be written; try again in %s", l.rows, l.source, again.Round(time.Second)), again)
-}
-
-// run writes groups until none waits.
-func (l *lane) run() {
-	for g := l.writing; g != nil; {
-		begin := time.Now()
-		g.err = fault.Guard(func() error { return l.put(g) })()
-		took := time.Since(begin)
-		close(g.done)
-		l.mu.Lock()
-		const recent = 8 // groups that the average is about
-		l.perRow += (float64(took)/float64(g.rows) - l.perRow) / recent
-		g = l.next()
-		l.writing = g
-		l.mu.Unlock()
-	}
-}
-
-// put brings a group to the log and online. That its callers may have left is
-// nothing to it.
-func (l *lane) put(g *group) error {
-	in := l.in
-	ctx, cancel := context.WithTimeout(context.Background(), in.conf.Write)
-	defer cancel()
+// put brings parts of one source to the log and online.
+func (l *lane) put(ctx context.Context, parts []*part) error {
+	in, source := l.in, parts[0].source
 	begin := time.Now()
 	var logged, online []Row
 	var outcomes []*Outcome
-	for _, p := range g.parts {
+	rows := 0
+	for _, p := range parts {
+		rows += len(p.rows)
 		if p.to != OnlineOnly {
 			logged = append(logged, p.rows...)
 		}
@@ -314,7 +239,7 @@ func (l *lane) put(g *group) error {
 	var both errgroup.Group
 	if len(logged) > 0 {
 		both.Go(fault.Guard(func() error {
-			if err := l.append(ctx, g.source, logged); err != nil {
+			if err := l.append(ctx, source, logged); err != nil {
 				return unavailable(err, "append %d rows to the log of source %s", len(logged), l.source)
 			}
 			return nil
@@ -322,14 +247,14 @@ func (l *lane) put(g *group) error {
 	}
 	if len(online) > 0 {
 		both.Go(fault.Guard(func() error {
-			if err := in.apply(ctx, g.source, online, outcomes); err != nil {
+			if err := in.apply(ctx, source, online, outcomes); err != nil {
 				return unavailable(err, "apply %d rows of source %s", len(online), l.source)
 			}
 			return nil
 		}))
 	}
 	err := both.Wait()
-	in.tel.group(ctx, l.source, g.rows, time.Since(begin), err)
+	in.tel.group(ctx, l.source, rows, time.Since(begin), err)
 	return err
 }
 

@@ -120,13 +120,7 @@ func read(t testing.TB, blob store.Blob, key string) []byte {
 
 // waiting waits until so many rows wait behind what is being written.
 func waiting(in *Ingest, source string, rows int) {
-	for l := in.lane(source); ; time.Sleep(time.Millisecond) {
-		l.mu.Lock()
-		n := l.rows
-		l.mu.Unlock()
-		if n == rows {
-			return
-		}
+	for l := in.lane(source); l.Waiting() != rows; time.Sleep(time.Millisecond) {
 	}
 }
 
@@ -180,9 +174,8 @@ func TestNoMoreThanTheBoundsWaits(t *testing.T) {
 		for i := range 7 {
 			more = append(more, departure(10+i))
 		}
-		in.lane(s.Name).perRow = 1e9
 		_, err := in.Accept(t.Context(), s, more, Everywhere)
-		if !fault.Is(err, fault.Overloaded) || fault.RetryAfter(err) != 5*time.Second || fault.Message(err) != "4 rows of source departures wait to be written; try again in 5s" {
+		if !fault.Is(err, fault.Overloaded) || fault.RetryAfter(err) < time.Second || !strings.HasPrefix(fault.Message(err), "4 rows of source departures wait to be written; try again in ") {
 			t.Errorf("%s: got %v, try again in %s", name, err, fault.RetryAfter(err))
 		}
 		accept(more[:3]...) // there is room for these

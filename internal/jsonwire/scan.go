@@ -9,6 +9,7 @@
 package jsonwire
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math/bits"
@@ -28,7 +29,8 @@ const maxDepth = 64
 // as slices of the text, and builds no values.
 type Scanner struct {
 	Text []byte
-	Pos  int // of the next byte to read
+	Pos  int    // of the next byte to read
+	What string // the text is, for errors; "": the body
 
 	scratch []byte          // holds the last string that had escapes
 	chars   strings.Builder // of strings that are kept
@@ -36,7 +38,7 @@ type Scanner struct {
 
 // Broken reports text that is not JSON, at the current position.
 func (s *Scanner) Broken(format string, args ...any) error {
-	return fault.New(fault.Invalid, "the body is not valid JSON at byte %d: %s", s.Pos, fmt.Sprintf(format, args...))
+	return fault.New(fault.Invalid, "%s is not valid JSON at byte %d: %s", cmp.Or(s.What, "the body"), s.Pos, fmt.Sprintf(format, args...))
 }
 
 // Expected reports that what stands at the current position is not what should.

@@ -2,7 +2,6 @@ package predict
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -243,26 +242,9 @@ var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // at header lies as tensors want it. done gives the memory back; nothing that was
 // decoded from the body may be used afterwards.
 func readBody(r *http.Request, header int) (body []byte, done func(), err error) {
-	in := io.Reader(r.Body)
-	limit := serve.BodyLimit(r)
-	switch coding := strings.ToLower(r.Header.Get("Content-Encoding")); coding {
-	case "", "identity":
-	case "gzip":
-		z, err := gzip.NewReader(r.Body)
-		if err != nil {
-			return nil, nil, compressedError(coding, err)
-		}
-		defer z.Close()
-		in = &decompressed{r: z, coding: coding, left: limit, limit: limit}
-	case "deflate":
-		z, err := zlib.NewReader(r.Body)
-		if err != nil {
-			return nil, nil, compressedError(coding, err)
-		}
-		defer z.Close()
-		in = &decompressed{r: z, coding: coding, left: limit, limit: limit}
-	default:
-		return nil, nil, fault.New(fault.Invalid, "Content-Encoding %q is not one of gzip, deflate, identity", tensor.Clip(coding))
+	in, err := serve.Unpacked(r)
+	if err != nil {
+		return nil, nil, err
 	}
 	buf := bodies.Get().(*bytes.Buffer)
 	buf.Reset()
@@ -284,35 +266,3 @@ func readBody(r *http.Request, header int) (body []byte, done func(), err error)
 }
 
 var zeroes [8]byte
-
-// decompressed bounds what a compressed body may grow to.
-type decompressed struct {
-	r           io.Reader
-	coding      string
-	left, limit int64
-}
-
-func (d *decompressed) Read(p []byte) (int, error) {
-	if d.left < 0 {
-		return 0, &http.MaxBytesError{Limit: d.limit}
-	}
-	if int64(len(p)) > d.left+1 {
-		p = p[:d.left+1]
-	}
-	n, err := d.r.Read(p)
-	d.left -= int64(n)
-	if d.left < 0 {
-		return n, &http.MaxBytesError{Limit: d.limit}
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = compressedError(d.coding, err)
-	}
-	return n, err
-}
-
-func compressedError(coding string, err error) error {
-	if fault.KindOf(err) != fault.Internal {
-		return err // the body itself failed: too large, too slow
-	}
-	return fault.Wrap(fault.Invalid, err, "the body is not valid %s, as its Content-Encoding says", coding)
-}

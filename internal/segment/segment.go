@@ -53,7 +53,12 @@ func Day(event int64) string { return time.UnixMicro(event).UTC().Format(time.Da
 
 // Key is where an object with those bytes lies.
 func Key(source, day string, created int64, hash []byte) string {
-	return fmt.Sprintf("%sdate=%s/%016d-%s.parquet", Prefix(source), day, max(created, 0), hex.EncodeToString(hash[:16]))
+	return Prefix(source) + "date=" + day + "/" + Name(created, hash)
+}
+
+// Name is the last part of Key: when the object's rows were known, and what it holds.
+func Name(created int64, hash []byte) string {
+	return fmt.Sprintf("%016d-%s.parquet", max(created, 0), hex.EncodeToString(hash[:16]))
 }
 
 // Intact tells whether an object's bytes are those that its Key was made of.
@@ -194,11 +199,7 @@ func (l *Log) Append(ctx context.Context, rows iter.Seq[Row]) (keys []string, er
 		key := Key(l.source, Day(of[0].Event), created, sum[:])
 		keys = append(keys, key)
 		group.Go(fault.Guard(func() error {
-			_, err := l.blob.Put(ctx, key, bytes.NewReader(data.Bytes()), int64(data.Len()), store.IfAbsent())
-			if err != nil && !fault.Is(err, fault.Conflict) { // it is there already
-				return fmt.Errorf("write %q: %w", key, err)
-			}
-			return nil
+			return Keep(ctx, l.blob, key, data.Bytes())
 		}))
 	}
 	if err := group.Wait(); err != nil {
@@ -206,6 +207,15 @@ func (l *Log) Append(ctx context.Context, rows iter.Seq[Row]) (keys []string, er
 	}
 	slices.Sort(keys)
 	return keys, nil
+}
+
+// Keep writes an object whose key says what it holds: that it is there already is as well.
+func Keep(ctx context.Context, blob store.Blob, key string, data []byte) error {
+	_, err := blob.Put(ctx, key, bytes.NewReader(data), int64(len(data)), store.IfAbsent())
+	if err != nil && !fault.Is(err, fault.Conflict) {
+		return fmt.Errorf("write %q: %w", key, err)
+	}
+	return nil
 }
 
 // groupRows is how many rows a row group has: what DuckDB reads in parallel.

@@ -1,0 +1,216 @@
+package feedback
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
+	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
+)
+
+// instanceBucket makes a run of this test binary an instance that takes outcomes in, so that it can be killed.
+const instanceBucket = "PILOTLIGHT_TEST_INSTANCE_BUCKET"
+
+// at opens a bucket on the disk or on S3.
+func at(t testing.TB, raw string) store.Blob {
+	t.Helper()
+	b, err := store.Openers[store.Blob]{
+		"file": func(ctx context.Context, u *url.URL) (store.Blob, error) { return diskstore.OpenBlob(ctx, u) },
+		"s3":   func(ctx context.Context, u *url.URL) (store.Blob, error) { return s3store.OpenBlob(ctx, u) },
+	}.Open(t.Context(), raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestInstance is what the child process runs. It says its address, and serves until it is killed.
+func TestInstance(t *testing.T) {
+	bucket := os.Getenv(instanceBucket)
+	if bucket == "" {
+		t.Skip("for child processes of TestKilledInstancesLoseNothing")
+	}
+	conf := ample
+	conf.Rows, conf.Bytes = 100_000, 64<<20
+	f := open(t, conf, at(t, bucket))
+	f.now = time.Now
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("%s\n", l.Addr())
+	server := &http.Server{Handler: f.mux, ReadHeaderTimeout: time.Minute}
+	t.Error(server.Serve(l))
+}
+
+// instance is a child process; it can be killed and another one started in its place.
+type instance struct {
+	mu   sync.Mutex
+	url  string
+	kill func()
+}
+
+func (i *instance) start(t *testing.T, bucket string) error {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestInstance$")
+	cmd.Env = append(os.Environ(), instanceBucket+"="+bucket)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	kill := sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // "killed" is what it should say
+	})
+	t.Cleanup(kill)
+	var addr string
+	if _, err := fmt.Fscanln(out, &addr); err != nil {
+		return fmt.Errorf("the instance ended before it listened: %w", err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.url, i.kill = "http://"+addr+"/feedback", kill
+	return nil
+}
+
+func (i *instance) at() string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.url
+}
+
+// TestKilledInstancesLoseNothing has outcomes posted until each is acknowledged, and not again, by two
+// instances that are killed and started again all the time.
+func TestKilledInstancesLoseNothing(t *testing.T) {
+	t.Run("disk", func(t *testing.T) { killed(t, "file://"+t.TempDir()) })
+	t.Run("s3", func(t *testing.T) { killed(t, storetest.S3URL(t)) })
+}
+
+func killed(t *testing.T, bucket string) {
+	const kills, most = 12, 500_000 // the number of outcomes is what the kills take
+	instances := []*instance{{}, {}}
+	for _, i := range instances {
+		if err := i.start(t, bucket); err != nil {
+			t.Fatal(err)
+		}
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for range kills {
+			time.Sleep(time.Duration(50+rand.IntN(200)) * time.Millisecond)
+			i := instances[rand.IntN(2)]
+			i.kill()
+			if err := i.start(t, bucket); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	work := make(chan []int)
+	var senders sync.WaitGroup
+	var unanswered atomic.Int64
+	for range 8 {
+		senders.Go(func() {
+			for part := range work {
+				for !delivered(t.Context(), instances[rand.IntN(2)].at(), part) {
+					unanswered.Add(1)
+					time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
+				}
+			}
+		})
+	}
+	sent := 0
+	for ended := false; !ended && sent < most; {
+		part := make([]int, []int{1, 10, 100}[rand.IntN(3)])
+		for i := range part {
+			part[i] = sent
+			sent++
+		}
+		select {
+		case <-over:
+			ended = true
+		default:
+		}
+		work <- part
+	}
+	close(work)
+	senders.Wait()
+	<-over
+	if unanswered.Load() == 0 {
+		t.Fatal("no request was without an answer: the test proves nothing")
+	}
+	blob := at(t, bucket)
+	found := map[string]string{}
+	for _, object := range inbox(t, blob) {
+		for _, o := range object {
+			found[o.Prediction] = o.Value
+		}
+	}
+	for _, lines := range objectsOf(t, blob, RejectedPrefix) {
+		for line := range bytes.Lines(lines) {
+			var kept struct{ Outcome struct{ Prediction string } }
+			if err := json.Unmarshal(line, &kept); err != nil {
+				t.Error(err)
+			}
+			found[kept.Outcome.Prediction] = "rejected"
+		}
+	}
+	lost := 0
+	for i := range sent {
+		want := fmt.Sprint(i)
+		if i%10 == 5 {
+			want = "rejected"
+		}
+		if found[fmt.Sprint("p-", i)] != want {
+			lost++
+		}
+	}
+	if lost > 0 || len(found) != sent {
+		t.Errorf("%d of %d outcomes that were acknowledged are lost, and %d are found", lost, sent, len(found))
+	}
+	t.Logf("%d kills left %d requests without an answer; of %d outcomes %d are lost", kills, unanswered.Load(), sent, lost)
+}
+
+// delivered tells whether outcomes were acknowledged. Each tenth of them is a bad one; alone it is refused, and kept.
+func delivered(ctx context.Context, url string, part []int) bool {
+	var all []string
+	for _, i := range part {
+		value := fmt.Sprintf(`,"value":%d`, i)
+		if i%10 == 5 {
+			value = ""
+		}
+		all = append(all, fmt.Sprintf(`{"prediction":"p-%d","id":"%d"%s}`, i, i, value))
+	}
+	r, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(strings.Join(all, "\n")))
+	if err != nil {
+		return false
+	}
+	r.Header.Set("Content-Type", nline)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode == http.StatusAccepted || len(part) == 1 && resp.StatusCode == http.StatusBadRequest
+}
