@@ -65,7 +65,7 @@ deploy() {
 	[ "$OVERLAY" != dev ] || k rollout status deployment/redis deployment/s3 --timeout=3m
 	# The binding gives the services a variable, which makes new revisions of those that came before it.
 	k wait --for=condition=Ready broker/pilotlight sinkbinding/functions-to-broker --timeout=3m
-	k wait --for=condition=Ready ksvc/predict ksvc/features ksvc/deadletter --timeout=5m
+	k wait --for=condition=Ready ksvc/predict ksvc/features ksvc/deadletter ksvc/feedback --timeout=5m
 	k wait --for=condition=Ready triggers --all --timeout=3m
 	[ "$OVERLAY" = dev ] || return 0
 

@@ -38,7 +38,7 @@ func TestEvents(t *testing.T) {
 	url, _ := start(t, map[string]string{"TRIGGERS_DIR": triggersFor(t, server.URL), "LOG_LEVEL": "ERROR", "FEATURE_SAMPLE": "1"})
 	receiver.Sink = url + "/events"
 	eventsuite.Run(t, &eventsuite.System{
-		Receiver: door(server.URL), DeadLetters: door(url), Predict: door(url), Features: door(url), Model: onnxtest.Simple(-1).Bytes(),
+		Receiver: door(server.URL), DeadLetters: door(url), Predict: door(url), Features: door(url), Feedback: door(url), Model: onnxtest.Simple(-1).Bytes(),
 	})
 	_, metrics := call(t, "GET", url+"/metrics", nil)
 	if want := `pilotlight_event_deliveries_total{outcome="junk",trigger="suite-exact"} 4`; !strings.Contains(metrics, want) {

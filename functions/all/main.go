@@ -15,6 +15,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
+	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
@@ -61,6 +62,7 @@ func main() { function(functions.HTTP).Main() }
 //	ORT_LIB              -> onnx.Format -------'    '--------------.           |
 //	DATA_DIR, ONLINE_URL -> store.Online, store.Blob -> feature.Flow ----------+--> serve (PORT): /v1/..., /v2/..., Feast's paths, gRPC, /admin/v1/..., /readyz, /metrics
 //	                                                 -> offline.Server --------+
+//	                        store.Blob -> feedback.Intake ---------------------+
 //	                        store.Blob -> deadletter.Store --------------------+
 //	DATA_DIR, KV_URL     -> store.KV --> bus.Bus, between them by triggers/ ---'--> /events
 func function(register serve.Register) *serve.Function {
@@ -70,6 +72,7 @@ func function(register serve.Register) *serve.Function {
 	var fc feature.Options
 	var hc offline.Config
 	var dc deadletter.Config
+	var bf feedback.Config
 	var bc bus.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		pc.Model.LimitHeap()
@@ -100,6 +103,9 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
+		if _, err := feedback.Open(p, &bf, feedback.Deps{Blob: blob, Events: hear.feedback}); err != nil {
+			return err
+		}
 		if _, err := deadletter.Open(p, &dc, deadletter.Deps{Blob: blob, Sink: events, Events: hear.deadletter}); err != nil {
 			return err
 		}
@@ -110,5 +116,5 @@ func function(register serve.Register) *serve.Function {
 		s := seed{dir: own.Seed, registry: registry, features: features, history: history, blob: blob, events: hear.features}
 		return s.plant(ctx, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: append(append(pc.Parts(), fc.Parts()...), &own, &oc, &hc, &dc, &bc), Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: append(append(append(pc.Parts(), fc.Parts()...), bf.Parts()...), &own, &oc, &hc, &dc, &bc), Wire: wire, Register: register}
 }

@@ -42,7 +42,7 @@ func open[T io.Closer](ctx context.Context, c *config, p *serve.Process, by stor
 }
 
 // edges are where each function takes its events.
-type edges struct{ predict, features, deadletter *event.Mux }
+type edges struct{ predict, features, feedback, deadletter *event.Mux }
 
 // broker makes the bus between the functions, and mounts where events come from outside.
 func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, error) {
@@ -51,7 +51,7 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 		return nil, nil, err
 	}
 	f := &edges{}
-	for _, mux := range []**event.Mux{&f.predict, &f.features, &f.deadletter} {
+	for _, mux := range []**event.Mux{&f.predict, &f.features, &f.feedback, &f.deadletter} {
 		if *mux, err = event.NewMux(p.Tel); err != nil {
 			return nil, nil, err
 		}
@@ -59,7 +59,8 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 	b, err := bus.New(c, bus.Deps{
 		Routes: routes, KV: kv,
 		Subscribers: map[string]http.Handler{
-			"predict": newService(p, f.predict), "features": newService(p, f.features), "deadletter": newService(p, f.deadletter),
+			"predict": newService(p, f.predict), "features": newService(p, f.features),
+			"feedback": newService(p, f.feedback), "deadletter": newService(p, f.deadletter),
 		},
 	}, p.Tel)
 	if err != nil {

@@ -194,7 +194,7 @@ var FeaturesSkewed = declare(Type[Skewed]{
 
 // Ticked is the data of Tick.
 type Ticked struct {
-	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features"`
+	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features, sweep-feedback"`
 }
 
 // Tick tells that it is time for something: functions that may not run for

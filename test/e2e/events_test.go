@@ -60,6 +60,7 @@ func TestEvents(t *testing.T) {
 		DeadLetters: waitReady(t, "deadletter", 2*time.Minute).door(t),
 		Predict:     predict(t).door(t),
 		Features:    waitReady(t, "features", 2*time.Minute).door(t),
+		Feedback:    waitReady(t, "feedback", 2*time.Minute).door(t),
 		Model:       onnxtest.Simple(-1).Bytes(),
 	})
 }

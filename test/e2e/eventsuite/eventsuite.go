@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -63,6 +64,7 @@ type System struct {
 	DeadLetters Door // to functions/deadletter
 	Predict     Door
 	Features    Door   // to functions/features
+	Feedback    Door   // to functions/feedback
 	Model       []byte // an ONNX file
 }
 
@@ -77,6 +79,7 @@ func Run(t *testing.T, s *System) {
 	t.Run("broken envelope", s.broken)
 	t.Run("registry", s.registry)
 	t.Run("features", s.features)
+	t.Run("feedback", s.feedback)
 }
 
 // anEvent gives an event with an id of its own.
@@ -361,4 +364,35 @@ func (s *System) registry(t *testing.T) {
 			t.Errorf("got %s %v, want type %s", a.Event, err, kind)
 		}
 	}
+}
+
+// feedback: outcomes come by the door and through the broker. One that no outcome can be made of is kept by the function, and does not
+// come back as a dead letter.
+func (s *System) feedback(t *testing.T) {
+	var got struct{ Accepted, Rejected int }
+	call(t, s.Feedback, http.MethodPost, "/feedback", []byte(`[{"prediction":"order-7","value":true},{"prediction":"order-8"}]`), http.StatusAccepted, &got)
+	if got.Accepted != 1 || got.Rejected != 1 {
+		t.Errorf("got %+v, want one accepted and one rejected", got)
+	}
+	taken := func() float64 {
+		status, b, err := s.Feedback(t.Context(), http.MethodGet, "/metrics", http.Header{}, nil)
+		if err != nil || status != http.StatusOK {
+			t.Fatalf("got %d %v", status, err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if strings.HasPrefix(line, "pilotlight_feedback_outcomes_total") && strings.Contains(line, `result="accepted"`) {
+				var n float64
+				if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &n); err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+		return 0
+	}
+	before := taken()
+	s.send(t, event.OutcomeObserved.New(event.Outcomes{Outcomes: []json.RawMessage{
+		json.RawMessage(`{"prediction":"order-9","value":12.5,"id":"` + strings.ToLower(rand.Text()) + `"}`),
+	}}))
+	within(t, "the outcome is taken in", func() bool { return taken() > before })
 }
