@@ -253,8 +253,10 @@ type Difference struct {
 	Rule   string `json:"rule"`
 }
 
-// String is for people.
-func (d Difference) String() string { return d.Change + " " + d.Rule }
+// String is the rule's name behind a sign: + added, ~ changed, - removed.
+func (d Difference) String() string {
+	return map[string]string{"added": "+", "changed": "~", "removed": "-"}[d.Change] + " " + d.Rule
+}
 
 // diff compares two sets of rules, by their names.
 func diff(from, to []Rule) []Difference {
