@@ -103,14 +103,7 @@ func (m *Manager) evaluate(ctx context.Context, source Source) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	readings := map[string]Reading{}
-	for i := range rules.Rules {
-		if ctx.Err() != nil {
-			break
-		}
-		r := &rules.Rules[i]
-		readings[r.Name] = Read(ctx, source, r, now)
-	}
+	readings := ask(ctx, source, rules.Rules, now)
 	next, changes := Evaluate(rules.Rules, readings, previous, now)
 	next.Rules = rules.Version
 	err = m.put(ctx, stateKey, next, version)
@@ -131,6 +124,24 @@ func (m *Manager) evaluate(ctx context.Context, source Source) (*State, error) {
 		}
 	}
 	return next, nil
+}
+
+// ask has a source read for all rules that it answers in time: a third of what the
+// context allows is left, so that what is known is written down and told.
+func ask(ctx context.Context, source Source, rules []Rule, now time.Time) map[string]Reading {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)*2/3)
+		defer cancel()
+	}
+	readings := map[string]Reading{}
+	for i := range rules {
+		if ctx.Err() != nil {
+			break
+		}
+		readings[rules[i].Name] = Read(ctx, source, &rules[i], now)
+	}
+	return readings
 }
 
 // state reads the state, and gives the condition under which it may be replaced. One that is

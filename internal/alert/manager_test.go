@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -455,4 +456,32 @@ func TestApplyAtOnce(t *testing.T) {
 	if len(seen) != 8 {
 		t.Errorf("got %v, want the rules of all", seen)
 	}
+}
+
+// A source that hangs costs the rules that come after it their verdict, and nothing else.
+func TestASourceThatHangs(t *testing.T) {
+	now, sink := noon.Add(2*time.Minute), &heard{}
+	m := manager(t, Deps{Blob: bucket(t), Sink: sink}, "", mute(t), &now)
+	apply(t, m, "rules: ["+auc+"}, {name: hangs, model: m, metric: mae, window: 1h, above: 1}, {name: late, model: m, metric: auc, window: 1h, below: 1}]")
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	if err := m.Tick(ctx, hanging{}); err != nil {
+		t.Fatal(err)
+	}
+	status, err := m.Status(t.Context())
+	want := map[string]string{"hangs": "the request's time ran out", "late": "time ran out before it was asked"}
+	if err != nil || len(status.Active) != 1 || !maps.Equal(status.Troubles, want) || len(sink.events) != 1 {
+		t.Errorf("got %+v, %v, %d events", status, err, len(sink.events))
+	}
+}
+
+// hanging answers for mae once its caller has no time left, and for the rest as waves do.
+type hanging struct{}
+
+func (hanging) Samples(ctx context.Context, q *Query) ([]Sample, error) {
+	if q.Metric == "mae" {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return waves(q)
 }

@@ -2,6 +2,7 @@ package alert
 
 import (
 	"encoding/json"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -163,5 +164,23 @@ func TestDiff(t *testing.T) {
 	want := []Difference{{"changed", "flights-auc"}, {"removed", "guess"}, {"added", "hunch"}}
 	if got := diff(from, to); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// The rules that the documentation shows are rules.
+func TestDocumentation(t *testing.T) {
+	b, err := os.ReadFile("../../docs/alerts.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(b), "```yaml\n")
+	text, _, _ = strings.Cut(text, "```")
+	if rules := parse(t, text); len(rules) != 6 {
+		t.Errorf("got %d rules, want 6", len(rules))
+	}
+	for name := range metrics {
+		if !strings.Contains(string(b), "`"+name+"`") {
+			t.Errorf("docs/alerts.md does not tell of the metric %s", name)
+		}
 	}
 }

@@ -53,15 +53,15 @@ type Reading struct {
 func Read(ctx context.Context, source Source, r *Rule, now time.Time) Reading {
 	q := Query{Model: r.Model, Version: string(r.Version), Metric: r.Metric, Column: r.Column, Slice: r.Slice, From: now.Add(-time.Duration(r.Window)), Until: now}
 	if r.Metric != Burn {
-		return ask(ctx, source, &q)
+		return query(ctx, source, &q)
 	}
 	q.Metric = ErrorRate
-	long := ask(ctx, source, &q)
+	long := query(ctx, source, &q)
 	if long.Trouble != "" || len(long.Samples) == 0 {
 		return long
 	}
 	q.From = now.Add(-r.short())
-	short := ask(ctx, source, &q)
+	short := query(ctx, source, &q)
 	if short.Trouble != "" {
 		return short
 	}
@@ -80,7 +80,7 @@ func Read(ctx context.Context, source Source, r *Rule, now time.Time) Reading {
 	return long
 }
 
-func ask(ctx context.Context, source Source, q *Query) Reading {
+func query(ctx context.Context, source Source, q *Query) Reading {
 	samples, err := source.Samples(ctx, q)
 	switch {
 	case fault.Is(err, fault.NotFound):
