@@ -21,9 +21,9 @@ var levels = []struct {
 	why      string
 }{
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
-	{"jsonwire row tensor", "typed arrays and rows, and how JSON writes them, know only the ground"},
+	{"jsonwire row tensor yamlwire", "values, and how JSON and YAML write them, know only the ground"},
 	{"engine event feast oip store tfserving window", "ports and wire formats know values, not each other"},
-	{"cache model queue segment serve", "what mains compose flows of"},
+	{"alert cache model queue segment serve", "what mains compose flows of"},
 	{"payload rpc", "what was predicted, and gRPC on the server"},
 	{"feature", "features are asked for by other flows"},
 	{"deadletter feedback offline predict", "flows"},
@@ -31,6 +31,7 @@ var levels = []struct {
 
 // sideways are the imports within a level that are meant.
 var sideways = map[string]string{
+	"alert":                "serve",
 	"engine/enginetest":    "engine",
 	"engine/onnx":          "engine cgroup",
 	"event/bus":            "event store",

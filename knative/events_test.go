@@ -42,7 +42,8 @@ func samples() []event.Event {
 		event.FeaturesObserved.New(event.Rows{Source: "flights"}),
 		event.FeaturesServed.New(event.Served{Instance: "one", At: now}),
 		event.FeaturesSkewed.New(event.Skewed{To: now}),
-		tick("nightly"), tick("hourly"),
+		event.OutcomeObserved.New(event.Outcomes{}), event.PredictionsLogged.New(event.Logged{Segment: "s", Until: now}),
+		tick("nightly"), tick("hourly"), tick("feedback"), tick("alerts"),
 	}
 }
 

@@ -192,6 +192,78 @@ var FeaturesSkewed = declare(Type[Skewed]{
 	at:      func(s *Skewed) time.Time { return s.To },
 })
 
+// Raised is the data of AlertRaised.
+type Raised struct {
+	ID          string            `json:"id" jsonschema:"of this time of being raised; dev.pilotlight.alert.resolved.v1 has the same"`
+	Rule        string            `json:"rule" jsonschema:"the rule's name"`
+	Model       string            `json:"model" jsonschema:"the model's name"`
+	Version     string            `json:"version,omitempty" jsonschema:"the number of the model's version; absent: the metric is not of a version"`
+	Slice       map[string]string `json:"slice,omitempty" jsonschema:"the values of columns that it is about; absent: everything"`
+	Metric      string            `json:"metric" jsonschema:"what was measured"`
+	Column      string            `json:"column,omitempty" jsonschema:"the column that the metric is of"`
+	Value       float64           `json:"value" jsonschema:"of the metric; times are in seconds"`
+	Low         *float64          `json:"low,omitempty" jsonschema:"the lower bound of its confidence interval; absent: it has none"`
+	High        *float64          `json:"high,omitempty" jsonschema:"the upper bound"`
+	Count       int64             `json:"count" jsonschema:"rows that the value is of"`
+	Side        string            `json:"side" jsonschema:"below or above: where of the threshold it is"`
+	Threshold   float64           `json:"threshold" jsonschema:"of the rule"`
+	Window      string            `json:"window" jsonschema:"how far back the rule looks, as 7d or 1h30m"`
+	Severity    string            `json:"severity" jsonschema:"page or ticket"`
+	Description string            `json:"description,omitempty" jsonschema:"of the rule"`
+	Summary     string            `json:"summary" jsonschema:"a sentence for people"`
+	Since       time.Time         `json:"since" jsonschema:"when it was first found beyond the threshold"`
+	At          time.Time         `json:"at" jsonschema:"when it was raised"`
+}
+
+// AlertRaised tells that a rule finds a model beyond its threshold.
+var AlertRaised = declare(Type[Raised]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.alert.raised.v1", Source: alerts, Subject: "rule:model:version", ID: "the alert's, made of rule, model, version, slice and since: the same alert told twice is the same event", Outbound: true,
+		Summary: "An alert rule finds a model, a version or a slice of it beyond its threshold. It is told once, and then that it is resolved. Nothing here reacts to it: it is for whoever watches.",
+	},
+	id:      func(r *Raised) string { return r.ID },
+	subject: func(r *Raised) string { return r.Rule + ":" + r.Model + ":" + r.Version },
+	at:      func(r *Raised) time.Time { return r.At },
+})
+
+// Resolved is the data of AlertResolved.
+type Resolved struct {
+	ID          string            `json:"id" jsonschema:"of the alert: dev.pilotlight.alert.raised.v1 had the same"`
+	Rule        string            `json:"rule" jsonschema:"the rule's name"`
+	Model       string            `json:"model" jsonschema:"the model's name"`
+	Version     string            `json:"version,omitempty" jsonschema:"the number of the model's version; absent: the metric is not of a version"`
+	Slice       map[string]string `json:"slice,omitempty" jsonschema:"the values of columns that it is about; absent: everything"`
+	Metric      string            `json:"metric" jsonschema:"what was measured"`
+	Column      string            `json:"column,omitempty" jsonschema:"the column that the metric is of"`
+	Why         string            `json:"why" jsonschema:"recovered: the value is back; no_data: there was none for long; rule_removed, rule_changed: the rule is gone, or about something else"`
+	Value       float64           `json:"value" jsonschema:"of the metric as it was last known; times are in seconds"`
+	Low         *float64          `json:"low,omitempty" jsonschema:"the lower bound of its confidence interval; absent: it has none"`
+	High        *float64          `json:"high,omitempty" jsonschema:"the upper bound"`
+	Count       int64             `json:"count" jsonschema:"rows that the value is of"`
+	Side        string            `json:"side" jsonschema:"below or above: where of the threshold it was"`
+	Threshold   float64           `json:"threshold" jsonschema:"of the rule"`
+	Window      string            `json:"window" jsonschema:"how far back the rule looks, as 7d or 1h30m"`
+	Severity    string            `json:"severity" jsonschema:"page or ticket"`
+	Description string            `json:"description,omitempty" jsonschema:"of the rule"`
+	Summary     string            `json:"summary" jsonschema:"a sentence for people"`
+	Since       time.Time         `json:"since" jsonschema:"when it was first found beyond the threshold"`
+	At          time.Time         `json:"at" jsonschema:"when it was resolved"`
+}
+
+// AlertResolved tells that an alert is over.
+var AlertResolved = declare(Type[Resolved]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.alert.resolved.v1", Source: alerts, Subject: "rule:model:version", ID: "the alert's, and :resolved", Outbound: true,
+		Summary: "An alert that was raised is over: the value is back, there was no data for long, or the rule is gone. Nothing here reacts to it: it is for whoever watches.",
+	},
+	id:      func(r *Resolved) string { return r.ID + ":resolved" },
+	subject: func(r *Resolved) string { return r.Rule + ":" + r.Model + ":" + r.Version },
+	at:      func(r *Resolved) time.Time { return r.At },
+})
+
+// alerts is the source of events about alerts.
+const alerts = "/pilotlight/alerts"
+
 // Ticked is the data of Tick.
 type Ticked struct {
 	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features, sweep-feedback"`

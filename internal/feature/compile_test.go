@@ -241,26 +241,6 @@ func TestCompileRefuses(t *testing.T) {
 	}
 }
 
-func TestDuration(t *testing.T) {
-	for in, want := range map[string]string{
-		"90m": "1h30m", "36h": "1d12h", "7d": "7d", "1d12h": "1d12h", "0": "0s", "0d": "0s", "15s": "15s", "250ms": "250ms", "1d0.5s": "1d500ms",
-		"106751d": "106751d", "24h": "1d", "-5m": "-5m0s",
-	} {
-		d, err := ParseDuration(in)
-		if err != nil || d.String() != want {
-			t.Errorf("%s: got %s, %v, want %s", in, d, err, want)
-		}
-		if again, err := ParseDuration(d.String()); again != d || err != nil {
-			t.Errorf("%s: read back from %s: got %s, %v", in, d, again, err)
-		}
-	}
-	for _, in := range []string{"", "d", "7", "7w", "-7d", "1d-2h", "1d+2h", "1d1d", "1.5d", "106752d", "106751d24h", "99999999999d", "h"} {
-		if d, err := ParseDuration(in); !fault.Is(err, fault.Invalid) {
-			t.Errorf("%q: got %s, %v, want Invalid", in, d, err)
-		}
-	}
-}
-
 // Few words that stand for much are refused before they take the memory.
 func TestCompileBounds(t *testing.T) {
 	wide := Source{Name: "wide", Fields: []Field{{Name: "carrier", Type: row.String}, {Name: "event_timestamp", Type: row.Timestamp}}}

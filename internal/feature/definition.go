@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/row"
+	"github.com/pilotlight-ml/pilotlight/internal/yamlwire"
 )
 
 // Set is everything that is defined, in one version. Nobody changes a Set.
@@ -125,4 +126,4 @@ type Choice struct {
 }
 
 // Duration is a time.Duration that is written like "90m" or "36h", and may say days: "7d", "1d12h".
-type Duration time.Duration
+type Duration = yamlwire.Duration

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/pilotlight-ml/pilotlight/internal/yamlwire"
 )
 
 // Change is what differs in one definition between two sets.
@@ -27,7 +29,7 @@ type FieldChange struct {
 func (c Change) String() string {
 	var b strings.Builder
 	show := func(r json.RawMessage) []byte {
-		v, err := decodeDefault(r) // which may have escapes by now
+		v, err := yamlwire.Plain(r) // which may have escapes by now
 		if err != nil {
 			return r
 		}
@@ -78,7 +80,7 @@ func Diff(old, new *Set) []Change {
 func (s *Set) trees() map[Ref]any {
 	all := map[Ref]any{}
 	s.each(func(r Ref, definition any) {
-		v, _ := decodeDefault(encode(definition)) // which is JSON
+		v, _ := yamlwire.Plain(encode(definition)) // which is JSON
 		tree, _ := v.(map[string]any)
 		delete(tree, "version")
 		delete(tree, "ids")

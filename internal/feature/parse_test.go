@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/yamlwire"
 )
 
 const flightYAML = `# one of everything
@@ -137,7 +138,7 @@ func TestParseRefuses(t *testing.T) {
 		"views: [":                                                       `f.yaml:1:8: `,
 		strings.Repeat("[", 100_000):                                     `f.yaml:1:51: this is nested deeper`,
 		strings.Repeat("- ", 100_000):                                    `nested deeper`,
-		strings.Repeat("#", yamlMost+1):                                  `more than 1048576`,
+		strings.Repeat("#", yamlwire.Most+1):                             `more than 1048576`,
 		`"` + strings.Repeat("x", jsonMost) + `"`:                        `more than 4194304`,
 		`{"views": [{"name": "a", "ttll": "7d"}]}`:                       `f.yaml: unknown field "ttll"`,
 		`{"views": [{"name": "a", "ttl": "7w"}]}`:                        `"7w" is not a duration`,

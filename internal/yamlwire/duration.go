@@ -1,4 +1,6 @@
-package feature
+// Package yamlwire reads what people define in YAML: strictly, and with the place of
+// every mistake. It knows no definitions; all of it is safe for concurrent use.
+package yamlwire
 
 import (
 	"strconv"
@@ -7,6 +9,9 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
+
+// Duration is a time.Duration that is written like "90m" or "36h", and may say days: "7d", "1d12h".
+type Duration time.Duration
 
 const day = 24 * time.Hour
 

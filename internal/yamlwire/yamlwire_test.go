@@ -1,0 +1,79 @@
+package yamlwire
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+)
+
+type thing struct {
+	Name string            `yaml:"name"`
+	Of   map[string]string `yaml:"of"`
+	N    int               `yaml:"n"`
+	Any  any               `yaml:"any"`
+	For  Duration          `yaml:"for"`
+	Size *float64          `yaml:"size"`
+	By   brief             `yaml:"by"`
+}
+
+type brief struct {
+	Name string `yaml:"name"`
+}
+
+func (b *brief) FromString(s string) { b.Name = "short " + s }
+
+func TestRead(t *testing.T) {
+	got, err := Read[thing]("f.yaml", []byte("name: a\nof: {carrier: B6, hour: 7, late: true}\nn: -3\nany: [1.50, x]\nfor: 1d12h\nsize: 2\nby: me\n---\n# nothing\n---\nby: {name: you}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []thing{
+		{Name: "a", Of: map[string]string{"carrier": "B6", "hour": "7", "late": "true"}, N: -3, Any: []any{json.Number("1.5"), "x"}, For: Duration(36 * time.Hour), Size: new(2.0), By: brief{"short me"}},
+		{By: brief{"you"}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestReadRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		"n: 1.5":                    "f.yaml:1:4: n is not a whole number",
+		"n: 9223372036854775808":    "n is not a whole number",
+		"n: '7'":                    "n is not a whole number",
+		"of: [a]":                   "f.yaml:1:5: of is not a mapping",
+		"of: {a: [b]}":              `f.yaml:1:9: "a" in of is not a single value`,
+		"of: {a: b, a: c}":          "already defined",
+		"of: {[a]: b}":              "f.yaml:1:",
+		"size: .inf":                "size is not a number",
+		strings.Repeat("#", Most+1): "more than 1048576",
+	} {
+		if got, err := Read[thing]("f.yaml", []byte(text)); !fault.Is(err, fault.Invalid) || !strings.Contains(fault.Message(err), want) {
+			t.Errorf("%.40q: got %+v, %v, want Invalid with %s", text, got, err, want)
+		}
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for in, want := range map[string]string{
+		"90m": "1h30m", "36h": "1d12h", "7d": "7d", "1d12h": "1d12h", "0": "0s", "0d": "0s", "15s": "15s", "250ms": "250ms", "1d0.5s": "1d500ms",
+		"106751d": "106751d", "24h": "1d", "-5m": "-5m0s",
+	} {
+		d, err := ParseDuration(in)
+		if err != nil || d.String() != want {
+			t.Errorf("%s: got %s, %v, want %s", in, d, err, want)
+		}
+		if again, err := ParseDuration(d.String()); again != d || err != nil {
+			t.Errorf("%s: read back from %s: got %s, %v", in, d, again, err)
+		}
+	}
+	for _, in := range []string{"", "d", "7", "7w", "-7d", "1d-2h", "1d+2h", "1d1d", "1.5d", "106752d", "106751d24h", "99999999999d", "h"} {
+		if d, err := ParseDuration(in); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%q: got %s, %v, want Invalid", in, d, err)
+		}
+	}
+}
