@@ -161,7 +161,7 @@ func TestAcceptedEventsOutliveAKill(t *testing.T) {
 
 func TestTriggersThatCantWork(t *testing.T) {
 	for _, test := range []struct{ name, manifest, err string }{
-		{"unknown event", `filters: [{exact: {type: dev.pilotlight.modell.published.v1}}], subscriber: {uri: "http://x"}`, `Trigger bad: filter exact: no event is of type "dev.pilotlight.modell.published.v1"; there are dev.knative.sources.ping, dev.pilotlight.alias.moved.v1`},
+		{"unknown event", `filters: [{exact: {type: dev.pilotlight.modell.published.v1}}], subscriber: {uri: "http://x"}`, `Trigger bad: filter exact: no event is of type "dev.pilotlight.modell.published.v1"; there are dev.knative.sources.ping, dev.pilotlight.alert.raised.v1`},
 		{"unknown event in an expression", `filters: [{cesql: "type = 'dev.pilotlight.x.v1'"}], subscriber: {uri: "http://x"}`, `no event is of type "dev.pilotlight.x.v1"`},
 		{"broken expression", `filters: [{cesql: "type ="}], subscriber: {uri: "http://x"}`, `filter cesql: "type =" does not parse`},
 		{"unknown service", `subscriber: {ref: {kind: Service, name: nobody, apiVersion: serving.knative.dev/v1}}`, `Trigger bad: there is no service "nobody" in this process`},

@@ -62,7 +62,7 @@ func main() { function(functions.HTTP).Main() }
 //	ORT_LIB              -> onnx.Format -------'    '--------------.           |
 //	DATA_DIR, ONLINE_URL -> store.Online, store.Blob -> feature.Flow ----------+--> serve (PORT): /v1/..., /v2/..., Feast's paths, gRPC, /admin/v1/..., /readyz, /metrics
 //	                                                 -> offline.Server --------+
-//	                        store.Blob -> feedback.Intake ---------------------+
+//	                        store.Blob -> feedback.Intake, alert.Manager ------+
 //	                        store.Blob -> deadletter.Store --------------------+
 //	DATA_DIR, KV_URL     -> store.KV --> bus.Bus, between them by triggers/ ---'--> /events
 func function(register serve.Register) *serve.Function {
@@ -103,7 +103,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		if _, err := feedback.Open(p, &bf, feedback.Deps{Blob: blob, Events: hear.feedback}); err != nil {
+		if _, err := feedback.Open(p, &bf, feedback.Deps{Blob: blob, Events: hear.feedback, Sink: events}); err != nil {
 			return err
 		}
 		if _, err := deadletter.Open(p, &dc, deadletter.Deps{Blob: blob, Sink: events, Events: hear.deadletter}); err != nil {

@@ -1,5 +1,5 @@
 // Command feedback is the function that takes in what came true of what was
-// predicted, and says how right the models were.
+// predicted, counts what the payload log tells, and raises alerts.
 package main
 
 import (
@@ -28,10 +28,12 @@ func main() { function(functions.HTTP).Main() }
 
 // function wires
 //
-//	BLOB_URL -> store.Blob --> feedback.Intake --> serve (PORT): /feedback, /events, /readyz, /metrics
+//	BLOB_URL -> store.Blob --> feedback.Intake  --> serve (PORT): /feedback, /events, /admin/v1/alerts, /readyz, /metrics
+//	                      '--> feedback.Windows --> alert.Manager --> event.Sink (K_SINK), ALERT_WEBHOOK
 func function(register serve.Register) *serve.Function {
 	var own config
 	var fc feedback.Config
+	var ec event.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)
 		blob, err := blobs.Open(ctx, own.Blob)
@@ -40,13 +42,17 @@ func function(register serve.Register) *serve.Function {
 		}
 		p.Defer(blob.Close)
 		opened()
+		sink, err := event.Open(&ec, p.Tel)
+		if err != nil {
+			return err
+		}
 		events, err := event.NewMux(p.Tel)
 		if err != nil {
 			return err
 		}
 		events.Register(p.Mux)
-		_, err = feedback.Open(p, &fc, feedback.Deps{Blob: blob, Events: events})
+		_, err = feedback.Open(p, &fc, feedback.Deps{Blob: blob, Events: events, Sink: sink})
 		return err
 	}
-	return &serve.Function{Name: "feedback", Configs: append(fc.Parts(), &own), Wire: wire, Register: register}
+	return &serve.Function{Name: "feedback", Configs: append(fc.Parts(), &own, &ec), Wire: wire, Register: register}
 }

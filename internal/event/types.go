@@ -266,7 +266,7 @@ const alerts = "/pilotlight/alerts"
 
 // Ticked is the data of Tick.
 type Ticked struct {
-	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features, sweep-feedback"`
+	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features, sweep-feedback, evaluate-alerts"`
 }
 
 // Tick tells that it is time for something: functions that may not run for

@@ -7,8 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/alert"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -32,15 +34,20 @@ func (c *KeepConfig) Validate() error {
 type Config struct {
 	Intake IntakeConfig
 	Keep   KeepConfig
+	Alert  alert.Config
 }
 
 // Parts are the configurations that it is made of, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Intake, &c.Keep} }
+func (c *Config) Parts() []any { return []any{&c.Intake, &c.Keep, &c.Alert} }
+
+// catchUp is for how long a segment may have been overlooked, because nobody ticked, before it never counts.
+const catchUp = 24 * time.Hour
 
 // Deps are what the function is made of.
 type Deps struct {
 	Blob   store.Blob // the bucket
 	Events *event.Mux // takes outcomes, and ticks
+	Sink   event.Sink // hears of alerts
 }
 
 // Open wires what takes outcomes in and mounts it on a process, which closes it.
@@ -52,13 +59,32 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 	p.Defer(in.Close)
 	in.Register(p.Mux)
 	in.Hear(d.Events)
+	alerts, err := alert.New(&c.Alert, alert.Deps{Blob: d.Blob, Sink: d.Sink, Quality: func(string) bool { return false }}, p.Tel)
+	if err != nil {
+		return nil, err
+	}
+	alerts.Register(p.Mux)
+	windows := &Windows{blob: d.Blob}
+	catalog := model.NewCatalog(d.Blob, time.Minute, nil)
 	event.On(d.Events, event.Tick, func(ctx context.Context, _ *event.Event, tick event.Ticked) error {
-		if tick.Job != "sweep-feedback" {
-			return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
+		line := telemetry.LineFrom(ctx)
+		switch tick.Job {
+		case "sweep-feedback":
+			deleted, err := Sweep(ctx, d.Blob, time.Now().Add(-c.Keep.Keep))
+			line.Set(slog.Int("deleted", deleted))
+			return err
+		case "evaluate-alerts":
+			added, damaged, err := windows.CatchUp(ctx, time.Now().Add(-catchUp))
+			line.Set(slog.Int("segments", added))
+			if len(damaged) > 0 {
+				line.Set(slog.Any("damaged", damaged[:min(len(damaged), 10)]))
+			}
+			if err != nil {
+				return err
+			}
+			return alerts.Tick(ctx, &watcher{windows, catalog, map[[2]int64]*window{}})
 		}
-		deleted, err := Sweep(ctx, d.Blob, time.Now().Add(-c.Keep.Keep))
-		telemetry.LineFrom(ctx).Set(slog.Int("deleted", deleted))
-		return err
+		return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
 	})
 	var reached atomic.Bool
 	p.Go(func(ctx context.Context) {
@@ -91,17 +117,19 @@ func (in *Intake) reach(ctx context.Context) error {
 	return nil
 }
 
-// Sweep deletes segments of predictions and of outcomes, and rejected outcomes, that are from before a
+// Sweep deletes segments of predictions and of outcomes, rejected outcomes and windows, that are from before a
 // moment, and tells how many objects they were.
 func Sweep(ctx context.Context, blob store.Blob, before time.Time) (deleted int, err error) {
 	deleted, err = payload.Sweep(ctx, blob, before)
 	if err != nil {
 		return deleted, err
 	}
-	// The keys of both begin with a time, so that they come in its order.
+	// The keys of all begin with a time, so that they come in its order.
 	for prefix, until := range map[string]string{
 		InboxPrefix:    fmt.Sprintf("%s%016d", InboxPrefix, max(before.UnixMicro(), 0)),
 		RejectedPrefix: RejectedPrefix + before.UTC().Format(time.DateOnly),
+		windowKey(narrow, 0)[:len(windowKey(narrow, 0))-16]: windowKey(narrow, before.UnixMicro()),
+		windowKey(wide, 0)[:len(windowKey(wide, 0))-16]:     windowKey(wide, before.UnixMicro()),
 	} {
 		for o, err := range blob.List(ctx, prefix, "") {
 			if err != nil {
