@@ -372,13 +372,20 @@ func TestDamagedSegment(t *testing.T) {
 	}
 }
 
-// one is a prediction of usual size: 20 features and a few keys.
-func one(n int) (*payload.Origin, *payload.Prediction) {
-	var fields []row.Field
-	var values []row.Value
-	var times []int64
+// twenty are the fields of a service.
+var twenty = func() (fields []row.Field) {
 	for i := range 20 {
 		fields = append(fields, row.Field{Name: fmt.Sprint("feature_", i), Type: row.Float64, ID: uint32(i + 1)})
+	}
+	return fields
+}()
+
+// one is a prediction of usual size: 20 features and a few keys.
+func one(n int) (*payload.Origin, *payload.Prediction) {
+	fields := twenty
+	var values []row.Value
+	var times []int64
+	for i := range fields {
 		values, times = append(values, row.OfFloat64(math.Round(1e6*math.Sin(float64(i*1000+n)))/1e4)), append(times, asked.UnixMicro())
 	}
 	return &payload.Origin{Model: "flights", Version: 1, Digest: "sha256:0123456789", Sample: 1}, &payload.Prediction{
@@ -437,10 +444,10 @@ func FuzzRead(f *testing.F) {
 func BenchmarkAdd(b *testing.B) {
 	const different = 4096
 	predictions := make([]*payload.Prediction, different)
-	var o *payload.Origin
 	for i := range predictions {
-		o, predictions[i] = one(i)
+		_, predictions[i] = one(i)
 	}
+	o, _ := one(0)
 	b.Run("before the answer", func(b *testing.B) {
 		l := open(b, newBucket(b), nil, payload.Config{Memory: 1 << 30})
 		b.ReportAllocs()

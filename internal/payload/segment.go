@@ -88,6 +88,9 @@ type writer struct {
 	buf, digits []byte
 	record      record
 	features    []row.Value
+	of          *Origin     // whose features quoted are
+	named       []row.Field // what they are
+	quoted      []string    // their names as they stand in an object; empty: redacted
 	rows        int
 	from, until int64 // when the first and the last were answered, in microseconds since 1970
 }
@@ -165,41 +168,55 @@ func (w *writer) describe(h *head, b []byte) (values, times row.Value, err error
 		return values, times, nil
 	}
 	n := 4 + int(binary.LittleEndian.Uint32(b))
-	if len(w.features) != len(h.fields) {
-		w.features = make([]row.Value, len(h.fields))
+	if w.of != h.origin || len(w.named) != len(h.fields) || &w.named[0] != &h.fields[0] {
+		w.know(h)
 	}
 	clear(w.features)
 	if err := row.Decode(b[4:n], h.fields, w.features); err != nil {
 		return values, times, err
 	}
 	w.buf = append(w.buf[:0], '{')
-	for i, f := range h.fields {
-		if !h.origin.Redact[f.Name] {
-			w.name(f.Name)
-			w.buf = w.features[i].AppendJSON(w.buf)
+	for i, name := range w.quoted {
+		if name != "" {
+			w.buf = w.features[i].AppendJSON(w.member(name))
 		}
 	}
 	values = row.OfString(string(append(w.buf, '}')))
 	w.buf = append(w.buf[:0], '{')
 	last := int64(0) // features of a view are of one time
-	for i, f := range h.fields {
-		if t := int64(binary.LittleEndian.Uint64(b[n+8*i:])); t != 0 && !h.origin.Redact[f.Name] {
-			w.name(f.Name)
+	for i, name := range w.quoted {
+		if t := int64(binary.LittleEndian.Uint64(b[n+8*i:])); t != 0 && name != "" {
 			if t != last {
 				last, w.digits = t, strconv.AppendInt(w.digits[:0], t, 10)
 			}
-			w.buf = append(w.buf, w.digits...)
+			w.buf = append(w.member(name), w.digits...)
 		}
 	}
 	return values, row.OfString(string(append(w.buf, '}'))), nil
 }
 
-// name begins a member of the object in buf.
-func (w *writer) name(name string) {
+// know makes ready for features of a version.
+func (w *writer) know(h *head) {
+	w.of, w.named = h.origin, h.fields
+	w.features, w.quoted = make([]row.Value, len(h.fields)), make([]string, len(h.fields))
+	for i, f := range h.fields {
+		if !h.origin.Redact[f.Name] {
+			w.quoted[i] = string(append(jsonwire.AppendString(nil, f.Name), ':'))
+		}
+	}
+}
+
+// member begins a member of the object in buf, whose name is quoted.
+func (w *writer) member(quoted string) []byte {
 	if len(w.buf) > 1 {
 		w.buf = append(w.buf, ',')
 	}
-	w.buf = append(jsonwire.AppendString(w.buf, name), ':')
+	return append(w.buf, quoted...)
+}
+
+// name is member for any name.
+func (w *writer) name(name string) {
+	w.buf = append(jsonwire.AppendString(w.member(""), name), ':')
 }
 
 // tensors writes what belongs to a row.

@@ -21,6 +21,7 @@ import (
 var limits = map[string]uint64{
 	"predict":    30 << 20, // 2 of them for expressions (CEL) and the log of features
 	"features":   44 << 20, // DuckDB
+	"feedback":   13 << 20,
 	"deadletter": 12 << 20,
 	"all":        68 << 20, // DuckDB; Knative's filters come with all of client-go (docs/adr/0006)
 }
