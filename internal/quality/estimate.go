@@ -93,7 +93,7 @@ func (s *State) Estimate(labelled *State) (*Estimate, error) {
 			}
 		}
 		for i, b := range c.blocks {
-			v += shift[i] * shift[i] * b.chance * (1 - b.chance) / b.n
+			v += shift[i] * shift[i] * b.careful * (1 - b.careful) / b.n
 		}
 		return math.Sqrt(v)
 	}
@@ -160,6 +160,8 @@ type block struct {
 	middle float64 // the mean bin of its outcomes
 	n, yes float64
 	chance float64
+	// careful is the chance that tells how sure it is: never 0 or 1, of which few outcomes are no proof.
+	careful float64
 }
 
 // weight is the part that a block has in the chance of a bin.
@@ -201,7 +203,7 @@ func (c *calibrator) learn(yes, no []float64) {
 	for i := range c.blocks {
 		b := &c.blocks[i]
 		b.middle /= b.n
-		b.chance = (b.yes + 0.5) / (b.n + 1) // never 0 or 1, of which few outcomes are no proof
+		b.chance, b.careful = b.yes/b.n, (b.yes+0.5)/(b.n+1)
 	}
 }
 

@@ -23,8 +23,15 @@ func (h *histogram) add(at uint16, n int64) {
 }
 
 func (h *histogram) merge(o histogram) {
+	i := 0
 	for _, b := range o {
-		h.add(b.at, b.n)
+		for i < len(*h) && (*h)[i].at < b.at {
+			i++
+		}
+		if i == len(*h) || (*h)[i].at > b.at {
+			*h = slices.Insert(*h, i, bin{at: b.at})
+		}
+		(*h)[i].n += b.n
 	}
 }
 

@@ -10,9 +10,10 @@ import (
 // Of 2,000 seeded samples, the intervals hold what the metric is of very many outcomes
 // nearly as often as they say. Were it 95 %, chance alone would give 94 to 96 %.
 func TestIntervalsHold(t *testing.T) {
-	const runs, size, many = 2000, 400, 2_000_000
+	const runs, size, many = 2000, 400, 500_000
 	for _, spec := range []Spec{{Task: Binary}, {Task: Binary, Threshold: 0.3}, {Task: Multiclass}, {Task: Regression, Quantile: 0.9}} {
 		t.Run(spec.String(), func(t *testing.T) {
+			t.Parallel()
 			r := rand.New(rand.NewPCG(10, 10))
 			fill := func(n int) *State {
 				s := fresh(t, spec)
@@ -93,7 +94,7 @@ var worlds = []struct {
 // The outcomes, once they are in, lie within what was foretold without them: in
 // a window whose scores have moved since those that taught what scores mean.
 func TestEstimateHolds(t *testing.T) {
-	const runs, taught, size = 500, 3000, 1000
+	const runs, taught, size = 600, 3000, 1000
 	for _, w := range worlds {
 		for _, learn := range []bool{false, true} {
 			if !learn && !w.calibrated {
@@ -104,6 +105,7 @@ func TestEstimateHolds(t *testing.T) {
 				name += ", learnt"
 			}
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				r := rand.New(rand.NewPCG(11, 11))
 				one := func(shift float64) (Answer, Truth) {
 					x := r.NormFloat64()*1.5 + shift
@@ -140,7 +142,7 @@ func TestEstimateHolds(t *testing.T) {
 				}
 				for name, got := range held {
 					t.Logf("%-10s %.3f of intervals hold, off by %+.4f", name, got, off[name])
-					if got < 0.92 || got > 0.99 || math.Abs(off[name]) > 0.02 {
+					if got < 0.93 || got > 0.985 || math.Abs(off[name]) > 0.02 {
 						t.Errorf("%s: %.3f of intervals hold, off by %+.4f", name, got, off[name])
 					}
 				}

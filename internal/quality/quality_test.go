@@ -438,6 +438,30 @@ func cmpOr(errs ...error) error {
 	return nil
 }
 
+// Others read reports by these names.
+func TestReportAsJSON(t *testing.T) {
+	s := fresh(t, Spec{Task: Binary})
+	must(t, s.Predicted(Answer{Number: 0.25}))
+	must(t, s.Add(Answer{Number: 0.25}, Truth{}, 0))
+	report := s.Report()
+	for name := range report.Metrics {
+		if name != "accuracy" && name != "calibration_error" {
+			delete(report.Metrics, name)
+		}
+	}
+	report.Metrics["accuracy"].Interval.Low = 0.2
+	report.Calibration[0].Actual.Interval.High = 0.8
+	got, err := json.Marshal(report)
+	must(t, err)
+	want := `{"task":"binary","threshold":0.5,"predicted":1,"outcomes":1,` +
+		`"metrics":{"accuracy":{"value":1,"n":1,"interval":{"low":0.2,"high":1}},"calibration_error":{"value":0.25,"n":1}},` +
+		`"confusion":[{"outcome":"false","said":"false","n":1},{"outcome":"false","said":"true","n":0},{"outcome":"true","said":"false","n":0},{"outcome":"true","said":"true","n":0}],` +
+		`"calibration":[{"from":0.2,"to":0.3,"predicted":0.25,"actual":{"value":0,"n":1,"interval":{"low":0,"high":0.8}}}]}`
+	if string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
 // Every metric of a full report is described, for its task.
 func TestMetricsListsWhatReportsHave(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))

@@ -173,10 +173,10 @@ func (s *State) reportProbabilities(r *Report, n int64) {
 	for i := range s.calibration {
 		c := &s.calibration[i]
 		actual, ok := share(c.hits, c.n)
-		if !ok {
+		p := c.p.float() / float64(c.n)
+		if !ok || !isProbability(p) { // as in a state that takes back what another has
 			continue
 		}
-		p := c.p.float() / float64(c.n)
 		r.Calibration = append(r.Calibration, Calibration{
 			From: float64(i) / calibrationBins, To: float64(i+1) / calibrationBins, Predicted: p, Actual: actual,
 		})

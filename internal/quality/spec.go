@@ -40,6 +40,9 @@ const (
 	MaxClasses       = 100     // told apart by one State
 )
 
+// maxOutcome is enough bytes for a class's name, each of its bytes escaped.
+const maxOutcome = 2048
+
 // Spec says how answers are judged. What is absent, or 0, has its default.
 type Spec struct {
 	Task Task `json:"task"`
@@ -189,6 +192,9 @@ func checkClass(what, name string) error {
 // these two words in quotes; of multiclass the class's name, or a whole number that is one;
 // of regression a number. What it can't read is Invalid.
 func (s Spec) ParseTruth(value []byte) (Truth, error) {
+	if len(value) > maxOutcome {
+		return Truth{}, fault.New(fault.Invalid, "the outcome has %d bytes, expected %d at most", len(value), maxOutcome)
+	}
 	d := json.NewDecoder(bytes.NewReader(value))
 	d.UseNumber()
 	var v any

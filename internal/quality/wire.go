@@ -352,8 +352,9 @@ func (r *reader) numberAndClass(head byte) (n float64, class string) {
 }
 
 func (r *reader) histogram(bins int) (h histogram) {
-	at := 0
-	for n := r.length(bins); n > 0 && !r.failed; n-- {
+	at, n := 0, r.length(bins)
+	h = make(histogram, 0, min(n, len(r.data)/2)) // a bin takes 2 bytes at least
+	for ; n > 0 && !r.failed; n-- {
 		step := r.length(bins)
 		b := bin{n: r.varint()}
 		if at += step; at >= bins || step == 0 && len(h) > 0 || b.n == 0 {
@@ -375,6 +376,7 @@ func (r *reader) sum() (s sum) {
 	if n == 0 || s.low+n > maxWords {
 		r.failed = true
 	}
+	s.words = make([]int64, 0, n)
 	for ; n > 0 && !r.failed; n-- {
 		w := int64(r.length(math.MaxUint32))
 		if head&1 != 0 {
