@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pilotlight-ml/pilotlight/internal/feedback"
+	"github.com/pilotlight-ml/pilotlight/internal/quality"
+)
+
+func qualityCommand(c *client) *cobra.Command {
+	var ask struct{ version, from, until, task, output, threshold, quantile, slice string }
+	cmd := &cobra.Command{
+		Use: "quality MODEL", Short: "Tell how right a model was",
+		Long: `Tell how right a model was: what it predicted is joined with what came true
+(pilotlight feedback send), as far as both are in the bucket now. Each metric has
+its 95 % confidence interval; of binary answers it is also estimated from the
+scores of all, with or without an outcome. On Knative it is the service feedback
+that answers here: name it with --server.`,
+		Example: `  pilotlight quality flights --slice carrier
+  pilotlight quality flights --version 3 --from 2013-11-01T00:00:00Z --until 2014-01-01T00:00:00Z`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := url.Values{}
+			for name, value := range map[string]string{
+				"version": ask.version, "from": ask.from, "until": ask.until, "task": ask.task, "output": ask.output,
+				"threshold": ask.threshold, "quantile": ask.quantile, "slice": ask.slice,
+			} {
+				if value != "" {
+					q.Set(name, value)
+				}
+			}
+			var j feedback.Judgement
+			if printed, err := c.ask(cmd.Context(), http.MethodGet, "/admin/v1/quality/"+url.PathEscape(args[0])+"?"+q.Encode(), nil, &j); printed || err != nil {
+				return err
+			}
+			return c.showQuality(&j)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&ask.version, "version", "", "`number` of a version (default: each by itself)")
+	flags.StringVar(&ask.from, "from", "", "`time` of the first predictions (RFC 3339; default: a week before --until)")
+	flags.StringVar(&ask.until, "until", "", "`time` before which the last ones are (default: now)")
+	flags.StringVar(&ask.task, "task", "", "binary, multiclass or regression (default: told by the outcomes)")
+	flags.StringVar(&ask.output, "output", "", "`name` of the output that is the answer (default: the only one, or probability)")
+	flags.StringVar(&ask.threshold, "threshold", "", "least `probability` that says yes (default 0.5)")
+	flags.StringVar(&ask.quantile, "quantile", "", "`share` that a regression foretells (default 0.5)")
+	flags.StringVar(&ask.slice, "slice", "", "`name` of an input or feature by whose values answers are told apart as well")
+	return cmd
+}
+
+func (c *client) showQuality(j *feedback.Judgement) error {
+	if len(j.Versions) == 0 {
+		fmt.Fprintf(c.out, "%s made no predictions from %s until %s\n", j.Model, j.From.Format("2006-01-02 15:04"), j.Until.Format("2006-01-02 15:04"))
+	}
+	for i := range j.Versions {
+		v := &j.Versions[i]
+		title := fmt.Sprintf("%s:%d", j.Model, v.Version)
+		if v.Slice != "" {
+			title += "  " + shown(v.Slice, 60)
+		}
+		fmt.Fprintf(c.out, "%s  %d predictions, %d outcomes (%s)\n", title, v.Report.Predicted, v.Report.Outcomes, v.Report.Spec)
+		rows := [][]string{{"METRIC", "VALUE", "95 %", "OF", "ESTIMATED", "BETTER"}}
+		for _, about := range quality.Metrics(v.Report.Task) {
+			m, told := v.Report.Metrics[about.Name]
+			row := []string{about.Name, "", "", "", "", string(about.Better)}
+			if told {
+				row[1], row[2], row[3] = fmt.Sprintf("%.4g", m.Value), interval(m), fmt.Sprint(m.N)
+			}
+			guessed := false
+			if v.Estimate != nil {
+				var e quality.Metric
+				if e, guessed = v.Estimate.Metrics[about.Name]; guessed {
+					row[4] = strings.TrimSpace(fmt.Sprintf("%.4g  %s", e.Value, interval(e)))
+				}
+			}
+			if told || guessed {
+				rows = append(rows, row)
+			}
+		}
+		if err := c.table(rows); err != nil {
+			return err
+		}
+		c.plotCalibration(v.Report.Calibration)
+		fmt.Fprintln(c.out)
+	}
+	o := &j.Outcomes
+	fmt.Fprintf(c.out, "outcomes: %d joined, %d repeated, %d corrected, %d unsuited, %d without a prediction of it in this time\n", o.Joined, o.Repeated, o.Corrected, o.Unsuited, o.Waiting)
+	if o.Reason != "" {
+		fmt.Fprintf(c.out, "unsuited: %s\n", o.Reason)
+	}
+	for _, key := range o.Damaged {
+		fmt.Fprintf(c.out, "damaged, and left out: %s\n", key)
+	}
+	return nil
+}
+
+func interval(m quality.Metric) string {
+	if m.Interval == nil {
+		return ""
+	}
+	return fmt.Sprintf("%.4g to %.4g", m.Interval.Low, m.Interval.High)
+}
+
+// plotWidth is how many columns of the terminal stand for probabilities from 0 to 1.
+const plotWidth = 50
+
+// plotCalibration draws what came true of what was predicted: both are at the same place where probabilities are right.
+func (c *client) plotCalibration(bins []quality.Calibration) {
+	if len(bins) == 0 {
+		return
+	}
+	fmt.Fprintln(c.out, "\ncalibration: | predicted, * came true")
+	place := func(p float64) int { return int(min(max(p, 0), 1) * (plotWidth - 1)) }
+	for _, b := range bins {
+		line := []byte(strings.Repeat(".", plotWidth))
+		line[place(b.Predicted)] = '|'
+		line[place(b.Actual.Value)] = '*'
+		fmt.Fprintf(c.out, "  %.2f to %.2f  %s  %.3f, %.3f of %d\n", b.From, b.To, line, b.Predicted, b.Actual.Value, b.Actual.N)
+	}
+}
