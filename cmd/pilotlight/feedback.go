@@ -87,7 +87,7 @@ const sendRows = 10_000
 
 // sendOutcomes sends a file in requests of many lines.
 func (c *client) sendOutcomes(cmd *cobra.Command, path string) error {
-	in := io.Reader(cmd.InOrStdin())
+	in := cmd.InOrStdin()
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {

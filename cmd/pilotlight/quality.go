@@ -46,7 +46,7 @@ that answers here: name it with --server.`,
 	flags.StringVar(&ask.from, "from", "", "`time` of the first predictions (RFC 3339; default: a week before --until)")
 	flags.StringVar(&ask.until, "until", "", "`time` before which the last ones are (default: now)")
 	flags.StringVar(&ask.task, "task", "", "binary, multiclass or regression (default: told by the outcomes)")
-	flags.StringVar(&ask.output, "output", "", "`name` of the output that is the answer (default: the only one, or probability)")
+	flags.StringVar(&ask.output, "answer", "", "`name` of the output that is the answer (default: the only one, or probability)")
 	flags.StringVar(&ask.threshold, "threshold", "", "least `probability` that says yes (default 0.5)")
 	flags.StringVar(&ask.quantile, "quantile", "", "`share` that a regression foretells (default 0.5)")
 	flags.StringVar(&ask.slice, "slice", "", "`name` of an input or feature by whose values answers are told apart as well")
