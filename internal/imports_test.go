@@ -22,7 +22,7 @@ var levels = []struct {
 }{
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
 	{"jsonwire row tensor", "typed arrays and rows, and how JSON writes them, know only the ground"},
-	{"engine event feast oip store tfserving window", "ports and wire formats know values, not each other"},
+	{"drift engine event feast oip store tfserving window", "ports and wire formats know values, not each other"},
 	{"cache model queue segment serve", "what mains compose flows of"},
 	{"rpc", "gRPC on the server"},
 	{"feature", "features are asked for by other flows"},
