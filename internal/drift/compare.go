@@ -105,11 +105,11 @@ type TestName string
 
 // The tests. Each column has three of them.
 const (
-	TestKS        TestName = "ks"        // numeric: of Kolmogorov and Smirnov
-	TestChiSquare TestName = "chisquare" // others: of homogeneity
-	TestMissing   TestName = "missing"   // whether more or fewer values are missing: exact
-	TestUnseen    TestName = "unseen"    // others: whether more are unseen than is to be expected
-	TestRange     TestName = "range"     // numeric: whether more are out of range than is to be expected: exact
+	KS           TestName = "ks"        // numeric: of Kolmogorov and Smirnov
+	ChiSquare    TestName = "chisquare" // others: of homogeneity
+	MissingShare TestName = "missing"   // whether more or fewer values are missing: exact
+	UnseenShare  TestName = "unseen"    // others: whether more are unseen than is to be expected
+	OutOfRange   TestName = "range"     // numeric: whether more are out of range than is to be expected: exact
 )
 
 // Test is what a test says.
@@ -152,7 +152,7 @@ func Compare(s *State, o Options) (*Report, error) {
 			t := &c.Tests[j]
 			t.Adjusted, p = p[0], p[1:]
 			need := o.Share
-			if t.Name == TestKS || t.Name == TestChiSquare {
+			if t.Name == KS || t.Name == ChiSquare {
 				need = o.Effect
 			}
 			t.Alarm = r.Verdict != TooFew && t.Adjusted <= r.Level && t.Effect >= need
@@ -175,10 +175,10 @@ func compareColumn(c *Column, t *tally, rows uint64, o Options) ColumnReport {
 	if all < o.MinRows {
 		r.Verdict = TooFew
 	}
-	shape := Test{Name: TestChiSquare, P: 1}
-	last := Test{Name: TestUnseen, P: 1}
+	shape := Test{Name: ChiSquare, P: 1}
+	last := Test{Name: UnseenShare, P: 1}
 	if c.Kind == Numeric {
-		shape.Name, last.Name = TestKS, TestRange
+		shape.Name, last.Name = KS, OutOfRange
 	}
 	if present > 0 && c.present > 0 {
 		cells := c.pair(t)
@@ -205,7 +205,7 @@ func compareColumn(c *Column, t *tally, rows uint64, o Options) ColumnReport {
 			r.Reference, r.Current = c.spreads(t)
 		}
 	}
-	missing := Test{Name: TestMissing, Statistic: r.Missing.Current, Effect: math.Abs(r.Missing.Current - r.Missing.Reference), P: 1}
+	missing := Test{Name: MissingShare, Statistic: r.Missing.Current, Effect: math.Abs(r.Missing.Current - r.Missing.Reference), P: 1}
 	if all > 0 && rows > 0 {
 		missing.P = fisherEither(c.Missing, rows, t.missing, all)
 	}

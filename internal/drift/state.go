@@ -49,7 +49,12 @@ type unseen struct {
 // NewState begins a window.
 func NewState(p *Profile) *State {
 	s := &State{p: p, columns: make([]tally, len(p.columns))}
-	size := func(c *Column) int { return max(len(c.bounds), len(c.Counts)) + 1 }
+	size := func(c *Column) int {
+		if c.Kind == Numeric {
+			return len(c.bounds) + 1
+		}
+		return len(c.Counts) + 1
+	}
 	all := 0
 	for i := range p.columns {
 		all += size(&p.columns[i])
@@ -169,17 +174,16 @@ func addText(t *tally, c *Column, name []byte) {
 }
 
 func (t *tally) addUnseen(name []byte, rows uint64) {
-	h := hash(name)
-	if len(t.unseen) == MaxUnseen && h > t.unseen[MaxUnseen-1].hash {
-		return
+	h, at := hash(name), len(t.unseen)
+	for at > 0 && t.unseen[at-1].compare(h, name) > 0 {
+		at--
 	}
-	at, found := slices.BinarySearchFunc(t.unseen, unseen{hash: h, name: name}, compareUnseen)
-	if found {
-		t.unseen[at].rows += rows
+	if at > 0 && t.unseen[at-1].compare(h, name) == 0 {
+		t.unseen[at-1].rows += rows
 		return
 	}
 	switch n := len(t.unseen); {
-	case n == MaxUnseen && at == n:
+	case at == MaxUnseen:
 		return
 	case n < cap(t.unseen) && n < MaxUnseen:
 		t.unseen = t.unseen[:n+1] // its name's memory is used again
@@ -187,13 +191,13 @@ func (t *tally) addUnseen(name []byte, rows uint64) {
 		t.unseen = append(t.unseen, unseen{})
 	}
 	last := len(t.unseen) - 1
-	free := t.unseen[last].name
+	kept := append(t.unseen[last].name[:0], name...)
 	copy(t.unseen[at+1:], t.unseen[at:last])
-	t.unseen[at] = unseen{h, append(free[:0], name...), rows}
+	t.unseen[at] = unseen{h, kept, rows}
 }
 
-func compareUnseen(a, b unseen) int {
-	return cmp.Or(cmp.Compare(a.hash, b.hash), bytes.Compare(a.name, b.name))
+func (u *unseen) compare(hash uint64, name []byte) int {
+	return cmp.Or(cmp.Compare(u.hash, hash), bytes.Compare(u.name, name))
 }
 
 // hash is FNV-1a with its bits mixed as MurmurHash3 does in the end; states depend on it.
