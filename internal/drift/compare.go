@@ -380,10 +380,10 @@ func (r ColumnReport) String() string {
 		head += " (" + string(r.Cause) + ")"
 	}
 	parts = append(parts, head)
-	if r.Reference != nil && r.Current != nil {
+	if r.Reference != nil && r.Current != nil && r.Reference.P50 != r.Current.P50 {
 		say("median %s -> %s", number(r.Reference.P50), number(r.Current.P50))
 	} else if len(r.Moves) > 0 {
-		say("%q %s -> %s", r.Moves[0].Of, percent(r.Moves[0].Reference), percent(r.Moves[0].Current))
+		say("%s %s -> %s", r.Moves[0].Of, percent(r.Moves[0].Reference), percent(r.Moves[0].Current))
 	}
 	if r.Below > 0 {
 		say("%s below the reference's range", percent(r.Below))
