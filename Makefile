@@ -46,11 +46,11 @@ ort: ## get the ONNX Runtime library for this machine into .ort
 	@[ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || env -u ORT_LIB internal/engine/onnx/library.sh "$(ORT_DIR)"
 
 .PHONY: test
-test: ort s3 venv feast cloudevents ## run all tests (with a real Redis, S3 server and Python clients)
+test: ort s3 venv feast evidently cloudevents ## run all tests (with a real Redis, S3 server and Python clients)
 	$(GO) test $(TESTFLAGS) $(PKG)
 
 .PHONY: race
-race: ort s3 venv feast cloudevents ## run all tests under the race detector
+race: ort s3 venv feast evidently cloudevents ## run all tests under the race detector
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
 .PHONY: fuzz
@@ -161,6 +161,16 @@ $(VENV)-feast/.done: test/conformance/requirements-feast.txt
 	  $(VENV)-feast/bin/pip install --quiet --disable-pip-version-check -r $<; \
 	  touch $@; \
 	else echo "no Python with venv here: the tests with Feast's SDK will be skipped" >&2; fi
+
+.PHONY: evidently
+evidently: $(VENV)-evidently/.done ## make the Python environment with Evidently (900 MB), for tests of drift
+
+$(VENV)-evidently/.done: test/conformance/requirements-evidently.txt
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  set -x; $(PYTHON) -m venv $(VENV)-evidently; \
+	  $(VENV)-evidently/bin/pip install --quiet --disable-pip-version-check -r $<; \
+	  touch $@; \
+	else echo "no Python with venv here: the tests with Evidently will be skipped" >&2; fi
 
 # Tools are pinned in a modfile of their own, so that they weigh on nobody else.
 $(TOOLS)/versitygw: tool.mod

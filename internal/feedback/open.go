@@ -65,6 +65,7 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 	}
 	alerts.Register(p.Mux)
 	registerQuality(p.Mux, d.Blob)
+	registerDrift(p.Mux, d.Blob)
 	windows := &Windows{blob: d.Blob}
 	catalog := model.NewCatalog(d.Blob, time.Minute, nil)
 	event.On(d.Events, event.Tick, func(ctx context.Context, _ *event.Event, tick event.Ticked) error {
