@@ -163,7 +163,7 @@ $(VENV)-feast/.done: test/conformance/requirements-feast.txt
 	else echo "no Python with venv here: the tests with Feast's SDK will be skipped" >&2; fi
 
 .PHONY: evidently
-evidently: $(VENV)-evidently/.done ## make the Python environment with Evidently (900 MB), for tests of drift
+evidently: $(VENV)-evidently/.done ## make the Python environment with Evidently (1 GB), for tests of drift
 
 $(VENV)-evidently/.done: test/conformance/requirements-evidently.txt
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \

@@ -56,10 +56,10 @@ func BenchmarkState(b *testing.B) {
 	})
 	b.Run("encode", func(b *testing.B) {
 		b.ReportAllocs()
-		b.ReportMetric(float64(len(data)), "bytes")
 		for b.Loop() {
 			data, _ = s.AppendBinary(data[:0])
 		}
+		b.ReportMetric(float64(len(data)), "bytes")
 	})
 	b.Run("decode", func(b *testing.B) {
 		b.ReportAllocs()

@@ -297,6 +297,26 @@ func TestReport(t *testing.T) {
 	if report, err = Compare(window(99), Default); err != nil || report.Verdict != TooFew || report.Columns[i].Verdict != TooFew {
 		t.Errorf("of 99 rows: got %s, %v", report.Verdict, err)
 	}
+	// Where a column comes no more, what is left can't be judged, but that can.
+	gone := window(200)
+	gone.columns[i] = tally{missing: 200, cells: make([]uint64, len(gone.columns[i].cells)), min: math.Inf(1), max: math.Inf(-1)}
+	report, err = Compare(gone, Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := report.Columns[i]; c.Verdict != Drifted || c.Cause != MissingShare || c.Missing.Current != 1 {
+		t.Errorf("without its values: got %s", c)
+	}
+	// What is significant in one window is not where a great many are looked at.
+	slight := NewState(p)
+	for range 1000 {
+		slight.AddNumber(i, all[i].draw(r).number+0.2)
+	}
+	for o, want := range map[Options]Verdict{Default: Steady, {Alpha: 0.05, Windows: 1}: Drifted, {Alpha: 0.05, Windows: 1e12}: Steady} {
+		if report, err = Compare(slight, o); err != nil || report.Verdict != want {
+			t.Errorf("with %+v: got %s, %v, want %s (%s)", o, report.Verdict, err, want, report.Columns[i])
+		}
+	}
 	// A change that is significant, but too small to matter.
 	s := NewState(p)
 	for range 100_000 {

@@ -113,17 +113,17 @@ func observe(s *drift.State, r *payload.Row) error {
 				continue
 			}
 			seen[at] = true
-			switch c := v[0]; {
-			case c == '"':
+			switch v[0] {
+			case '"':
 				var t string
 				if json.Unmarshal(v, &t) != nil {
 					s.AddMissing(at)
 					continue
 				}
 				s.AddText(at, t)
-			case c == 't':
+			case 't':
 				s.AddNumber(at, 1)
-			case c == 'f':
+			case 'f':
 				s.AddNumber(at, 0)
 			default:
 				var f float64
