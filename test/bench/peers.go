@@ -92,7 +92,7 @@ func (p *peer) versions(b *bench) string {
 func (p *peer) launch(b *bench, j *job) launch {
 	first := j.requestIn(p.formats[0])
 	if p.name == pilotlight {
-		return launch{args: []string{b.predict}, env: []string{"BLOB_URL=file://" + b.bucket(j)}, first: &first}
+		return launch{args: []string{b.predict}, env: []string{"BLOB_URL=file://" + b.bucket(j), "PAYLOAD_LOG=off"}, first: &first}
 	}
 	here, dir := filepath.Join(b.root, "test", "bench", "peers"), filepath.Join(b.root, ".peers", p.name)
 	args := []string{filepath.Join(dir, "bin", "python"), filepath.Join(here, p.name+"_server.py")}
