@@ -146,13 +146,15 @@ func TestWhatIsWritten(t *testing.T) {
 		Fields:  fields, Features: features,
 	})
 	l.Add(o, &payload.Prediction{ID: "b", Asked: asked, At: asked, Rows: 1, Err: fault.New(fault.Invalid, "input x is wrong")})
+	empty := tensor.Of("x", []int64{0, 3}, []float32{})
+	l.Add(o, &payload.Prediction{ID: "none", Asked: asked, At: asked, Rows: 0, Given: []tensor.Tensor{empty}, Outputs: []tensor.Tensor{empty}})
 	large := tensor.Of("image", []int64{1, 3, 100, 100}, make([]float32, 30000))
 	l.Add(o, &payload.Prediction{ID: "c", Asked: asked, At: asked, Rows: 1, Given: []tensor.Tensor{large}, Outputs: []tensor.Tensor{tensor.Of("p", []int64{}, []int32{7})}})
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	l.Add(o, &payload.Prediction{ID: "too late", Asked: asked, At: asked, Rows: 1})
-	if made, written, dropped := l.Counts(); made != 4 || written != 3 || dropped != 1 {
+	if made, written, dropped := l.Counts(); made != 5 || written != 4 || dropped != 1 {
 		t.Errorf("got %d made, %d written, %d dropped", made, written, dropped)
 	}
 	micros := asked.UnixMicro()
@@ -167,6 +169,7 @@ func TestWhatIsWritten(t *testing.T) {
 			Inputs: `{"key":"ä�","x":[4,5,6],"half":-2}`, Features: `{"trips":null,"city":"Graz"}`, FeatureTimes: `{"city":8}`, Outputs: `{"p":0.75,"all":[true,false,true]}`,
 		},
 		{At: micros, Answered: micros, Hash: payload.Hash("b", 0), ID: "b", Model: "m", Version: 3, Digest: "sha256:x", Kind: "invalid", Error: "input x is wrong", Weight: 1},
+		{At: micros, Answered: micros, Hash: payload.Hash("none", 0), ID: "none", Model: "m", Version: 3, Digest: "sha256:x", Weight: 2, Inputs: `{"x":[]}`, Outputs: `{"x":[]}`},
 		{
 			At: micros, Answered: micros, Hash: payload.Hash("c", 0), ID: "c", Model: "m", Version: 3, Digest: "sha256:x", Weight: 2,
 			Inputs: `{"image":{"datatype":"FP32","shape":[1,3,100,100]}}`, Outputs: `{"p":7}`,
@@ -187,7 +190,7 @@ func TestWhatIsWritten(t *testing.T) {
 		t.Fatalf("got %d events, want one for the segment", len(s.events))
 	}
 	told, err := event.PredictionsLogged.Decode(&s.events[0])
-	if err != nil || told.Rows != 4 || s.events[0].Extensions()["dataref"] != told.Segment || !strings.HasPrefix(told.Segment, payload.Inbox) || !told.From.Equal(asked) {
+	if err != nil || told.Rows != 5 || s.events[0].Extensions()["dataref"] != told.Segment || !strings.HasPrefix(told.Segment, payload.Inbox) || !told.From.Equal(asked) {
 		t.Errorf("got %v %v", s.events[0], err)
 	}
 }
