@@ -18,7 +18,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"regexp"
 	"slices"
@@ -201,15 +200,11 @@ func (s *Store) Get(ctx context.Context, id string) (*Letter, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	r, _, err := s.blob.Get(ctx, prefix+id, 0, -1)
+	b, _, err := store.ReadAll(ctx, s.blob, prefix+id)
 	if fault.Is(err, fault.NotFound) {
 		return nil, fault.New(fault.NotFound, "there is no dead letter %s", id)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read dead letter %s: %w", id, err)
-	}
-	b, err := io.ReadAll(r)
-	if err = errors.Join(err, r.Close()); err != nil {
 		return nil, fmt.Errorf("read dead letter %s: %w", id, err)
 	}
 	return decode(id, b)

@@ -2,11 +2,9 @@ package deadletter
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
@@ -31,26 +29,7 @@ func Open(p *serve.Process, c *Config, d Deps) (*Store, error) {
 	}
 	s.Hear(d.Events)
 	s.Register(p.Mux)
-	var reached atomic.Bool
-	p.Go(func(ctx context.Context) {
-		for ctx.Err() == nil && !reached.Load() {
-			err := s.reach(ctx)
-			if reached.Store(err == nil); err == nil {
-				return
-			}
-			p.Tel.Log.WarnContext(ctx, "look for the bucket", "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		}
-	})
-	p.Ready(func() error {
-		if !reached.Load() {
-			return fault.New(fault.Unavailable, "the bucket has not answered yet")
-		}
-		return nil
-	})
+	p.Await("look for the bucket", "the bucket has not answered yet", s.reach)
 	return s, nil
 }
 
@@ -91,16 +70,6 @@ func (s *Store) Register(mux *http.ServeMux) {
 	route("DELETE "+letters+"/{id}", s.remove)
 }
 
-func answer(w http.ResponseWriter, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, err = w.Write(append(b, '\n'))
-	return err
-}
-
 // listMost bounds a page.
 const listMost = 1000
 
@@ -131,7 +100,7 @@ func (s *Store) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, List{append([]Summary{}, letters...), cursor})
+	return serve.WriteJSON(w, http.StatusOK, List{append([]Summary{}, letters...), cursor})
 }
 
 func (s *Store) show(w http.ResponseWriter, r *http.Request) error {
@@ -139,14 +108,14 @@ func (s *Store) show(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, l)
+	return serve.WriteJSON(w, http.StatusOK, l)
 }
 
 func (s *Store) replay(w http.ResponseWriter, r *http.Request) error {
 	if err := s.Replay(r.Context(), r.PathValue("id")); err != nil {
 		return err
 	}
-	return answer(w, Replayed{Replayed: 1, Failed: []Failure{}})
+	return serve.WriteJSON(w, http.StatusOK, Replayed{Replayed: 1, Failed: []Failure{}})
 }
 
 // replayAll asks for a filter in the body, so that nobody replays everything by mistake.
@@ -166,7 +135,7 @@ func (s *Store) replayAll(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
-	return answer(w, Replayed{n, append([]Failure{}, failed...)})
+	return serve.WriteJSON(w, http.StatusOK, Replayed{n, append([]Failure{}, failed...)})
 }
 
 func (s *Store) remove(w http.ResponseWriter, r *http.Request) error {

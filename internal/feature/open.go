@@ -2,11 +2,8 @@ package feature
 
 import (
 	"context"
-	"sync/atomic"
-	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
-	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -35,7 +32,7 @@ type Flow struct {
 	Table   *Table
 	Ingest  *Ingest
 	feast   *Feast
-	reached atomic.Bool // the definitions were read
+	Ready   func() error // says what the function still waits for, or nil
 }
 
 // Open wires the function and mounts it on a process, which closes it. The process
@@ -57,29 +54,11 @@ func Open(p *serve.Process, o *Options, d Deps) (*Flow, error) {
 	f.feast = NewFeast(f.Table, f.Ingest, f.Catalog, p.Tel.Version())
 	f.feast.Register(p.Mux)
 
-	p.Go(func(ctx context.Context) {
-		for ctx.Err() == nil {
-			_, err := f.Catalog.Current(ctx)
-			if f.reached.Store(err == nil); err == nil {
-				return
-			}
-			p.Tel.Log.WarnContext(ctx, "read the definitions of features", "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		}
+	f.Ready = p.Await("read the definitions of features", "the definitions of features have not been read yet", func(ctx context.Context) error {
+		_, err := f.Catalog.Current(ctx)
+		return err
 	})
-	p.Ready(f.Ready)
 	return f, nil
-}
-
-// Ready says what the function still waits for, or nil.
-func (f *Flow) Ready() error {
-	if !f.reached.Load() {
-		return fault.New(fault.Unavailable, "the definitions of features have not been read yet")
-	}
-	return nil
 }
 
 // Service is Feast's, by gRPC; who makes the server registers it.

@@ -1,12 +1,19 @@
 package feedback
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -15,38 +22,92 @@ import (
 // lookBack is how far back a model is judged if nothing else is said.
 const lookBack = 7 * 24 * time.Hour
 
-// registerQuality mounts GET /admin/v1/quality/{model}: a Judgement, by the query's version, from, until (RFC 3339), task, output,
-// threshold, quantile and slice. One is worked on at a time, as it reads all that there is of the time.
-func registerQuality(mux *http.ServeMux, blob store.Blob) {
+// registerAdmin mounts what people ask:
+//
+//	GET /admin/v1/quality/{model}                    a Judgement, by the query's version, from, until (RFC 3339), task, output, threshold, quantile and slice
+//	GET /admin/v1/drift/{model}                      a Drift, by version, from and until
+//	GET, PUT /admin/v1/drift/{model}/{version}/reference    a drift.Profile
+//
+// One Judgement or Drift is worked on at a time, as each reads all that there is.
+func registerAdmin(mux *http.ServeMux, blob store.Blob) {
+	route := func(pattern string, handle func(r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			v, err := handle(r)
+			if err == nil {
+				err = serve.WriteJSON(w, http.StatusOK, v)
+			}
+			if err != nil {
+				serve.Error(w, r, err)
+			}
+		})
+	}
 	turn := make(chan struct{}, 1)
-	mux.HandleFunc("GET /admin/v1/quality/{model}", func(w http.ResponseWriter, r *http.Request) {
-		q, err := questionOf(r)
+	heavy := func(work func(ctx context.Context, q *Question) (any, error)) func(r *http.Request) (any, error) {
+		return func(r *http.Request) (any, error) {
+			q, err := questionOf(r)
+			if err != nil {
+				return nil, err
+			}
+			select {
+			case turn <- struct{}{}:
+				defer func() { <-turn }()
+				return work(r.Context(), q)
+			case <-r.Context().Done():
+				return nil, r.Context().Err()
+			}
+		}
+	}
+	route("GET /admin/v1/quality/{model}", heavy(func(ctx context.Context, q *Question) (any, error) { return Judge(ctx, blob, q) }))
+	route("GET /admin/v1/drift/{model}", heavy(func(ctx context.Context, q *Question) (any, error) { return Moved(ctx, blob, q, drift.Default) }))
+	route("GET /admin/v1/drift/{model}/{version}/reference", func(r *http.Request) (any, error) {
+		name, version, err := versionOf(r)
 		if err != nil {
-			serve.Error(w, r, err)
-			return
+			return nil, err
 		}
-		select {
-		case turn <- struct{}{}:
-			defer func() { <-turn }()
-		case <-r.Context().Done():
-			serve.Error(w, r, r.Context().Err())
-			return
-		}
-		j, err := Judge(r.Context(), blob, q)
-		if err != nil {
-			serve.Error(w, r, err)
-			return
-		}
-		b, err := json.Marshal(j)
-		if err != nil {
-			serve.Error(w, r, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		if _, err := w.Write(append(b, '\n')); err != nil {
-			serve.Failed(r, err)
-		}
+		return readReference(r.Context(), blob, name, version)
 	})
+	route("PUT /admin/v1/drift/{model}/{version}/reference", func(r *http.Request) (any, error) {
+		name, version, err := versionOf(r)
+		if err != nil {
+			return nil, err
+		}
+		return putReference(r, blob, name, version)
+	})
+}
+
+// madeReference is the answer to a reference that was put.
+type madeReference struct {
+	Digest  string `json:"digest"`
+	Rows    uint64 `json:"rows"`
+	Columns int    `json:"columns"`
+}
+
+func putReference(r *http.Request, blob store.Blob, name string, version int) (*madeReference, error) {
+	body, err := serve.Unpacked(r)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(body)
+	if err != nil {
+		return nil, serve.BodyError(err)
+	}
+	p, err := drift.Parse(b)
+	if err != nil {
+		return nil, err
+	}
+	if b, err = json.Marshal(p); err != nil {
+		return nil, err
+	}
+	if _, err := blob.Put(r.Context(), referenceKey(name, version), bytes.NewReader(b), int64(len(b)), store.Condition{}); err != nil {
+		return nil, fmt.Errorf("write the reference of %s:%d: %w", name, version, err)
+	}
+	return &madeReference{p.Digest(), p.Rows(), len(p.Columns())}, nil
+}
+
+func versionOf(r *http.Request) (string, int, error) {
+	name := r.PathValue("model")
+	version, err := parseVersion(r.PathValue("version"))
+	return name, version, errors.Join(model.CheckName(name), err)
 }
 
 func questionOf(r *http.Request) (*Question, error) {

@@ -5,12 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
-	"github.com/parquet-go/parquet-go"
-
-	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
 	"github.com/pilotlight-ml/pilotlight/internal/segment"
 )
@@ -110,31 +106,16 @@ func readOutcomes(key string, data []byte) ([]Outcome, error) {
 		return nil, fmt.Errorf("%q: %w: its bytes have another hash", key, errDamaged)
 	}
 	var all []Outcome
-	err := fault.Guard(func() error { // parquet-go panics at what it does not expect
-		f, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
-		if err != nil {
-			return err
+	err := segment.Read(data, func(rows []record) error {
+		for i := range rows {
+			p := &rows[i]
+			all = append(all, Outcome{
+				Prediction: strings.Clone(p.Prediction), Row: p.Row, Model: strings.Clone(p.Model), Entity: strings.Clone(p.Entity), At: p.At,
+				Value: strings.Clone(p.Value), Source: strings.Clone(p.Source), Time: p.Event, Created: p.Created, ID: p.ID,
+			})
 		}
-		r := parquet.NewGenericReader[record](f)
-		all = make([]Outcome, 0, f.NumRows())
-		var part [256]record
-		for {
-			n, err := r.Read(part[:])
-			for i := range part[:n] {
-				p := &part[i]
-				all = append(all, Outcome{
-					Prediction: strings.Clone(p.Prediction), Row: p.Row, Model: strings.Clone(p.Model), Entity: strings.Clone(p.Entity), At: p.At,
-					Value: strings.Clone(p.Value), Source: strings.Clone(p.Source), Time: p.Event, Created: p.Created, ID: p.ID,
-				})
-			}
-			if errors.Is(err, io.EOF) {
-				return r.Close()
-			}
-			if err != nil {
-				return errors.Join(err, r.Close())
-			}
-		}
-	})()
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%q: %w: %w", key, errDamaged, err)
 	}

@@ -93,12 +93,14 @@ type atTime struct {
 // which order they came, how late, or how often. The outcome of a prediction that was taken in last counts.
 // Memory grows with the outcomes, not with the predictions.
 func Judge(ctx context.Context, blob store.Blob, q *Question) (*Judgement, error) {
-	j := &judge{Windows: Windows{blob}, q: q, byID: map[predicted]*settled{}, states: map[key]*quality.State{}}
+	own := *q // whose task may be found out
+	q = &own
+	j := &judge{blob: blob, q: q, byID: map[predicted]*settled{}, states: map[key]*quality.State{}}
 	if err := j.outcomes(ctx); err != nil {
 		return nil, err
 	}
 	if q.Spec.Task == "" {
-		j.q.Spec.Task = j.task()
+		q.Spec.Task = j.task()
 	}
 	if err := q.Spec.Validate(); err != nil {
 		return nil, err
@@ -126,7 +128,7 @@ type key struct {
 }
 
 type judge struct {
-	Windows
+	blob     store.Blob
 	q        *Question
 	byID     map[predicted]*settled
 	entities []*by
@@ -141,12 +143,12 @@ func (j *judge) outcomes(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list outcomes: %w", err)
 		}
-		data, err := j.get(ctx, o.Key)
+		data, _, err := store.ReadAll(ctx, j.blob, o.Key)
 		if fault.Is(err, fault.NotFound) {
 			continue // it was swept meanwhile
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("read %q: %w", o.Key, err)
 		}
 		all, err := readOutcomes(o.Key, data)
 		if err != nil {
@@ -254,27 +256,20 @@ func (j *judge) predictions(ctx context.Context, each func(*payload.Row) error) 
 		if err != nil {
 			return fmt.Errorf("list segments of predictions: %w", err)
 		}
-		data, err := j.get(ctx, o.Key)
+		err = payload.Load(ctx, j.blob, o.Key, func(rows []payload.Row) error {
+			for i := range rows {
+				r := &rows[i]
+				if r.Model != j.q.Model || r.Kind != "" || r.At < from || r.At >= until || j.q.Version != 0 && int(r.Version) != j.q.Version {
+					continue
+				}
+				if err := each(r); err != nil {
+					return &unjudged{fmt.Errorf("prediction %q: %w", r.ID, err)}
+				}
+			}
+			return nil
+		})
 		if fault.Is(err, fault.NotFound) {
 			continue
-		}
-		if err != nil {
-			return err
-		}
-		err = payload.Check(o.Key, data)
-		if err == nil {
-			err = payload.Read(data, func(rows []payload.Row) error {
-				for i := range rows {
-					r := &rows[i]
-					if r.Model != j.q.Model || r.Kind != "" || r.At < from || r.At >= until || j.q.Version != 0 && int(r.Version) != j.q.Version {
-						continue
-					}
-					if err := each(r); err != nil {
-						return &unjudged{fmt.Errorf("prediction %q: %w", r.ID, err)}
-					}
-				}
-				return nil
-			})
 		}
 		if unfit := (*unjudged)(nil); errors.As(err, &unfit) {
 			return unfit.error

@@ -41,8 +41,7 @@ func newLoop(t *testing.T) *loop {
 	}
 	mux := http.NewServeMux()
 	in.Register(mux)
-	registerQuality(mux, b)
-	registerDrift(mux, b)
+	registerAdmin(mux, b)
 	server := httptest.NewServer(mux)
 	t.Cleanup(func() {
 		server.Close()

@@ -1,22 +1,16 @@
 package feedback
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"slices"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
-	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
-	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
@@ -47,13 +41,13 @@ type Drifted struct {
 // Model, Version, From and Until. A column of a reference is the feature of its name or,
 // where there is none, the input or the output; other columns are not compared.
 func Moved(ctx context.Context, blob store.Blob, q *Question, o drift.Options) (*Drift, error) {
-	j := &judge{Windows: Windows{blob}, q: q}
+	j := &judge{blob: blob, q: q}
 	states := map[int]*drift.State{}
 	err := j.predictions(ctx, func(r *payload.Row) error {
 		version := int(r.Version)
 		s, known := states[version]
 		if !known {
-			reference, err := j.reference(ctx, version)
+			reference, err := readReference(ctx, blob, q.Model, version)
 			if err != nil && !fault.Is(err, fault.NotFound) {
 				return err
 			}
@@ -83,16 +77,12 @@ func Moved(ctx context.Context, blob store.Blob, q *Question, o drift.Options) (
 	return d, nil
 }
 
-func (s *Windows) reference(ctx context.Context, name string, version int) (*drift.Profile, error) {
-	data, err := s.get(ctx, referenceKey(name, version))
+func readReference(ctx context.Context, blob store.Blob, name string, version int) (*drift.Profile, error) {
+	data, _, err := store.ReadAll(ctx, blob, referenceKey(name, version))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read the reference of %s:%d: %w", name, version, err)
 	}
 	return drift.Parse(data)
-}
-
-func (j *judge) reference(ctx context.Context, version int) (*drift.Profile, error) {
-	return j.Windows.reference(ctx, j.q.Model, version)
 }
 
 // observe counts the columns of a reference in a row of a prediction.
@@ -141,83 +131,4 @@ func observe(s *drift.State, r *payload.Row) error {
 		}
 	}
 	return nil
-}
-
-// registerDrift mounts GET /admin/v1/drift/{model}, a Drift by the query's version, from and until; and
-// PUT and GET /admin/v1/drift/{model}/{version}/reference, a drift.Profile in JSON.
-func registerDrift(mux *http.ServeMux, blob store.Blob) {
-	route := func(pattern string, handle func(r *http.Request) (any, error)) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			v, err := handle(r)
-			var b []byte
-			if err == nil {
-				b, err = json.Marshal(v)
-			}
-			if err != nil {
-				serve.Error(w, r, err)
-				return
-			}
-			w.Header().Set("Content-Type", "application/json")
-			if _, err := w.Write(append(b, '\n')); err != nil {
-				serve.Failed(r, err)
-			}
-		})
-	}
-	turn := make(chan struct{}, 1) // as of quality
-	windows := &Windows{blob}
-	route("GET /admin/v1/drift/{model}", func(r *http.Request) (any, error) {
-		q, err := questionOf(r)
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case turn <- struct{}{}:
-			defer func() { <-turn }()
-		case <-r.Context().Done():
-			return nil, r.Context().Err()
-		}
-		return Moved(r.Context(), blob, q, drift.Default)
-	})
-	route("GET /admin/v1/drift/{model}/{version}/reference", func(r *http.Request) (any, error) {
-		name, version, err := versionOf(r)
-		if err != nil {
-			return nil, err
-		}
-		return windows.reference(r.Context(), name, version)
-	})
-	route("PUT /admin/v1/drift/{model}/{version}/reference", func(r *http.Request) (any, error) {
-		name, version, err := versionOf(r)
-		if err != nil {
-			return nil, err
-		}
-		body, err := serve.Unpacked(r)
-		if err != nil {
-			return nil, err
-		}
-		b, err := io.ReadAll(body)
-		if err != nil {
-			return nil, bodyError(err)
-		}
-		p, err := drift.Parse(b)
-		if err != nil {
-			return nil, err
-		}
-		if b, err = json.Marshal(p); err != nil {
-			return nil, err
-		}
-		if _, err := blob.Put(r.Context(), referenceKey(name, version), bytes.NewReader(b), int64(len(b)), store.Condition{}); err != nil {
-			return nil, fmt.Errorf("write the reference of %s:%d: %w", name, version, err)
-		}
-		return struct {
-			Digest  string `json:"digest"`
-			Rows    uint64 `json:"rows"`
-			Columns int    `json:"columns"`
-		}{p.Digest(), p.Rows(), len(p.Columns())}, nil
-	})
-}
-
-func versionOf(r *http.Request) (string, int, error) {
-	name := r.PathValue("model")
-	version, err := parseVersion(r.PathValue("version"))
-	return name, version, errors.Join(model.CheckName(name), err)
 }

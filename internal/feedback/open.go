@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/alert"
@@ -64,8 +63,7 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 		return nil, err
 	}
 	alerts.Register(p.Mux)
-	registerQuality(p.Mux, d.Blob)
-	registerDrift(p.Mux, d.Blob)
+	registerAdmin(p.Mux, d.Blob)
 	windows := &Windows{blob: d.Blob}
 	catalog := model.NewCatalog(d.Blob, time.Minute, nil)
 	event.On(d.Events, event.Tick, func(ctx context.Context, _ *event.Event, tick event.Ticked) error {
@@ -88,26 +86,7 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 		}
 		return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
 	})
-	var reached atomic.Bool
-	p.Go(func(ctx context.Context) {
-		for ctx.Err() == nil && !reached.Load() {
-			err := in.reach(ctx)
-			if reached.Store(err == nil); err == nil {
-				return
-			}
-			p.Tel.Log.WarnContext(ctx, "look for the bucket", "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		}
-	})
-	p.Ready(func() error {
-		if !reached.Load() {
-			return fault.New(fault.Unavailable, "the bucket has not answered yet")
-		}
-		return nil
-	})
+	p.Await("look for the bucket", "the bucket has not answered yet", in.reach)
 	return in, nil
 }
 

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	mathrand "math/rand/v2"
 	"slices"
@@ -196,18 +194,8 @@ func startOf(micros int64, width time.Duration) int64 { return micros - micros%w
 
 // add adds a segment to its windows: last to the wide one of its end, by which CatchUp knows that it was added to all.
 func (s *Windows) add(ctx context.Context, key, id string, until int64) error {
-	data, err := s.get(ctx, key)
-	if fault.Is(err, fault.NotFound) { // it was swept meanwhile
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := payload.Check(key, data); err != nil {
-		return err
-	}
 	parts := map[string]*window{}
-	err = payload.Read(data, func(rows []payload.Row) error {
+	err := payload.Load(ctx, s.blob, key, func(rows []payload.Row) error {
 		for i := range rows {
 			r := &rows[i]
 			if r.Row != 0 { // a prediction is one, however many rows it has
@@ -223,6 +211,9 @@ func (s *Windows) add(ctx context.Context, key, id string, until int64) error {
 		}
 		return nil
 	})
+	if fault.Is(err, fault.NotFound) { // it was swept meanwhile
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -278,15 +269,11 @@ func (s *Windows) merge(ctx context.Context, key, id string, part *window) error
 
 // read gives a window and its version; one that is not there is empty and has none.
 func (s *Windows) read(ctx context.Context, key string) (*window, string, error) {
-	r, o, err := s.blob.Get(ctx, key, 0, -1)
+	b, o, err := store.ReadAll(ctx, s.blob, key)
 	if fault.Is(err, fault.NotFound) {
 		return &window{}, "", nil
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("read the window %q: %w", key, err)
-	}
-	b, err := io.ReadAll(r)
-	if err := errors.Join(err, r.Close()); err != nil {
 		return nil, "", fmt.Errorf("read the window %q: %w", key, err)
 	}
 	w := &window{}
@@ -294,15 +281,6 @@ func (s *Windows) read(ctx context.Context, key string) (*window, string, error)
 		return nil, "", fault.Wrap(fault.Internal, err, "the window %q is damaged in the bucket", key)
 	}
 	return w, o.Version, nil
-}
-
-func (s *Windows) get(ctx context.Context, key string) ([]byte, error) {
-	r, _, err := s.blob.Get(ctx, key, 0, -1)
-	if err != nil {
-		return nil, fmt.Errorf("read %q: %w", key, err)
-	}
-	b, err := io.ReadAll(r)
-	return b, errors.Join(err, r.Close())
 }
 
 // span merges the windows that a span of time touches: those of five minutes, or of an hour

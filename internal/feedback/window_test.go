@@ -157,7 +157,7 @@ func copyAll(t *testing.T, from, to store.Blob) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := (&Windows{from}).get(t.Context(), o.Key)
+		data, _, err := store.ReadAll(t.Context(), from, o.Key)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -67,15 +65,11 @@ func aliasKey(name string) string { return "models/" + name + "/aliases" }
 // them; a model without any has an empty version.
 func (c *Catalog) readAliases(ctx context.Context, name string) (*Aliases, string, error) {
 	a := &Aliases{Current: map[string]int{}}
-	r, o, err := c.blob.Get(ctx, aliasKey(name), 0, -1)
+	b, o, err := store.ReadAll(ctx, c.blob, aliasKey(name))
 	if fault.Is(err, fault.NotFound) {
 		return a, "", nil
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("read aliases of %q: %w", name, err)
-	}
-	b, err := io.ReadAll(r)
-	if err = errors.Join(err, r.Close()); err != nil {
 		return nil, "", fmt.Errorf("read aliases of %q: %w", name, err)
 	}
 	if err := json.Unmarshal(b, a); err != nil {

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -202,15 +200,11 @@ func (c *Catalog) manifest(name string, version int) *Manifest {
 const readTimeout = 30 * time.Second
 
 func (c *Catalog) readManifest(ctx context.Context, name string, version int) (*Manifest, error) {
-	r, _, err := c.blob.Get(ctx, versionKey(name, version), 0, -1)
+	b, _, err := store.ReadAll(ctx, c.blob, versionKey(name, version))
 	if fault.Is(err, fault.NotFound) {
 		return nil, fault.New(fault.NotFound, "model %q has no version %d", name, version)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read manifest %s:%d: %w", name, version, err)
-	}
-	b, err := io.ReadAll(r)
-	if err = errors.Join(err, r.Close()); err != nil {
 		return nil, fmt.Errorf("read manifest %s:%d: %w", name, version, err)
 	}
 	m := &Manifest{}

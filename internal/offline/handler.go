@@ -200,7 +200,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 		if err != nil {
 			return err
 		}
-		return answer(w, http.StatusOK, report)
+		return serve.WriteJSON(w, http.StatusOK, report)
 	})
 	route("POST /admin/v1/features/skew", func(w http.ResponseWriter, r *http.Request) error {
 		serve.Long(w, r)
@@ -219,7 +219,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 		if err != nil {
 			return err
 		}
-		return answer(w, http.StatusOK, report)
+		return serve.WriteJSON(w, http.StatusOK, report)
 	})
 	route("POST /materialize", func(w http.ResponseWriter, r *http.Request) error { return s.materialize(w, r, false) })
 	route("POST /materialize-incremental", func(w http.ResponseWriter, r *http.Request) error { return s.materialize(w, r, true) })
@@ -323,7 +323,7 @@ func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental
 		if err := s.run(r.Context(), views, span, func() {}); err != nil {
 			return err
 		}
-		return answer(w, http.StatusOK, s.last(ask.Views))
+		return serve.WriteJSON(w, http.StatusOK, s.last(ask.Views))
 	}
 	// What can't begin is refused now and not behind the caller's back.
 	begun, ended := make(chan struct{}), make(chan error, 1)
@@ -345,7 +345,7 @@ func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental
 	case <-r.Context().Done():
 		return r.Context().Err()
 	}
-	return answer(w, http.StatusAccepted, s.last(ask.Views))
+	return serve.WriteJSON(w, http.StatusAccepted, s.last(ask.Views))
 }
 
 // run materializes views one after another, and keeps what is to be told of it.
@@ -397,16 +397,5 @@ func (s *Server) last(views []string) Runs {
 }
 
 func (s *Server) progress(w http.ResponseWriter, r *http.Request) error {
-	return answer(w, http.StatusOK, s.last(r.URL.Query()["view"]))
-}
-
-func answer(w http.ResponseWriter, status int, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, err = w.Write(append(b, '\n'))
-	return err
+	return serve.WriteJSON(w, http.StatusOK, s.last(r.URL.Query()["view"]))
 }

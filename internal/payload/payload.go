@@ -15,8 +15,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
@@ -32,6 +30,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
+	"github.com/pilotlight-ml/pilotlight/internal/segment"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
@@ -285,27 +284,24 @@ func (l *Log) run(ctx context.Context) {
 
 // write makes a segment of chunks and lets go of them.
 func (l *Log) write(ctx context.Context, chunks []*chunk) {
-	predictions := 0
-	for _, c := range chunks {
-		for i := range c.heads {
-			if !c.heads[i].more {
-				predictions++
-			}
-		}
-	}
 	var told event.Logged
-	data, err := l.encode(chunks, &told)
+	data, kept, lost, err := encode(chunks, &told)
 	l.release(chunks)
-	if err == nil {
-		told.Segment = Key(told.Until, data)
+	if err == nil && kept > 0 {
+		told.Segment = keyOf(told.Until.UnixMicro(), data)
 		err = l.put(ctx, told.Segment, data)
 	}
 	if err != nil {
-		l.counts.dropped.Add(int64(predictions))
-		l.log.WarnContext(ctx, "predictions dropped", "predictions", predictions, "error", err)
+		lost, kept = lost+kept, 0
+	}
+	if lost > 0 {
+		l.counts.dropped.Add(int64(lost))
+		l.log.WarnContext(ctx, "predictions dropped", "predictions", lost, "error", err)
+	}
+	if kept == 0 {
 		return
 	}
-	l.counts.written.Add(int64(predictions))
+	l.counts.written.Add(int64(kept))
 	l.counts.segments.Add(1)
 	l.counts.bytes.Add(int64(len(data)))
 	e := event.PredictionsLogged.New(told)
@@ -313,38 +309,36 @@ func (l *Log) write(ctx context.Context, chunks []*chunk) {
 	l.outbox.Give(ctx, e)
 }
 
-// encode makes the bytes of a segment.
-func (l *Log) encode(chunks []*chunk, told *event.Logged) (data []byte, err error) {
-	err = fault.Guard(func() error {
-		var out bytes.Buffer
-		w := newWriter(&out)
-		for _, c := range chunks {
-			for i := range c.heads {
-				end := len(c.buf)
-				if i+1 < len(c.heads) {
-					end = c.heads[i+1].start
-				}
-				if err := w.add(&c.heads[i], c.buf[c.heads[i].start:end]); err != nil {
-					return err
-				}
+// encode makes the bytes of a segment, and tells how many predictions it has. One that can't be written is lost, and costs no other.
+func encode(chunks []*chunk, told *event.Logged) (data []byte, kept, lost int, err error) {
+	var out bytes.Buffer
+	w := newWriter(&out)
+	for _, c := range chunks {
+		for i := range c.heads {
+			h, end := &c.heads[i], len(c.buf)
+			if i+1 < len(c.heads) {
+				end = c.heads[i+1].start
+			}
+			one := fault.Guard(func() error { return w.add(h, c.buf[h.start:end]) })()
+			switch {
+			case one != nil:
+				lost++
+			case !h.more:
+				kept++
 			}
 		}
-		if err := w.close(); err != nil {
-			return err
-		}
-		told.Rows, told.Bytes, told.From, told.Until = w.rows, out.Len(), time.UnixMicro(w.from).UTC(), time.UnixMicro(w.until).UTC()
-		data = out.Bytes()
-		return nil
-	})()
-	return data, err
+	}
+	err = fault.Guard(w.close)()
+	told.Rows, told.Bytes, told.From, told.Until = w.rows, out.Len(), time.UnixMicro(w.from).UTC(), time.UnixMicro(w.until).UTC()
+	return out.Bytes(), kept, lost, err
 }
 
 // put stores a segment, however long the bucket is away, until the log closes.
 func (l *Log) put(ctx context.Context, key string, data []byte) error {
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		_, err := l.blob.Put(ctx, key, bytes.NewReader(data), int64(len(data)), store.IfAbsent())
+		err := segment.Keep(ctx, l.blob, key, data)
 		switch {
-		case err == nil || fault.Is(err, fault.Conflict): // an attempt before had been heard
+		case err == nil:
 			return struct{}{}, nil
 		case fault.Is(err, fault.Invalid) || fault.Is(err, fault.Denied):
 			return struct{}{}, backoff.Permanent(err)
@@ -398,20 +392,8 @@ func Sweep(ctx context.Context, blob store.Blob, before time.Time) (deleted int,
 	return deleted, nil
 }
 
-// Key is where a segment lies: by the time of its last answer, and a hash of its bytes.
-func Key(until time.Time, data []byte) string {
+// keyOf is where a segment lies: by the time of its last answer, in microseconds since 1970, and what it holds.
+func keyOf(until int64, data []byte) string {
 	sum := sha256.Sum256(data)
-	return fmt.Sprintf("%s%016d-%s.parquet", Inbox, max(until.UnixMicro(), 0), hex.EncodeToString(sum[:16]))
-}
-
-// errDamaged is of a segment whose bytes are not those that its key was made of.
-var errDamaged = errors.New("it is not what was written")
-
-// Check tells whether bytes are those of the segment that lies under a key.
-func Check(key string, data []byte) error {
-	sum := sha256.Sum256(data)
-	if !strings.HasSuffix(key, "-"+hex.EncodeToString(sum[:16])+".parquet") {
-		return fault.Wrap(fault.Invalid, errDamaged, "the segment %q is damaged", key)
-	}
-	return nil
+	return Inbox + segment.Name(until, sum[:])
 }

@@ -1,6 +1,7 @@
 package payload_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
+	"github.com/pilotlight-ml/pilotlight/internal/segment"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -65,15 +67,7 @@ func (b *bucket) rows(t testing.TB) (rows []payload.Row) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, _, err := b.Get(context.Background(), o.Key, 0, -1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(r)
-		if err := errors.Join(err, r.Close(), payload.Check(o.Key, data)); err != nil {
-			t.Fatal(err)
-		}
-		err = payload.Read(data, func(some []payload.Row) error {
+		err := payload.Load(context.Background(), b, o.Key, func(some []payload.Row) error {
 			rows = append(rows, some...)
 			return nil
 		})
@@ -307,7 +301,7 @@ func TestSample(t *testing.T) {
 func TestSweep(t *testing.T) {
 	b := newBucket(t)
 	for i := range 5 {
-		if _, err := b.Put(t.Context(), payload.Key(asked.Add(time.Duration(i)*time.Hour), nil), strings.NewReader(""), 0, store.IfAbsent()); err != nil {
+		if _, err := b.Put(t.Context(), fmt.Sprintf("%s%016d-x.parquet", payload.Inbox, asked.Add(time.Duration(i)*time.Hour).UnixMicro()), strings.NewReader(""), 0, store.IfAbsent()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -351,25 +345,28 @@ func TestDamagedSegment(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
+	none := func([]payload.Row) error { return nil }
 	for o, err := range b.List(t.Context(), payload.Inbox, "") {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, _, err := b.Get(t.Context(), o.Key, 0, -1)
+		data, _, err := store.ReadAll(t.Context(), b, o.Key)
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := io.ReadAll(r)
-		if err := errors.Join(err, r.Close()); err != nil {
+		data[len(data)/2] ^= 1
+		if _, err := b.Put(t.Context(), o.Key, bytes.NewReader(data), int64(len(data)), store.Condition{}); err != nil {
 			t.Fatal(err)
 		}
-		data[len(data)/2] ^= 1
-		if err := payload.Check(o.Key, data); !fault.Is(err, fault.Invalid) {
+		if err := payload.Load(t.Context(), b, o.Key, none); !fault.Is(err, fault.Invalid) {
 			t.Errorf("got %v, want an invalid fault", err)
 		}
 	}
+	if err := payload.Load(t.Context(), b, payload.Inbox+"gone", none); !fault.Is(err, fault.NotFound) {
+		t.Errorf("got %v, want that it is not found", err)
+	}
 	for _, junk := range []string{"", "PAR1", "PAR1....PAR1", strings.Repeat("x", 1000)} {
-		if err := payload.Read([]byte(junk), func([]payload.Row) error { return nil }); !fault.Is(err, fault.Invalid) {
+		if err := segment.Read([]byte(junk), none); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%.20q: got %v, want an invalid fault", junk, err)
 		}
 	}
@@ -413,36 +410,6 @@ func TestAddAllocatesNothing(t *testing.T) {
 	}
 }
 
-func FuzzRead(f *testing.F) {
-	b := newBucket(f)
-	l := open(f, b, nil, payload.Config{})
-	o, p := one(1)
-	l.Add(o, p)
-	if err := l.Close(); err != nil {
-		f.Fatal(err)
-	}
-	for object, err := range b.List(context.Background(), payload.Inbox, "") {
-		if err != nil {
-			f.Fatal(err)
-		}
-		r, _, err := b.Get(context.Background(), object.Key, 0, -1)
-		if err != nil {
-			f.Fatal(err)
-		}
-		data, _ := io.ReadAll(r)
-		f.Add(data)
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		key := payload.Key(asked, data[:len(data)/2])
-		if payload.Check(key, data) == nil && len(data) > 0 {
-			t.Error("half of a segment passes for the whole")
-		}
-		if len(data) < 4<<10 {
-			_ = payload.Read(data, func([]payload.Row) error { return nil }) // whatever it says, it comes back
-		}
-	})
-}
-
 // BenchmarkAdd is what the log costs an answer; "all" is that with what is done behind it, on the same CPU.
 func BenchmarkAdd(b *testing.B) {
 	const different = 4096
@@ -481,5 +448,34 @@ func BenchmarkAdd(b *testing.B) {
 			size += o.Size
 		}
 		b.ReportMetric(float64(size)/float64(b.N), "B/prediction")
+	})
+}
+
+// FuzzAdd: no prediction, whatever its shapes say, costs the one beside it.
+func FuzzAdd(f *testing.F) {
+	f.Add(1, int64(1), int64(3), 12, uint8(12), "id")
+	f.Add(0, int64(0), int64(3), 0, uint8(12), "")
+	f.Add(3, int64(3), int64(-1), 7, uint8(10), "\x00é")
+	f.Fuzz(func(t *testing.T, rows int, first, second int64, size int, kind uint8, id string) {
+		b := newBucket(t)
+		l := open(t, b, nil, payload.Config{Memory: 8 << 20})
+		o := &payload.Origin{Model: "m", Sample: 1}
+		odd := tensor.Tensor{Name: id, Type: tensor.Type(1 + kind%uint8(tensor.Bytes)), Shape: []int64{first, second}}
+		if odd.Type == tensor.Bytes {
+			odd.Shape = []int64{1}
+			odd.Strings = []string{id}
+		} else {
+			odd.Data = make([]byte, min(max(size, 0), 1<<16)/odd.Type.Size()*odd.Type.Size())
+		}
+		l.Add(o, &payload.Prediction{ID: id, Asked: asked, At: asked, Rows: min(max(rows, 0), 1000), Given: []tensor.Tensor{odd}})
+		l.Add(o, &payload.Prediction{ID: "good", Asked: asked, At: asked, Rows: 1, Outputs: []tensor.Tensor{tensor.Of("p", []int64{1}, []float32{1})}})
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		made, written, dropped := l.Counts()
+		all := b.rows(t)
+		if made != 2 || made != written+dropped || len(all) == 0 || all[len(all)-1].ID != "good" || all[len(all)-1].Outputs != `{"p":1}` {
+			t.Errorf("got %d made, %d written, %d dropped: %+v", made, written, dropped, all)
+		}
 	})
 }

@@ -89,7 +89,9 @@ func rowsOf(tensors []tensor.Tensor, rows, first, n int) []tensor.Tensor {
 }
 
 // byRow tells whether a tensor has something for each of a prediction's rows; where there are none, nothing has.
-func byRow(shape []int64, rows int) bool { return rows > 0 && len(shape) > 0 && shape[0] == int64(rows) }
+func byRow(shape []int64, rows int) bool {
+	return rows > 0 && len(shape) > 0 && shape[0] == int64(rows)
+}
 
 // cutFeatures takes the features of a row off.
 func cutFeatures(b []byte, fields int) (one, rest []byte) {

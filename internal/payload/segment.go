@@ -1,20 +1,19 @@
 package payload
 
 import (
-	"bytes"
+	"context"
 	"encoding/binary"
-	"errors"
+	"fmt"
 	"hash/fnv"
 	"io"
 	"math"
 	"strconv"
 
-	"github.com/parquet-go/parquet-go"
-
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/jsonwire"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
 	"github.com/pilotlight-ml/pilotlight/internal/segment"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -291,31 +290,15 @@ func half(t tensor.Type, bits uint16) float32 {
 	return math.Float32frombits(sign | (exponent+127-15)<<23 | fraction<<13)
 }
 
-// Read gives the rows of a segment, in batches that are the caller's until the next one. Bytes
-// that are no segment are Invalid; call Check before, for a damaged one may take any memory to read.
-func Read(data []byte, each func([]Row) error) error {
-	return fault.Guard(func() (err error) { // parquet-go panics at what it does not expect
-		f, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
-		if err != nil {
-			return fault.Wrap(fault.Invalid, err, "the segment is not Parquet")
-		}
-		r := parquet.NewGenericReader[Row](f)
-		defer func() { err = errors.Join(err, r.Close()) }()
-		rows := make([]Row, batchRows)
-		for {
-			n, err := r.Read(rows)
-			if n > 0 {
-				if err := each(rows[:n]); err != nil {
-					return err
-				}
-				clear(rows)
-			}
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return fault.Wrap(fault.Invalid, err, "the segment can't be read")
-			}
-		}
-	})()
+// Load reads a segment of the bucket, and gives its rows in batches that are the caller's until the next one. One that is damaged is
+// Invalid, unless the error is that of each.
+func Load(ctx context.Context, blob store.Blob, key string, each func([]Row) error) error {
+	data, _, err := store.ReadAll(ctx, blob, key)
+	if err != nil {
+		return fmt.Errorf("read the segment %q: %w", key, err)
+	}
+	if !segment.Intact(key, data) {
+		return fault.New(fault.Invalid, "the segment %q is damaged", key)
+	}
+	return segment.Read(data, each)
 }

@@ -88,7 +88,7 @@ func (h *Handler) listModels(w http.ResponseWriter, r *http.Request) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, list)
+	return serve.WriteJSON(w, http.StatusOK, list)
 }
 
 func (h *Handler) showModel(w http.ResponseWriter, r *http.Request) error {
@@ -113,7 +113,7 @@ func (h *Handler) showModel(w http.ResponseWriter, r *http.Request) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, detail)
+	return serve.WriteJSON(w, http.StatusOK, detail)
 }
 
 func (h *Handler) showVersion(w http.ResponseWriter, r *http.Request) error {
@@ -121,7 +121,7 @@ func (h *Handler) showVersion(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, m)
+	return serve.WriteJSON(w, http.StatusOK, m)
 }
 
 // push takes a new version: a multipart form with an optional part "settings"
@@ -150,7 +150,7 @@ func (h *Handler) push(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	w.Header().Set("Location", "/admin/v1/models/"+m.Name+"/versions/"+strconv.Itoa(m.Version))
-	return answer(w, http.StatusCreated, m)
+	return serve.WriteJSON(w, http.StatusCreated, m)
 }
 
 // settingsMost bounds the settings of a push; a sample request is the bulk of them.
@@ -223,7 +223,7 @@ func (h *Handler) moveAlias(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, move)
+	return serve.WriteJSON(w, http.StatusOK, move)
 }
 
 func (h *Handler) rollback(w http.ResponseWriter, r *http.Request) error {
@@ -235,5 +235,5 @@ func (h *Handler) rollback(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, move)
+	return serve.WriteJSON(w, http.StatusOK, move)
 }

@@ -54,7 +54,7 @@ func (h *Handler) call(w http.ResponseWriter, r *http.Request, open func() call)
 	c := open()
 	defer c.free()
 	c.take(body, header)
-	about, err := h.flow.pass(r.Context(), &asking{ref: ref, begin: begin, control: cacheControl(r), caller: callerOf(r)}, c)
+	about, err := h.flow.pass(r.Context(), &asking{ref: ref, begin: begin, control: cacheControl(r), from: r}, c)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, ref model.Ref,
 		c := &named{call: open()}
 		defer c.free()
 		c.take(e.Data(), header)
-		ask := &asking{ref: ref, begin: begin, caller: callerOf(r), id: event.PredictionMade.ID(e, asked)}
+		ask := &asking{ref: ref, begin: begin, from: r, id: event.PredictionMade.ID(e, asked)}
 		if _, err := h.flow.pass(ctx, ask, c); err != nil {
 			return event.Event{}, err
 		}

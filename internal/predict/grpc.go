@@ -145,7 +145,7 @@ func (h *Handler) modelInfer(r *rpc.Call) error {
 	}
 	c := grpcCalls.Get().(*grpcCall)
 	defer c.free()
-	about, err := h.inferCall(r.Context(), c, message, asking{control: cacheControl(r.Request), caller: callerOf(r.Request)})
+	about, err := h.inferCall(r.Context(), c, message, asking{control: cacheControl(r.Request), from: r.Request})
 	if err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func (h *Handler) modelStreamInfer(r *rpc.Call) error {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), serve.Timeout(r.Request))
-		_, err = h.inferCall(ctx, c, message, asking{caller: callerOf(r.Request)})
+		_, err = h.inferCall(ctx, c, message, asking{from: r.Request})
 		cancel()
 		switch {
 		case r.Context().Err() != nil: // nobody waits for an answer

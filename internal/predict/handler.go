@@ -70,28 +70,17 @@ func refOf(r *http.Request) model.Ref {
 	return model.Ref{Name: r.PathValue("model"), Version: r.PathValue("version")}
 }
 
-func answer(w http.ResponseWriter, status int, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, err = w.Write(append(b, '\n'))
-	return err
-}
-
 func (h *Handler) server(w http.ResponseWriter, _ *http.Request) error {
-	return answer(w, http.StatusOK, h.serverMetadata())
+	return serve.WriteJSON(w, http.StatusOK, h.serverMetadata())
 }
 
 func (h *Handler) live(w http.ResponseWriter, _ *http.Request) error {
-	return answer(w, http.StatusOK, oip.Live{Live: true})
+	return serve.WriteJSON(w, http.StatusOK, oip.Live{Live: true})
 }
 
 func (h *Handler) serverReady(w http.ResponseWriter, _ *http.Request) error {
 	ready := h.ready() == nil
-	return answer(w, readyStatus(ready), oip.Ready{Ready: ready})
+	return serve.WriteJSON(w, readyStatus(ready), oip.Ready{Ready: ready})
 }
 
 func readyStatus(ready bool) int {
@@ -106,7 +95,7 @@ func (h *Handler) models(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, oip.ModelList{Models: append([]string{}, names...)})
+	return serve.WriteJSON(w, http.StatusOK, oip.ModelList{Models: append([]string{}, names...)})
 }
 
 func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) error {
@@ -114,7 +103,7 @@ func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, m)
+	return serve.WriteJSON(w, http.StatusOK, m)
 }
 
 func (h *Handler) modelReady(w http.ResponseWriter, r *http.Request) error {
@@ -122,7 +111,7 @@ func (h *Handler) modelReady(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, readyStatus(ready.Ready), ready)
+	return serve.WriteJSON(w, readyStatus(ready.Ready), ready)
 }
 
 func (h *Handler) config(w http.ResponseWriter, r *http.Request) error {
@@ -130,7 +119,7 @@ func (h *Handler) config(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, c)
+	return serve.WriteJSON(w, http.StatusOK, c)
 }
 
 func (h *Handler) modelStats(w http.ResponseWriter, r *http.Request) error {
@@ -138,11 +127,11 @@ func (h *Handler) modelStats(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, s)
+	return serve.WriteJSON(w, http.StatusOK, s)
 }
 
 func (h *Handler) allStats(w http.ResponseWriter, _ *http.Request) error {
-	return answer(w, http.StatusOK, oip.Statistics{Models: h.flow.allStatistics()})
+	return serve.WriteJSON(w, http.StatusOK, oip.Statistics{Models: h.flow.allStatistics()})
 }
 
 func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {
@@ -158,7 +147,7 @@ func (h *Handler) index(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, entries)
+	return serve.WriteJSON(w, http.StatusOK, entries)
 }
 
 // parameters is the body of a load or an unload.
@@ -174,7 +163,7 @@ func (h *Handler) loadModel(w http.ResponseWriter, r *http.Request) error {
 	if err := h.load(r.Context(), refOf(r), ask.Parameters); err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, oip.Done{})
+	return serve.WriteJSON(w, http.StatusOK, oip.Done{})
 }
 
 func (h *Handler) unload(w http.ResponseWriter, r *http.Request) error {
@@ -185,5 +174,5 @@ func (h *Handler) unload(w http.ResponseWriter, r *http.Request) error {
 	if err := h.flow.unload(r.Context(), refOf(r)); err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, oip.Done{})
+	return serve.WriteJSON(w, http.StatusOK, oip.Done{})
 }

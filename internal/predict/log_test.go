@@ -2,9 +2,7 @@ package predict_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -28,15 +26,7 @@ func logged(t *testing.T, b store.Blob, n int) []payload.Row {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, _, err := b.Get(t.Context(), o.Key, 0, -1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			data, err := io.ReadAll(r)
-			if err := errors.Join(err, r.Close()); err != nil {
-				t.Fatal(err)
-			}
-			if err := payload.Read(data, func(some []payload.Row) error { rows = append(rows, some...); return nil }); err != nil {
+			if err := payload.Load(t.Context(), b, o.Key, func(some []payload.Row) error { rows = append(rows, some...); return nil }); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -28,8 +28,8 @@ type asking struct {
 	ref     model.Ref
 	begin   time.Time     // when its body began to be read
 	control cache.Control // what its caller says of remembered answers
-	caller  string
-	id      string // of the prediction, if it has one already
+	from    *http.Request // whose caller it is
+	id      string        // of the prediction, if it has one already
 }
 
 // told is what a caller is told beside the answer.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 	"github.com/pilotlight-ml/pilotlight/internal/tfserving"
 )
@@ -27,7 +28,7 @@ func (h *Handler) registerV1(route func(pattern string, handle func(http.Respons
 }
 
 func (h *Handler) alive(w http.ResponseWriter, _ *http.Request) error {
-	return answer(w, http.StatusOK, tfserving.Alive{Status: "alive"})
+	return serve.WriteJSON(w, http.StatusOK, tfserving.Alive{Status: "alive"})
 }
 
 func (h *Handler) modelsV1(w http.ResponseWriter, r *http.Request) error {
@@ -35,7 +36,7 @@ func (h *Handler) modelsV1(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, tfserving.ModelList{Models: append([]string{}, names...)})
+	return serve.WriteJSON(w, http.StatusOK, tfserving.ModelList{Models: append([]string{}, names...)})
 }
 
 // status tells of the version that answers for a ref. It is ready, and available,
@@ -50,7 +51,7 @@ func (h *Handler) status(w http.ResponseWriter, r *http.Request) error {
 	if !ready {
 		v.State, v.Status = tfserving.StateEnd, tfserving.Status{Code: "UNAVAILABLE", Message: entry.Reason}
 	}
-	return answer(w, readyStatus(ready), tfserving.ModelStatus{Name: m.Name, Ready: ready, Versions: []tfserving.VersionStatus{v}})
+	return serve.WriteJSON(w, readyStatus(ready), tfserving.ModelStatus{Name: m.Name, Ready: ready, Versions: []tfserving.VersionStatus{v}})
 }
 
 func (h *Handler) metadataV1(w http.ResponseWriter, r *http.Request) error {
@@ -62,7 +63,7 @@ func (h *Handler) metadataV1(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, tfserving.Describe(m.Name, h.flow.of(m).version, asks, m.Signature.Outputs))
+	return serve.WriteJSON(w, http.StatusOK, tfserving.Describe(m.Name, h.flow.of(m).version, asks, m.Signature.Outputs))
 }
 
 // callV1 answers POST .../{segment}:{verb}, which a mux can't tell apart.

@@ -18,6 +18,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -326,4 +327,33 @@ func value(v row.Value) parquet.Value {
 		return parquet.ByteArrayValue(unsafe.Slice(unsafe.StringData(s), len(s))) // nobody writes to it
 	}
 	return parquet.Int64Value(v.Int())
+}
+
+// Read gives the rows of a file that NewShape's Writer wrote, as T has their columns by its parquet tags, in batches that are the
+// caller's until the next one. What is no such file is Invalid; see Intact first, for of a damaged one the reader may take any memory.
+func Read[T any](data []byte, each func([]T) error) error {
+	return fault.Guard(func() (err error) { // parquet-go panics at what it does not expect
+		f, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+		if err != nil {
+			return fault.Wrap(fault.Invalid, err, "the segment is not Parquet")
+		}
+		r := parquet.NewGenericReader[T](f)
+		defer func() { err = errors.Join(err, r.Close()) }()
+		rows := make([]T, 1024)
+		for {
+			n, err := r.Read(rows)
+			if n > 0 {
+				if err := each(rows[:n]); err != nil {
+					return err
+				}
+				clear(rows)
+			}
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return fault.Wrap(fault.Invalid, err, "the segment can't be read")
+			}
+		}
+	})()
 }

@@ -30,6 +30,18 @@ func ReadJSON(r *http.Request, v any, decode func([]byte, any) error) error {
 	return nil
 }
 
+// WriteJSON answers with a value in JSON, and a line's end behind it.
+func WriteJSON(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
 // Strict decodes one JSON value and refuses fields that it does not know: a
 // misspelt setting must not be taken for an absent one.
 func Strict(b []byte, v any) error {

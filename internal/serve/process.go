@@ -9,8 +9,11 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/env"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
@@ -56,6 +59,34 @@ func (p *Process) Listening(f func(*Server)) { p.opened = append(p.opened, f) }
 // Go has f done beside the start. The process does not end before it: its
 // context ends once the server has drained.
 func (p *Process) Go(f func(context.Context)) { p.work.Go(func() { f(p.ctx) }) }
+
+// Await has try done beside the start, again each second until it succeeds, and the process not ready before that. doing
+// says in the log what is tried, missing says to strangers what there is not yet.
+func (p *Process) Await(doing, missing string, try func(context.Context) error) (ready func() error) {
+	var done atomic.Bool
+	p.Go(func(ctx context.Context) {
+		for ctx.Err() == nil {
+			err := try(ctx)
+			if err == nil {
+				done.Store(true)
+				return
+			}
+			p.Tel.Log.WarnContext(ctx, doing, "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	})
+	ready = func() error {
+		if !done.Load() {
+			return fault.New(fault.Unavailable, "%s", missing)
+		}
+		return nil
+	}
+	p.Ready(ready)
+	return ready
+}
 
 // Server gives the server, once it listens.
 func (p *Process) Server() *Server { return p.server }

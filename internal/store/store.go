@@ -12,6 +12,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"net/url"
@@ -115,6 +116,16 @@ type Blob interface {
 	Delete(ctx context.Context, key string) error
 	// Close lets go of connections and files. No call may be under way or follow.
 	Close() error
+}
+
+// ReadAll reads an object that is known to be small.
+func ReadAll(ctx context.Context, b Blob, key string) ([]byte, Object, error) {
+	r, o, err := b.Get(ctx, key, 0, -1)
+	if err != nil {
+		return nil, Object{}, err
+	}
+	data, err := io.ReadAll(r)
+	return data, o, errors.Join(err, r.Close())
 }
 
 // CheckKey refuses keys that some backend could not hold: a key is 1 to 512 bytes
