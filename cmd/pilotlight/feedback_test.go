@@ -45,9 +45,10 @@ func TestFeedbackSend(t *testing.T) {
 	}{
 		{[]string{"order-7", "true"}, "1 outcomes accepted, 0 rejected"},
 		{[]string{"order-7", "cat", "--row", "2", "--id", "x", "--time", "2026-11-25T12:00:00Z"}, "1 outcomes accepted"},
+		{[]string{"order-7", `{"a":1}`}, "1 outcomes accepted"},
 		{[]string{"--model", "flights", "--entity", "carrier=B6,tailnum=N1", "--at", "2013-12-23T19:25:00-05:00", "1"}, "1 outcomes accepted"},
 		{[]string{"-f", file}, "outcome 10001: "},
-		{[]string{"-f", file}, "1 outcomes accepted, 1 rejected"},
+		{[]string{"-f", file}, "10001 outcomes accepted, 1 rejected"},
 		{[]string{"-f", file + "x"}, "no such file"},
 		{[]string{"-f", file, "x"}, "not from both"},
 		{nil, "the outcome is missing"},

@@ -23,7 +23,7 @@ type Question struct {
 	Version int       // 0: each version that answered, by itself
 	From    time.Time // of what the predictions are as of
 	Until   time.Time
-	Spec    quality.Spec // without a task it is told by the outcomes: booleans, numbers, or else classes
+	Spec    quality.Spec // without a task it is told by most of the outcomes
 	Output  string       // which says the answer; empty: the only one, or "probability"
 	Slice   string       // an input or feature by whose values answers are told apart as well; empty: none
 }
@@ -99,16 +99,19 @@ func Judge(ctx context.Context, blob store.Blob, q *Question) (*Judgement, error
 	if err := j.outcomes(ctx); err != nil {
 		return nil, err
 	}
-	if q.Spec.Task == "" {
-		q.Spec.Task = j.task()
-	}
-	if err := q.Spec.Validate(); err != nil {
-		return nil, err
-	}
 	if len(j.entities) > 0 { // which prediction of an entity is meant shows when all have been seen
 		if err := j.predictions(ctx, j.meet); err != nil {
 			return nil, err
 		}
+	}
+	if q.Spec.Task == "" {
+		if err := j.predictions(ctx, j.kind); err != nil {
+			return nil, err
+		}
+		q.Spec.Task = j.kinds.task()
+	}
+	if err := q.Spec.Validate(); err != nil {
+		return nil, err
 	}
 	if err := j.predictions(ctx, j.take); err != nil {
 		return nil, err
@@ -132,6 +135,7 @@ type judge struct {
 	q        *Question
 	byID     map[predicted]*settled
 	entities []*by
+	kinds    kinds
 	states   map[key]*quality.State
 	count    Settlement
 }
@@ -217,36 +221,61 @@ func (j *judge) later(old, s *settled) settled {
 	return *old
 }
 
-// all gives every outcome that counts.
-func (j *judge) all(yield func(*settled) bool) {
-	for _, s := range j.byID {
-		if !yield(s) {
-			return
-		}
+// kinds counts outcomes by what their values look like: true and false, 0 and 1, other numbers, texts.
+type kinds struct{ words, bits, numbers, texts int }
+
+// task is that of most outcomes: a strange one among them is unsuited, and no reason to take the others for something else. So a
+// number among many 0 and 1 is strange, too, and one in ten makes them numbers.
+func (k *kinds) task() quality.Task {
+	yesNo, numbers := k.words+k.bits, k.numbers
+	if k.numbers > 0 && 10*k.numbers >= k.bits {
+		yesNo, numbers = k.words, k.numbers+k.bits
+	}
+	switch {
+	case k.texts > max(yesNo, numbers):
+		return quality.Multiclass
+	case numbers > yesNo:
+		return quality.Regression
+	}
+	return quality.Binary
+}
+
+// kind looks at the outcome of a prediction.
+func (j *judge) kind(r *payload.Row) error {
+	s := j.outcome(r)
+	if s == nil {
+		return nil
+	}
+	switch {
+	case s.value == "true" || s.value == "false":
+		j.kinds.words++
+	case s.value == "0" || s.value == "1":
+		j.kinds.bits++
+	case s.value[0] == '"':
+		j.kinds.texts++
+	default:
+		j.kinds.numbers++
+	}
+	return nil
+}
+
+// outcome is what came true of a prediction, or nil.
+func (j *judge) outcome(r *payload.Row) *settled {
+	if s := j.byID[predicted{r.ID, r.Row}]; s != nil || len(j.entities) == 0 {
+		return s
+	}
+	var inputs map[string]json.RawMessage
+	if json.Unmarshal([]byte(r.Inputs), &inputs) != nil {
+		return nil
 	}
 	for _, b := range j.entities {
-		for _, entries := range b.entries {
-			for _, e := range entries {
-				if !yield(e.settled) {
-					return
-				}
+		for _, e := range b.of(inputs) {
+			if e.best == r.At && e.hash == r.Hash && e.row == r.Row {
+				return e.settled
 			}
 		}
 	}
-}
-
-// task tells what outcomes are about.
-func (j *judge) task() quality.Task {
-	task := quality.Binary
-	for s := range j.all {
-		switch c := s.value[0]; {
-		case c == '"':
-			return quality.Multiclass
-		case c != 't' && c != 'f':
-			task = quality.Regression
-		}
-	}
-	return task
+	return nil
 }
 
 // predictions reads those of the model and the time that were answered.
@@ -337,19 +366,7 @@ func (j *judge) take(r *payload.Row) error {
 	if j.q.Slice != "" {
 		keys = append(keys, key{version: int(r.Version), slice: j.slice(r)})
 	}
-	s := j.byID[predicted{r.ID, r.Row}]
-	if s == nil && len(j.entities) > 0 {
-		var inputs map[string]json.RawMessage
-		if json.Unmarshal([]byte(r.Inputs), &inputs) == nil {
-			for _, b := range j.entities {
-				for _, e := range b.of(inputs) {
-					if e.best == r.At && e.hash == r.Hash && e.row == r.Row {
-						s = e.settled
-					}
-				}
-			}
-		}
-	}
+	s := j.outcome(r)
 	var truth quality.Truth
 	if s != nil {
 		s.used = true
@@ -463,9 +480,18 @@ func (j *judge) judgement() (*Judgement, error) {
 	slices.SortFunc(out.Versions, func(a, b Judged) int {
 		return cmp.Or(cmp.Compare(a.Version, b.Version), strings.Compare(a.Slice, b.Slice))
 	})
-	for s := range j.all {
+	for _, s := range j.byID {
 		if !s.used {
 			j.count.Waiting++
+		}
+	}
+	for _, b := range j.entities {
+		for _, entries := range b.entries {
+			for _, e := range entries {
+				if !e.used {
+					j.count.Waiting++
+				}
+			}
 		}
 	}
 	out.Outcomes = j.count

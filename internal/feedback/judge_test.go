@@ -185,6 +185,35 @@ func TestOutcomesAreJoined(t *testing.T) {
 	}
 }
 
+// A strange outcome, or those of other models, are no reason to take the others for something else.
+func TestTaskIsToldByMostOutcomes(t *testing.T) {
+	for name, c := range map[string]struct {
+		outcomes []string // of predictions 0 to 5, and of one that there is not
+		want     quality.Task
+	}{
+		"words":               {[]string{"true", "false", `"x"`, "true", "7", "false", `"a class"`}, quality.Binary},
+		"bits":                {[]string{"1", "0", "1", "0", "1", "0", "12.5"}, quality.Binary},
+		"numbers":             {[]string{"1", "0", "2.5", `"x"`, "-3", "12", "true"}, quality.Regression},
+		"classes":             {[]string{`"a"`, `"b"`, "true", `"a"`, `"b"`, "3", "1"}, quality.Multiclass},
+		"nothing that counts": {nil, quality.Binary},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLoop(t)
+			l.predict(1, 0, .9, .2, .8, .4, .6, .1)
+			for i, v := range c.outcomes {
+				if i == 6 {
+					i = 99
+				}
+				l.send(outcomeOf(i, v))
+			}
+			j := l.judge("")
+			if r := j.Versions[0].Report; r.Task != c.want {
+				t.Errorf("got %s: %+v, want %s", r.Task, j.Outcomes, c.want)
+			}
+		})
+	}
+}
+
 // An outcome about an entity means its last prediction at or before the time.
 func TestOutcomesOfEntities(t *testing.T) {
 	l := newLoop(t)
