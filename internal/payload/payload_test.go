@@ -419,12 +419,22 @@ func BenchmarkAdd(b *testing.B) {
 	}
 	o, _ := one(0)
 	b.Run("before the answer", func(b *testing.B) {
-		l := open(b, newBucket(b), nil, payload.Config{Memory: 1 << 30})
+		l := open(b, newBucket(b), nil, payload.Config{Memory: 64 << 20, Every: time.Millisecond})
 		b.ReportAllocs()
 		for i := range b.N {
+			if i%different == 0 { // what would be dropped is done in no time
+				b.StopTimer()
+				for made, written, _ := l.Counts(); made != written; made, written, _ = l.Counts() {
+					time.Sleep(time.Millisecond)
+				}
+				b.StartTimer()
+			}
 			l.Add(o, predictions[i%different])
 		}
 		b.StopTimer()
+		if _, _, dropped := l.Counts(); dropped > 0 {
+			b.Fatalf("%d were dropped", dropped)
+		}
 	})
 	b.Run("all", func(b *testing.B) {
 		bucket := newBucket(b)
