@@ -11,13 +11,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/serve/servetest"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
@@ -62,45 +62,6 @@ func TestInstance(t *testing.T) {
 	t.Error(server.Serve(l))
 }
 
-// instance is a child process; it can be killed and another one started in its place.
-type instance struct {
-	mu   sync.Mutex
-	url  string
-	kill func()
-}
-
-func (i *instance) start(t *testing.T, redis, dir string) error {
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestInstance$")
-	cmd.Env = append(os.Environ(), instanceRedis+"="+redis, instanceBucket+"="+dir)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	kill := sync.OnceFunc(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // "killed" is what it should say
-	})
-	t.Cleanup(kill)
-	var addr string
-	if _, err := fmt.Fscanln(out, &addr); err != nil {
-		return fmt.Errorf("the instance ended before it listened: %w", err)
-	}
-	go func() { _, _ = io.Copy(io.Discard, out) }()
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.url, i.kill = "http://"+addr, kill
-	return nil
-}
-
-func (i *instance) at() string {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.url
-}
-
 // eventOf makes the event that brings a click.
 func eventOf(t *testing.T, s *CompiledSource, r Row) event.Event {
 	t.Helper()
@@ -119,9 +80,9 @@ func TestKilledInstancesLoseNothing(t *testing.T) {
 	for i := range 4000 {
 		rows = append(rows, click(i, random))
 	}
-	instances := []*instance{{}, {}}
+	instances := []*servetest.Instance{{}, {}}
 	for _, i := range instances {
-		if err := i.start(t, redis, dir); err != nil {
+		if err := i.Start(t, instanceRedis+"="+redis, instanceBucket+"="+dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -132,8 +93,8 @@ func TestKilledInstancesLoseNothing(t *testing.T) {
 		for ctx.Err() == nil {
 			time.Sleep(time.Duration(20+rand.IntN(150)) * time.Millisecond)
 			i := instances[rand.IntN(2)]
-			i.kill()
-			if err := i.start(t, redis, dir); err != nil {
+			i.Kill()
+			if err := i.Start(t, instanceRedis+"="+redis, instanceBucket+"="+dir); err != nil {
 				t.Error(err)
 				return
 			}
@@ -156,7 +117,7 @@ func TestKilledInstancesLoseNothing(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				for !deliver(t.Context(), instances[rand.IntN(2)].at(), b) {
+				for !deliver(t.Context(), instances[rand.IntN(2)].URL(), b) {
 					mu.Lock()
 					unanswered++
 					mu.Unlock()

@@ -11,13 +11,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/serve/servetest"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
@@ -59,45 +59,6 @@ func TestInstance(t *testing.T) {
 	t.Error(server.Serve(l))
 }
 
-// instance is a child process; it can be killed and another one started in its place.
-type instance struct {
-	mu   sync.Mutex
-	url  string
-	kill func()
-}
-
-func (i *instance) start(t *testing.T, bucket string) error {
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestInstance$")
-	cmd.Env = append(os.Environ(), instanceBucket+"="+bucket)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	kill := sync.OnceFunc(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // "killed" is what it should say
-	})
-	t.Cleanup(kill)
-	var addr string
-	if _, err := fmt.Fscanln(out, &addr); err != nil {
-		return fmt.Errorf("the instance ended before it listened: %w", err)
-	}
-	go func() { _, _ = io.Copy(io.Discard, out) }()
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.url, i.kill = "http://"+addr+"/feedback", kill
-	return nil
-}
-
-func (i *instance) at() string {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.url
-}
-
 // TestKilledInstancesLoseNothing has outcomes posted until each is acknowledged, and not again, by two
 // instances that are killed and started again all the time.
 func TestKilledInstancesLoseNothing(t *testing.T) {
@@ -107,9 +68,9 @@ func TestKilledInstancesLoseNothing(t *testing.T) {
 
 func killed(t *testing.T, bucket string) {
 	const kills, most = 12, 500_000 // the number of outcomes is what the kills take
-	instances := []*instance{{}, {}}
+	instances := []*servetest.Instance{{}, {}}
 	for _, i := range instances {
-		if err := i.start(t, bucket); err != nil {
+		if err := i.Start(t, instanceBucket+"="+bucket); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -119,8 +80,8 @@ func killed(t *testing.T, bucket string) {
 		for range kills {
 			time.Sleep(time.Duration(50+rand.IntN(200)) * time.Millisecond)
 			i := instances[rand.IntN(2)]
-			i.kill()
-			if err := i.start(t, bucket); err != nil {
+			i.Kill()
+			if err := i.Start(t, instanceBucket+"="+bucket); err != nil {
 				t.Error(err)
 				return
 			}
@@ -132,7 +93,7 @@ func killed(t *testing.T, bucket string) {
 	for range 8 {
 		senders.Go(func() {
 			for part := range work {
-				for !delivered(t.Context(), instances[rand.IntN(2)].at(), part) {
+				for !delivered(t.Context(), instances[rand.IntN(2)].URL()+"/feedback", part) {
 					unanswered.Add(1)
 					time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
 				}
