@@ -72,6 +72,7 @@ type settled struct {
 	time    int64
 	value   string
 	used    bool
+	before  *settled // what counts if this one is unsuited
 }
 
 // by is an entity as outcomes name it: the values of these keys.
@@ -209,16 +210,18 @@ func (j *judge) settle(o *Outcome) {
 }
 
 func (j *judge) later(old, s *settled) settled {
-	switch {
-	case old.id == s.id && old.value == s.value:
+	if old.id == s.id && old.value == s.value {
 		j.count.Repeated++
-	default:
-		j.count.Corrected++
+		return *old
 	}
-	if s.created > old.created {
-		return *s
+	j.count.Corrected++
+	last, first := *s, *old
+	if s.created <= old.created {
+		last, first = *old, *s
+		first.before = old.before
 	}
-	return *old
+	last.before = &first
+	return last
 }
 
 // kinds counts outcomes by what their values look like: true and false, 0 and 1, other numbers, texts.
@@ -370,12 +373,13 @@ func (j *judge) take(r *payload.Row) error {
 	var truth quality.Truth
 	if s != nil {
 		s.used = true
-		if truth, err = j.q.Spec.ParseTruth([]byte(s.value)); err != nil {
-			j.unsuited(err)
-			s = nil
-		} else {
+	}
+	for ; s != nil; s = s.before { // a correction that can't be judged takes nothing away
+		if truth, err = j.q.Spec.ParseTruth([]byte(s.value)); err == nil {
 			j.count.Joined++
+			break
 		}
+		j.unsuited(err)
 	}
 	for _, k := range keys {
 		state := j.states[k]

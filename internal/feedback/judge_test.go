@@ -214,6 +214,22 @@ func TestTaskIsToldByMostOutcomes(t *testing.T) {
 	}
 }
 
+// A correction that can't be judged takes nothing away, whenever it comes.
+func TestUnsuitedCorrections(t *testing.T) {
+	l := newLoop(t)
+	l.predict(1, 0, .9, .2, .3)
+	l.send(outcomeOf(0, "true"))
+	l.send(outcomeOf(0, `"maybe"`))
+	l.send(outcomeOf(1, `"maybe"`))
+	l.send(outcomeOf(1, "true"))
+	l.send(outcomeOf(1, "false"))
+	l.send(outcomeOf(1, "7"))
+	j := l.judge("task=binary")
+	if o := j.Outcomes; o.Joined != 2 || o.Unsuited != 2 || o.Corrected != 4 || j.Versions[0].Report.Metrics["accuracy"].Value != 1 {
+		t.Errorf("got %+v, accuracy %g; want .9 to be true and .2 to be false", o, j.Versions[0].Report.Metrics["accuracy"].Value)
+	}
+}
+
 // An outcome about an entity means its last prediction at or before the time.
 func TestOutcomesOfEntities(t *testing.T) {
 	l := newLoop(t)
