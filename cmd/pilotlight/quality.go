@@ -89,11 +89,11 @@ func (c *client) showQuality(j *feedback.Judgement) error {
 		fmt.Fprintln(c.out)
 	}
 	o := &j.Outcomes
-	fmt.Fprintf(c.out, "outcomes: %d joined, %d repeated, %d corrected, %d unsuited, %d without a prediction of it in this time\n", o.Joined, o.Repeated, o.Corrected, o.Unsuited, o.Waiting)
+	fmt.Fprintf(c.out, "outcomes: %d joined, %d repeated, %d corrected, %d unsuited, %d without a prediction of it in this time\n", o.Joined, o.Repeated, o.Corrected, o.Unsuited, j.Waiting)
 	if o.Reason != "" {
 		fmt.Fprintf(c.out, "unsuited: %s\n", o.Reason)
 	}
-	for _, key := range o.Damaged {
+	for _, key := range j.Damaged {
 		fmt.Fprintf(c.out, "damaged, and left out: %s\n", key)
 	}
 	return nil

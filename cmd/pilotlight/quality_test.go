@@ -34,7 +34,7 @@ func TestQuality(t *testing.T) {
 	var asked string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = r.URL.String()
-		j := feedback.Judgement{Model: "flights", Versions: []feedback.Judged{}, Outcomes: feedback.Settlement{Joined: 1000, Unsuited: 2, Reason: "the outcome is strange", Waiting: 3, Damaged: []string{"outcomes/inbox/x"}}}
+		j := feedback.Judgement{Model: "flights", Versions: []feedback.Judged{}, Outcomes: feedback.Settlement{Joined: 1000, Unsuited: 2, Reason: "the outcome is strange"}, Waiting: 3, Damaged: []string{"outcomes/inbox/x"}}
 		if !strings.HasPrefix(r.URL.Path, "/admin/v1/quality/none") {
 			j.Versions = append(j.Versions, feedback.Judged{Version: 3, Slice: "B6", Report: state.Report(), Estimate: estimate})
 		}

@@ -51,3 +51,15 @@ func (t *instruments) group(ctx context.Context, outcomes int, took time.Duratio
 	t.groups.Record(ctx, int64(outcomes))
 	t.took.Record(ctx, took.Seconds(), metric.WithAttributes(attribute.String("result", result)))
 }
+
+// newJoins makes the counter of what commits take.
+func newJoins(tel *telemetry.Telemetry) (metric.Int64Counter, error) {
+	return tel.Meter.Int64Counter("pilotlight.feedback.joins",
+		metric.WithDescription("Outcomes that were looked up, by result: joined with their predictions, or unknown, as those did not come in time."))
+}
+
+// count counts what a commit took.
+func (j *Journal) count(ctx context.Context, did *Progress) {
+	j.joins.Add(ctx, int64(did.Joined), metric.WithAttributes(attribute.String("result", "joined")))
+	j.joins.Add(ctx, int64(did.Unknown), metric.WithAttributes(attribute.String("result", "unknown")))
+}
