@@ -157,8 +157,13 @@ func Find(ctx context.Context, blob store.Blob, runs []Run, keys []Key, each Fou
 // candidate is an entry that may be have a key that is looked for: the at-th, one of keys[from:until].
 type candidate struct{ at, from, until int }
 
-// gap is how many bytes between two blocks are read along, as a request of their own costs more.
-const gap = 64 << 10
+const (
+	// gap is how many bytes between two blocks are read along: a request of its own takes a bucket as long as
+	// half a megabyte does.
+	gap = 512 << 10
+	// readMost is how many bytes are read at once.
+	readMost = 4 << 20
+)
 
 func (r *Run) find(ctx context.Context, blob store.Blob, keys []Key, each Found) error {
 	b, err := r.bytes(ctx, blob, 0, headSize(r.Entries))
@@ -189,7 +194,7 @@ func (r *Run) find(ctx context.Context, blob store.Blob, keys []Key, each Found)
 		last, n := first, 0
 		for ; n < len(wanted); n++ {
 			b := wanted[n].at / block
-			if b > last && offsets(b)-offsets(last+1) > gap {
+			if b > last && (offsets(b)-offsets(last+1) > gap || offsets(b+1)-offsets(first) > readMost) {
 				break
 			}
 			last = b
