@@ -88,6 +88,9 @@ func TestTheFirstStartSeedsAndTheSecondFindsIt(t *testing.T) {
 		if status != 200 || !strings.Contains(body, `"model_version":"1"`) || !strings.Contains(body, `{"name":"probability","datatype":"FP32","shape":[1,1],"data":[0.5`) {
 			t.Fatalf("got %d %s", status, body)
 		}
+		if _, body := call(t, "GET", url+"/admin/v1/models/flights/versions/1", nil); !strings.Contains(body, `"slices":["carrier","origin"]`) {
+			t.Errorf("settings.json: got %s", body)
+		}
 		stop()
 	}
 }
