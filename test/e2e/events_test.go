@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 	"github.com/pilotlight-ml/pilotlight/test/e2e/eventsuite"
 )
 
@@ -62,6 +63,7 @@ func TestEvents(t *testing.T) {
 		Features:    waitReady(t, "features", 2*time.Minute).door(t),
 		Feedback:    waitReady(t, "feedback", 2*time.Minute).door(t),
 		Model:       onnxtest.Simple(-1).Bytes(),
+		Echo:        onnxtest.Identity(tensor.Spec{Type: tensor.FP64, Shape: []int64{-1}}).Bytes(),
 	})
 }
 
