@@ -159,7 +159,7 @@ func BenchmarkCatchUp(b *testing.B) {
 			b.Fatalf("got %+v, %v", did, err)
 		}
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/pair")
+	b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "outcomes/s")
 }
 
 // fillBucket makes a bucket with a model, its reference, predictions and their outcomes.
