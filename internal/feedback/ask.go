@@ -46,16 +46,20 @@ func (f *frame) window(n int64) (from, until time.Time) {
 
 // hours tells each of the hours of a model in a frame, in their order.
 func (j *Journal) hours(ctx context.Context, model string, f frame, each func(start int64, h *hour) error) error {
-	after := ""
+	head, _, err := j.head(ctx)
+	if err != nil {
+		return err
+	}
+	prefix, after := hourPrefix(head.Generation, model), ""
 	if f.from > 0 {
-		after = hourKey(model, f.from-1)
+		after = prefix + micros(f.from-1)
 	}
 	var starts []int64
-	for o, err := range j.blob.List(ctx, hourPrefix(model), after) {
+	for o, err := range j.blob.List(ctx, prefix, after) {
 		if err != nil {
 			return fmt.Errorf("list hours of %s: %w", model, err)
 		}
-		start, err := strconv.ParseInt(strings.TrimPrefix(o.Key, hourPrefix(model)), 10, 64)
+		start, err := strconv.ParseInt(strings.TrimPrefix(o.Key, prefix), 10, 64)
 		if err != nil {
 			continue
 		}
@@ -70,7 +74,7 @@ func (j *Journal) hours(ctx context.Context, model string, f frame, each func(st
 		group.SetLimit(atOnce)
 		for i, start := range some {
 			group.Go(fault.Guard(func() (err error) {
-				parts[i], _, err = readNumbered(ctx, j.blob, hourKey(model, start), func() *hour { return &hour{} })
+				parts[i], _, err = readNumbered(ctx, j.blob, prefix+micros(start), func() *hour { return &hour{} })
 				return err
 			}))
 		}
@@ -128,7 +132,7 @@ func (j *Journal) look(ctx context.Context, q *Question, f frame) (*found, error
 				}
 				state, err := quality.Decode(b)
 				if err != nil {
-					return fmt.Errorf("the hour %q: %w", hourKey(q.Model, start), err)
+					return fmt.Errorf("%s of %s: %w", time.UnixMicro(start).UTC().Format(time.RFC3339), q.Model, err)
 				}
 				windows := []int64{whole}
 				if f.every > 0 {
@@ -138,7 +142,7 @@ func (j *Journal) look(ctx context.Context, q *Question, f frame) (*found, error
 					p := place{n, key{version, slice}}
 					if old := all.states[p]; old != nil {
 						if err := old.Merge(state); err != nil {
-							return fmt.Errorf("the hour %q: %w", hourKey(q.Model, start), err)
+							return fmt.Errorf("%s of %s: %w", time.UnixMicro(start).UTC().Format(time.RFC3339), q.Model, err)
 						}
 					} else if all.states[p], err = quality.Decode(b); err != nil {
 						return err
@@ -217,7 +221,11 @@ func (j *Journal) waitingOf(ctx context.Context, model string) (n int, err error
 	if err != nil {
 		return 0, err
 	}
-	all, err := j.waiting(ctx, h)
+	c, err := j.commit(ctx, h)
+	if err != nil {
+		return 0, err
+	}
+	all, err := j.waiting(ctx, c)
 	if fault.Is(err, fault.NotFound) { // there is a newer commit
 		return 0, nil
 	}
@@ -256,7 +264,7 @@ func (j *Journal) Moved(ctx context.Context, q *Question, o drift.Options) (*Dri
 			}
 			state := drift.NewState(reference)
 			if err := state.Decode(t.Drift); err != nil {
-				return fmt.Errorf("the hour %q: %w", hourKey(q.Model, start), err)
+				return fmt.Errorf("%s of %s: %w", time.UnixMicro(start).UTC().Format(time.RFC3339), q.Model, err)
 			}
 			for _, to := range m.at(version, start) {
 				if err := to.Merge(state); err != nil {

@@ -8,20 +8,19 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
-// HourPrefix is where it lies how right models were and how far their data had moved: below the name of a model, by the start of the
-// hour that its predictions are as of, in microseconds since 1970.
-const HourPrefix = "feedback/hours/"
-
-func hourPrefix(model string) string { return HourPrefix + model + "/" }
-
-func hourKey(model string, start int64) string {
-	return fmt.Sprintf("%s%016d", hourPrefix(model), max(start, 0))
+// hourPrefix is where it lies how right a model was and how far its data had moved: by the start of the
+// hour that its predictions are as of, as micros writes it.
+func hourPrefix(generation int64, model string) string {
+	return windowPrefix(generation) + "hours/" + model + "/"
 }
 
 // hour is a window of a model: one hour of what its predictions are as of, or what a commit adds to it.
@@ -144,17 +143,19 @@ func (h *hour) committed() *int64   { return &h.Commit }
 func (w *window) committed() *int64 { return &w.Commit }
 
 // applyTo adds what a commit has for an object to it, unless that was done. What is damaged there is replaced: it would be in the way for ever.
-func applyTo[T numbered](ctx context.Context, blob store.Blob, key string, number int64, empty func() T, add func(T) error) error {
+func applyTo[T numbered](ctx context.Context, j *Journal, key string, number int64, empty func() T, add func(T) error) error {
 	for attempt := 0; ; attempt++ {
-		at, version, err := readNumbered(ctx, blob, key, empty)
+		at, version, err := readNumbered(ctx, j.blob, key, empty)
 		if err != nil && !fault.Is(err, fault.Internal) {
 			return err
 		}
+		damaged := err != nil
 		if err == nil && *at.committed() >= number {
 			return nil
 		}
 		if err := add(at); err != nil {
 			if at = empty(); fault.Is(err, fault.Invalid) || fault.Is(err, fault.Conflict) {
+				damaged = true
 				err = add(at)
 			}
 			if err != nil {
@@ -166,7 +167,10 @@ func applyTo[T numbered](ctx context.Context, blob store.Blob, key string, numbe
 		if err != nil {
 			return err
 		}
-		_, err = blob.Put(ctx, key, bytes.NewReader(b), int64(len(b)), ifStill(version))
+		_, err = j.blob.Put(ctx, key, bytes.NewReader(b), int64(len(b)), ifStill(version))
+		if err == nil && damaged {
+			j.damaged.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", "window")))
+		}
 		if !fault.Is(err, fault.Conflict) {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/env"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
@@ -168,6 +169,11 @@ func TestWindowsSayWhatTheLogsSay(t *testing.T) {
 			w := newWorld(t, seed)
 			putReferenceOf(t, w, 1)
 			for range 25 {
+				if seed == 3 && w.random.IntN(8) == 0 { // everything counts anew
+					if err := w.blob.Delete(t.Context(), HeadKey); err != nil {
+						t.Fatal(err)
+					}
+				}
 				w.predict(1+w.random.IntN(40), 500+float64(w.n/300*60))
 				var outcomes []string
 				for range w.random.IntN(60) {
@@ -325,7 +331,7 @@ func TestLedgerForgets(t *testing.T) {
 	if n, err := late.Sweep(t.Context(), late.now().Add(-time.Hour)); n == 0 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
-	if left := objectsOf(t, w.blob, HourPrefix); len(left) != 0 {
+	if left := objectsOf(t, w.blob, WindowPrefix); len(left) != 0 {
 		t.Errorf("%d hours are left", len(left))
 	}
 	if did := w.catchUp(late); did.Commits != 0 {
@@ -370,7 +376,6 @@ func TestJournalOutlivesDamage(t *testing.T) {
 	inbox := "0000000000000001-0123456789abcdef0123456789abcdef.parquet"
 	poison(InboxPrefix + inbox)
 	poison(payload.Inbox + inbox)
-	poison(hourKey("m", startOf(monday.UnixMicro(), wide)))
 	j := w.later(0)
 	if did := w.catchUp(j); did.Joined != 1 || len(did.Damaged) != 2 {
 		t.Errorf("got %+v", did)
@@ -381,8 +386,36 @@ func TestJournalOutlivesDamage(t *testing.T) {
 	if did := w.catchUp(j); did.Commits != 0 {
 		t.Errorf("again: got %+v", did)
 	}
+	h, _, err := j.head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	poison(hourPrefix(h.Generation, "m") + micros(startOf(monday.UnixMicro(), wide)))
+	w.predict(5, 500) // of the same hours, or the next one
+	w.send(`{"prediction":"p2","value":true}`)
+	w.catchUp(j)
 	if got, err := j.Judge(t.Context(), &Question{Model: "m", From: monday, Until: monday.AddDate(0, 0, 1)}); err != nil || got.Outcomes.Joined != 1 || got.By != ByWindows {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("got %+v, %v", got, err) // the damaged hour has begun anew
+	}
+
+	// Without its head the journal counts everything anew.
+	if err := w.blob.Delete(t.Context(), HeadKey); err != nil {
+		t.Fatal(err)
+	}
+	again := w.later(0)
+	w.catchUp(again)
+	if got, err := again.Judge(t.Context(), &Question{Model: "m", From: monday, Until: monday.AddDate(0, 0, 1)}); err != nil || got.Outcomes.Joined != 2 || got.By != ByWindows {
+		t.Errorf("anew: got %+v, %v", got, err)
+	}
+	if n, err := w.later(25*time.Hour).Sweep(t.Context(), time.Now().Add(-time.Hour)); err != nil || n == 0 {
+		t.Errorf("the windows of before are swept: got %d, %v", n, err)
+	}
+	if got, err := again.Judge(t.Context(), &Question{Model: "m", From: monday, Until: monday.AddDate(0, 0, 1)}); err != nil || got.Outcomes.Joined != 2 {
+		t.Errorf("after the sweep: got %+v, %v", got, err)
+	}
+	poison(HeadKey)
+	if _, err := w.later(0).CatchUp(t.Context()); err == nil || !strings.Contains(fault.Message(err), `"feedback/head" is damaged in the bucket; delete it`) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -111,20 +111,17 @@ func (j *Journal) Sweep(ctx context.Context, before time.Time) (deleted int, err
 	if err != nil {
 		return deleted, err
 	}
-	micros := fmt.Sprintf("%016d", max(before.UnixMicro(), 0))
 	for _, old := range []struct {
 		prefix string
 		gone   func(o *store.Object) (gone, last bool)
 	}{
 		// The keys of these begin with a time, so that they come in its order.
-		{InboxPrefix, until(InboxPrefix + micros)},
-		{LogPrefix, until(LogPrefix + micros)},
-		{DamagedPrefix, until(DamagedPrefix + micros)},
+		{InboxPrefix, until(InboxPrefix + micros(before.UnixMicro()))},
+		{LogPrefix, until(LogPrefix + micros(before.UnixMicro()))},
+		{DamagedPrefix, until(DamagedPrefix + micros(before.UnixMicro()))},
 		{RejectedPrefix, until(RejectedPrefix + before.UTC().Format(time.DateOnly))},
-		{windowPrefix(narrow), until(windowKey(narrow, before.UnixMicro()))},
-		{windowPrefix(wide), until(windowKey(wide, before.UnixMicro()))},
-		// Predictions may be as of another time than that they were made at.
-		{HourPrefix, func(o *store.Object) (bool, bool) { return o.Modified.Before(before), false }},
+		// Predictions may be as of another time than that they were made at, and windows are then of that.
+		{WindowPrefix, func(o *store.Object) (bool, bool) { return o.Modified.Before(before), false }},
 	} {
 		for o, err := range j.blob.List(ctx, old.prefix, "") {
 			if err != nil {

@@ -42,11 +42,13 @@ const (
 
 // step prepares a commit.
 type step struct {
-	j    *Journal
-	old  *head
-	next *head
-	did  Progress
-	all  bool // the segments that there are were taken, to the last one
+	j      *Journal
+	old    *commit
+	next   *commit
+	number int64
+	now    time.Time
+	did    Progress
+	all    bool // the segments that there are were taken, to the last one
 
 	versions    map[versionID]*known
 	parsed      parsed
@@ -71,16 +73,18 @@ type counting struct {
 	drift  *drift.State
 }
 
-// prepare makes the next commit; nil: there is nothing to take.
-func (s *step) prepare(ctx context.Context) (*head, error) {
-	now := s.j.now()
-	s.next = &head{
-		Number: s.old.Number + 1, At: now.UTC(), Since: s.old.Since, Segments: slices.Clone(s.old.Segments), Runs: slices.Clone(s.old.Runs),
-		Slices: s.old.Slices, Traffic: map[string]*window{},
+func newStep(j *Journal, old *commit, number int64, now time.Time) *step {
+	return &step{
+		j: j, old: old, number: number, now: now,
+		next:     &commit{Runs: slices.Clone(old.Runs), Slices: old.Slices, Traffic: map[string]*window{}},
+		versions: map[versionID]*known{}, predictions: map[ledger.Key][]*prediction{}, abouts: map[ledger.Key][]about{},
+		hours: map[string]map[int64]map[int]*counting{},
 	}
-	s.predictions, s.abouts = map[ledger.Key][]*prediction{}, map[ledger.Key][]about{}
-	s.hours = map[string]map[int64]map[int]*counting{}
-	err := s.takeSegments(ctx, now)
+}
+
+// prepare makes the next commit; nil: there is nothing to take.
+func (s *step) prepare(ctx context.Context) (*commit, error) {
+	err := s.takeSegments(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,10 +100,10 @@ func (s *step) prepare(ctx context.Context) (*head, error) {
 		return nil, err
 	}
 	s.did.Waiting = len(waiting)
-	if s.did.Segments == 0 && len(objects) == 0 && !slices.ContainsFunc(waiting, func(o Outcome) bool { return s.ripe(&o, now) }) {
+	if s.did.Segments == 0 && len(objects) == 0 && !slices.ContainsFunc(waiting, func(o Outcome) bool { return s.ripe(&o) }) {
 		return nil, nil //nolint:nilnil // there is no next commit
 	}
-	rest, unknown, err := s.join(ctx, waiting, fresh, now)
+	rest, unknown, err := s.join(ctx, waiting, fresh)
 	if err != nil {
 		return nil, err
 	}
@@ -107,24 +111,24 @@ func (s *step) prepare(ctx context.Context) (*head, error) {
 		return nil, err
 	}
 	s.next.Delete = append(s.next.Delete, objects...)
-	if err := s.keepRuns(ctx, now); err != nil {
+	if err := s.keepRuns(ctx); err != nil {
 		return nil, err
 	}
 	return s.next, s.writeHours()
 }
 
 // takeSegments takes segments of the payload log that were not taken yet.
-func (s *step) takeSegments(ctx context.Context, now time.Time) error {
+func (s *step) takeSegments(ctx context.Context) error {
 	taken := map[string]bool{}
 	for _, id := range s.old.Segments {
 		taken[id] = true
 	}
 	s.all = true
-	since := now.Add(-catchUp).UnixMicro()
+	since := s.now.Add(-catchUp).UnixMicro()
 	var kept []string
 	after := ""
 	if s.old.Since > 0 {
-		after = fmt.Sprintf("%s%016d", segments, s.old.Since)
+		after = segments + micros(s.old.Since)
 	}
 	for o, err := range s.j.blob.List(ctx, segments, after) {
 		if err != nil {
@@ -207,7 +211,7 @@ func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
 	if at.drift != nil {
 		observe(at.drift, &s.parsed)
 	}
-	p := &prediction{commit: s.next.Number, model: name, version: number, at: r.At, why: v.why}
+	p := &prediction{commit: s.number, model: name, version: number, at: r.At, why: v.why}
 	if v.judging != nil {
 		p.spec = v.judging.spec
 		if p.answer, err = v.judging.answer(s.parsed.outputs); err != nil {
@@ -289,7 +293,7 @@ func (s *step) slicesOf(name string, number int, j *judging) (names []string) {
 			if len(values) >= valuesMost {
 				text = otherName
 			} else {
-				all := maps.Clone(s.next.Slices) // the old head keeps its own
+				all := maps.Clone(s.next.Slices) // the old commit keeps its own
 				if all == nil {
 					all = map[string]map[string][]string{}
 				}
@@ -374,12 +378,12 @@ func (s *step) takeOutcomes(ctx context.Context) (all []Outcome, objects []strin
 }
 
 // ripe tells whether an outcome has waited long enough.
-func (s *step) ripe(o *Outcome, now time.Time) bool {
-	return s.all && o.Created+s.j.conf.Wait.Microseconds() <= now.UnixMicro()
+func (s *step) ripe(o *Outcome) bool {
+	return s.all && o.Created+s.j.conf.Wait.Microseconds() <= s.now.UnixMicro()
 }
 
 // join finds the predictions of outcomes and counts them there, and gives the outcomes that have to wait and those that need not wait any longer.
-func (s *step) join(ctx context.Context, waiting, fresh []Outcome, now time.Time) (rest, unknown []Outcome, err error) {
+func (s *step) join(ctx context.Context, waiting, fresh []Outcome) (rest, unknown []Outcome, err error) {
 	// An outcome that names a prediction is looked for among all when it comes, and later among those that come.
 	// One that names an entity is looked for once all predictions must have come.
 	var keys []ledger.Key
@@ -392,7 +396,7 @@ func (s *step) join(ctx context.Context, waiting, fresh []Outcome, now time.Time
 	if len(all) > waitingMost {
 		slices.SortStableFunc(all, func(a, b Outcome) int { return int(min(max(a.Created-b.Created, -1), 1)) })
 	}
-	meant, err := s.entities(ctx, all, now)
+	meant, err := s.entities(ctx, all)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -413,8 +417,8 @@ func (s *step) join(ctx context.Context, waiting, fresh []Outcome, now time.Time
 		of := func(p *prediction) bool { return o.Model == "" || o.Model == p.model }
 		switch {
 		case ok && (slices.ContainsFunc(known[key], of) || slices.ContainsFunc(s.predictions[key], of)):
-			news[key] = append(news[key], told{id: o.ID, created: o.Created, time: o.Time, value: o.Value, model: o.Model, commit: s.next.Number})
-		case s.ripe(o, now) || len(all)-i > waitingMost:
+			news[key] = append(news[key], told{id: o.ID, created: o.Created, time: o.Time, value: o.Value, model: o.Model, commit: s.number})
+		case s.ripe(o) || len(all)-i > waitingMost:
 			unknown = append(unknown, *o)
 		default:
 			rest = append(rest, *o)
@@ -436,10 +440,10 @@ func (s *step) join(ctx context.Context, waiting, fresh []Outcome, now time.Time
 }
 
 // entities finds the predictions that ripe outcomes about entities mean: the last ones at or before a time. It gives their keys by the places of the outcomes.
-func (s *step) entities(ctx context.Context, all []Outcome, now time.Time) (map[int]ledger.Key, error) {
+func (s *step) entities(ctx context.Context, all []Outcome) (map[int]ledger.Key, error) {
 	wanted := map[ledger.Key][]int{}
 	for i := range all {
-		if o := &all[i]; o.Prediction == "" && s.ripe(o, now) {
+		if o := &all[i]; o.Prediction == "" && s.ripe(o) {
 			k := entityKey(o.Model, o.Entity)
 			wanted[k] = append(wanted[k], i)
 		}
@@ -540,9 +544,6 @@ func (s *step) settle(p *prediction, before, news []told) error {
 // Unknown is the reason of outcomes whose predictions did not come.
 const Unknown Reason = "unknown"
 
-// DamagedPrefix is where objects of the inbox are kept that can't be read.
-const DamagedPrefix = "outcomes/damaged/"
-
 // keepOutcomes writes outcomes to where they belong now: all that came to the log, those that wait, and those that need not wait any longer to the rejected ones.
 func (s *step) keepOutcomes(ctx context.Context, fresh, rest, unknown []Outcome) error {
 	write := func(prefix string, all []Outcome) (string, error) {
@@ -576,7 +577,7 @@ func (s *step) keepOutcomes(ctx context.Context, fresh, rest, unknown []Outcome)
 		b.line(o.json(), Unknown, detail, o.Source)
 	}
 	sum := sha256.Sum256(b.lines.Bytes())
-	return segment.Keep(ctx, s.j.blob, RejectedPrefix+s.next.At.Format(time.DateOnly)+"/"+hex.EncodeToString(sum[:16]), b.lines.Bytes())
+	return segment.Keep(ctx, s.j.blob, RejectedPrefix+s.now.UTC().Format(time.DateOnly)+"/"+hex.EncodeToString(sum[:16]), b.lines.Bytes())
 }
 
 // json writes an outcome as it can be sent again.
@@ -602,8 +603,8 @@ func (o *Outcome) json() []byte {
 }
 
 // keepRuns writes what was learnt to the ledger, lets go of what is too old, and makes few runs of many.
-func (s *step) keepRuns(ctx context.Context, now time.Time) error {
-	own, err := ledger.Write(ctx, s.j.blob, LedgerPrefix, s.entries, now.UnixMicro())
+func (s *step) keepRuns(ctx context.Context) error {
+	own, err := ledger.Write(ctx, s.j.blob, LedgerPrefix, s.entries, s.now.UnixMicro())
 	if err != nil {
 		return err
 	}
@@ -616,7 +617,7 @@ func (s *step) keepRuns(ctx context.Context, now time.Time) error {
 			s.next.Runs = slices.DeleteFunc(s.next.Runs, func(o ledger.Run) bool { return o.Object == r.Object })
 		}
 	}
-	horizon := now.Add(-s.j.conf.Join).UnixMicro()
+	horizon := s.now.Add(-s.j.conf.Join).UnixMicro()
 	var old []ledger.Run
 	for _, r := range s.next.Runs {
 		if r.Until < horizon {

@@ -23,16 +23,16 @@ const (
 	spanMost = 31 * 24 * time.Hour
 )
 
-// WindowPrefix is where windows lie, by their width in seconds and their start in microseconds since 1970.
-const WindowPrefix = "feedback/windows/"
+// windowPrefix is where the windows of a generation lie.
+func windowPrefix(generation int64) string { return WindowPrefix + micros(generation) + "/" }
 
-func windowPrefix(width time.Duration) string {
-	return fmt.Sprintf("%s%d/", WindowPrefix, int(width.Seconds()))
-}
-
+// windowKey is where a window lies in its generation: by its width in seconds and its start.
 func windowKey(width time.Duration, start int64) string {
-	return fmt.Sprintf("%s%016d", windowPrefix(width), max(start, 0))
+	return fmt.Sprintf("%d/%s", int(width.Seconds()), micros(start))
 }
+
+// micros writes a time in microseconds since 1970 so that later ones come later.
+func micros(t int64) string { return fmt.Sprintf("%016d", max(t, 0)) }
 
 // window counts what the payload log tells of a span of time in which predictions were answered: how many they were, how many of them
 // failed, and how long they took. There are windows of two widths, so that a short span is told exactly and a long one takes few reads.
@@ -151,12 +151,16 @@ func (j *Journal) span(ctx context.Context, from, until time.Time) (*window, err
 	for start := startOf(max(from.UnixMicro(), 0), width); start < until.UnixMicro(); start += width.Microseconds() {
 		starts = append(starts, start)
 	}
+	h, _, err := j.head(ctx)
+	if err != nil {
+		return nil, err
+	}
 	parts := make([]*window, len(starts))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(16)
 	for i, start := range starts {
 		group.Go(fault.Guard(func() (err error) {
-			parts[i], _, err = readNumbered(ctx, j.blob, windowKey(width, start), func() *window { return &window{} })
+			parts[i], _, err = readNumbered(ctx, j.blob, windowPrefix(h.Generation)+windowKey(width, start), func() *window { return &window{} })
 			return err
 		}))
 	}
