@@ -333,10 +333,21 @@ func encode(chunks []*chunk, told *event.Logged) (data []byte, kept, lost int, e
 	return out.Bytes(), kept, lost, err
 }
 
+// How a segment is put. A request that nobody answers any more, as its connection was lost in between, must not hold the
+// log up when the bucket is there again; nor may the pause behind a failed one.
+const (
+	attemptMost = 30 * time.Second
+	pauseMost   = 10 * time.Second
+)
+
 // put stores a segment, however long the bucket is away, until the log closes.
 func (l *Log) put(ctx context.Context, key string, data []byte) error {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.MaxInterval = pauseMost
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := segment.Keep(ctx, l.blob, key, data)
+		attempt, cancel := context.WithTimeout(ctx, attemptMost)
+		defer cancel()
+		err := segment.Keep(attempt, l.blob, key, data)
 		switch {
 		case err == nil:
 			return struct{}{}, nil
@@ -345,7 +356,7 @@ func (l *Log) put(ctx context.Context, key string, data []byte) error {
 		}
 		l.counts.retries.Add(1)
 		return struct{}{}, err
-	}, backoff.WithBackOff(backoff.NewExponentialBackOff()), backoff.WithMaxElapsedTime(0))
+	}, backoff.WithBackOff(pauses), backoff.WithMaxElapsedTime(0))
 	return err
 }
 
