@@ -84,9 +84,13 @@ type Prediction struct {
 	Err      error // what became of it instead
 }
 
-// Chunks of chunkSize bytes are what the ring is made of, and segments of segmentSize bytes are made of them.
+// The ring is made of chunks of chunkSize bytes, for bufSize bytes of at most headsMost predictions; segments are made of
+// chunks with segmentSize bytes of predictions.
 const (
-	chunkSize   = 256 << 10
+	bufSize     = 256 << 10
+	headsMost   = 1024
+	headSize    = 48 // of a head in memory
+	chunkSize   = bufSize + headsMost*headSize
 	segmentSize = 4 << 20
 )
 
@@ -178,11 +182,11 @@ func (l *Log) Add(o *Origin, p *Prediction) {
 func (l *Log) add(o *Origin, p *Prediction) bool {
 	most := tensorMost * max(p.Rows, 1)
 	size := p.size(most)
-	if size > chunkSize && p.Rows > 1 {
+	if size > bufSize && p.Rows > 1 {
 		half := p.Rows / 2
 		return l.add(o, p.part(0, half)) && l.add(o, p.part(half, p.Rows-half))
 	}
-	if size > chunkSize {
+	if size > bufSize {
 		most = slimMost
 		size = p.size(most)
 	}
@@ -199,11 +203,11 @@ func (l *Log) add(o *Origin, p *Prediction) bool {
 
 // room gives a chunk that can take a prediction of a size, or nil; the caller holds mu.
 func (l *Log) room(size int) *chunk {
-	if l.closed || size > chunkSize {
+	if l.closed || size > bufSize {
 		return nil
 	}
 	if c := l.current; c != nil {
-		if len(c.buf)+size <= chunkSize {
+		if len(c.buf)+size <= bufSize && len(c.heads) < headsMost {
 			return c
 		}
 		l.full <- c // which holds all
@@ -214,7 +218,7 @@ func (l *Log) room(size int) *chunk {
 		l.current, l.spare = l.spare[n-1], l.spare[:n-1]
 	case l.made < cap(l.full):
 		l.made++
-		l.current = &chunk{buf: make([]byte, 0, chunkSize)}
+		l.current = &chunk{buf: make([]byte, 0, bufSize), heads: make([]head, 0, headsMost)}
 	}
 	return l.current
 }
@@ -274,7 +278,7 @@ func (l *Log) run(ctx context.Context) {
 				chunks = append(chunks, c)
 			}
 		}
-		for n := segmentSize / chunkSize; len(chunks) >= n || due && len(chunks) > 0; {
+		for n := segmentSize / bufSize; len(chunks) >= n || due && len(chunks) > 0; {
 			n := min(n, len(chunks))
 			l.write(ctx, chunks[:n:n])
 			chunks = append(chunks[:0], chunks[n:]...)
