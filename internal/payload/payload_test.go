@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
@@ -304,38 +303,6 @@ func TestBucketThatFails(t *testing.T) {
 	if made, written, dropped := l.Counts(); made != 2 || written != 1 || dropped != 1 {
 		t.Errorf("got %d made, %d written, %d dropped", made, written, dropped)
 	}
-}
-
-// lossy is a bucket that answers no request until a moment, nor one that was sent before then.
-type lossy struct {
-	store.Blob
-	until time.Time
-}
-
-func (b *lossy) Put(ctx context.Context, key string, body io.ReadSeeker, size int64, c store.Condition) (string, error) {
-	if time.Now().Before(b.until) {
-		<-ctx.Done()
-		return "", ctx.Err()
-	}
-	return b.Blob.Put(ctx, key, body, size, c)
-}
-
-// What is never answered is tried again, and soon after the bucket is there again.
-func TestBucketThatNeverAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBucket(t)
-		stall := 5 * time.Minute
-		l := open(t, &lossy{b, time.Now().Add(stall)}, nil, payload.Config{Every: time.Second})
-		l.Add(&payload.Origin{Model: "m", Sample: 1}, &payload.Prediction{ID: "a", Asked: asked, At: asked, Rows: 1})
-		time.Sleep(stall)
-		if _, written, _ := l.Counts(); written != 0 {
-			t.Errorf("got %d written by a bucket that is away", written)
-		}
-		time.Sleep(time.Minute)
-		if _, written, _ := l.Counts(); written != 1 {
-			t.Errorf("got %d written a minute after the bucket is there again", written)
-		}
-	})
 }
 
 func TestSample(t *testing.T) {
