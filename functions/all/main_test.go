@@ -147,7 +147,7 @@ func TestPythonClients(t *testing.T) {
 		{"kserve", kserve, "kserve_rest.py", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			url, _ := start(t, map[string]string{"COMPAT": c.compat})
+			url, _ := start(t, map[string]string{"COMPAT": c.compat, "PAYLOAD_LOG": "on"}) // as on S3
 			upload(t, url, "flights", flights)
 			upload(t, url, "simple", onnxtest.Simple(-1).Bytes())
 			upload(t, url, "identity_bytes", onnxtest.Identity(spec(tensor.Bytes)).Bytes())
