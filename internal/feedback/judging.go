@@ -47,6 +47,9 @@ func judgingOf(m *model.Manifest) (*judging, error) {
 	}
 	o := &outputs[at]
 	j.output, j.labels = o.Name, o.Labels
+	if err := j.spec.Validate(); err != nil && j.spec.Task != "" {
+		return nil, err
+	}
 	if j.spec.Task != "" {
 		return j, nil
 	}

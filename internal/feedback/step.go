@@ -55,8 +55,15 @@ type step struct {
 	predictions map[ledger.Key][]*prediction // that this step takes in
 	abouts      map[ledger.Key][]about       // likewise
 	entries     []ledger.Entry
+	traffic     map[span]*window
 	hours       map[string]map[int64]map[int]*counting
 	states      int
+}
+
+// span is that of a window.
+type span struct {
+	width time.Duration
+	start int64 // in microseconds since 1970
 }
 
 // known is what a step knows of a version.
@@ -77,6 +84,7 @@ func newStep(j *Journal, old *commit, number int64, now time.Time) *step {
 	return &step{
 		j: j, old: old, number: number, now: now,
 		next:     &commit{Runs: slices.Clone(old.Runs), Slices: old.Slices, Traffic: map[string]*window{}},
+		traffic:  map[span]*window{},
 		versions: map[versionID]*known{}, predictions: map[ledger.Key][]*prediction{}, abouts: map[ledger.Key][]about{},
 		hours: map[string]map[int64]map[int]*counting{},
 	}
@@ -113,6 +121,9 @@ func (s *step) prepare(ctx context.Context) (*commit, error) {
 	s.next.Delete = append(s.next.Delete, objects...)
 	if err := s.keepRuns(ctx); err != nil {
 		return nil, err
+	}
+	for k, w := range s.traffic {
+		s.next.Traffic[windowKey(k.width, k.start)] = w
 	}
 	return s.next, s.writeHours()
 }
@@ -191,11 +202,11 @@ func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
 	if r.Row == 0 { // a prediction is one, however many rows it has
 		newest := s.parsed.newest(r.FeatureTimes)
 		for _, width := range [...]time.Duration{narrow, wide} {
-			k := windowKey(width, startOf(r.Answered, width))
-			if s.next.Traffic[k] == nil {
-				s.next.Traffic[k] = &window{}
+			k := span{width, startOf(r.Answered, width)}
+			if s.traffic[k] == nil {
+				s.traffic[k] = &window{}
 			}
-			s.next.Traffic[k].of(name, strconv.Itoa(number)).add(r, newest)
+			s.traffic[k].of(name, strconv.Itoa(number)).add(r, newest)
 		}
 	}
 	if r.Kind != "" {
@@ -604,11 +615,11 @@ func (o *Outcome) json() []byte {
 
 // keepRuns writes what was learnt to the ledger, lets go of what is too old, and makes few runs of many.
 func (s *step) keepRuns(ctx context.Context) error {
-	own, err := ledger.Write(ctx, s.j.blob, LedgerPrefix, s.entries, s.now.UnixMicro())
-	if err != nil {
-		return err
-	}
-	if own.Object != "" {
+	for some := range slices.Chunk(s.entries, ledger.MaxEntries/8) { // so that the largest ones can be merged as well
+		own, err := ledger.Write(ctx, s.j.blob, LedgerPrefix, some, s.now.UnixMicro())
+		if err != nil {
+			return err
+		}
 		s.next.Runs = append(s.next.Runs, own)
 	}
 	drop := func(gone []ledger.Run) {
