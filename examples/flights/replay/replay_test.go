@@ -22,7 +22,10 @@ import (
 const folder = "../data"
 
 // christmas makes a folder with the data of 23 December, so that tests are quick.
-func christmas(t *testing.T) string {
+func christmas(t *testing.T) string { return part(t, "month = 12 AND day = 23") }
+
+// part makes a folder with the data of some days.
+func part(t *testing.T, days string) string {
 	t.Helper()
 	db, err := sql.Open("duckdb", "")
 	if err != nil {
@@ -30,7 +33,7 @@ func christmas(t *testing.T) string {
 	}
 	defer db.Close()
 	dir := t.TempDir()
-	for name, where := range map[string]string{"flights": "month = 12 AND day = 23", "weather": "month = 12 AND day = 23", "airports": "true"} {
+	for name, where := range map[string]string{"flights": days, "weather": days, "airports": "true"} {
 		file := name + ".parquet"
 		if _, err := db.ExecContext(t.Context(), fmt.Sprintf("COPY (SELECT * FROM %s WHERE %s) TO %s", quote(filepath.Join(folder, file)), where, quote(filepath.Join(dir, file)))); err != nil {
 			t.Fatal(err)

@@ -192,8 +192,12 @@ func (s *server) ask(ctx context.Context, h happening) error {
 	body, err := json.Marshal(map[string]any{
 		"id": h.at.Format(time.RFC3339), "parameters": map[string]string{"feature_time": h.at.Format(time.RFC3339)},
 		"inputs": []input{
-			{"carrier", "BYTES", shape, q.Carrier}, {"origin", "BYTES", shape, q.Origin}, {"dest", "BYTES", shape, q.Dest},
-			{"tailnum", "BYTES", shape, q.Tailnum}, {"day_of_week", "INT64", shape, q.Day}, {"sched_dep_time", "INT64", shape, q.Clock},
+			{"carrier", "BYTES", shape, q.Carrier},
+			{"origin", "BYTES", shape, q.Origin},
+			{"dest", "BYTES", shape, q.Dest},
+			{"tailnum", "BYTES", shape, q.Tailnum},
+			{"day_of_week", "INT64", shape, q.Day},
+			{"sched_dep_time", "INT64", shape, q.Clock},
 		},
 	})
 	if err != nil {
