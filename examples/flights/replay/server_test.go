@@ -512,3 +512,44 @@ func download(t *testing.T, bucket string) string {
 	}
 	return filepath.Join(dir, "*.parquet")
 }
+
+// TestAskEndsWhereItIsRefused has a server that answers nothing about flights from 20:30 on.
+func TestAskEndsWhereItIsRefused(t *testing.T) {
+	var mu sync.Mutex
+	outcomes := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch r.URL.Path {
+		case "/feedback":
+			var all []json.RawMessage
+			if err := json.NewDecoder(r.Body).Decode(&all); err != nil {
+				t.Error(err)
+			}
+			outcomes += len(all)
+			fmt.Fprintf(w, `{"accepted":%d}`, len(all))
+			return
+		case inferPath:
+			var q struct{ ID string }
+			if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+				t.Error(err)
+			}
+			if q.ID >= "2013-12-23T20:30" {
+				http.Error(w, "no", http.StatusBadRequest)
+				return
+			}
+		}
+		fmt.Fprint(w, "{}")
+	}))
+	defer s.Close()
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"-data", christmas(t), "-ask", s.URL, "-from", "2013-12-23T20:00:00Z", "-until", "2013-12-23T22:00:00Z"}, &out)
+	if err == nil || !strings.Contains(err.Error(), "ask about the flights of 2013-12-23T20:30:00Z") || !strings.Contains(err.Error(), "400 Bad Request: no") ||
+		!strings.HasSuffix(err.Error(), "-from 2013-12-23T20:00:00Z goes on from there") {
+		t.Errorf("got %v", err)
+	}
+	// What had come true by then is not lost.
+	if want := fmt.Sprintf(" %d outcomes sent\n", outcomes); outcomes == 0 || !strings.HasSuffix(out.String(), want) {
+		t.Errorf("%d outcomes came, and it says %q", outcomes, out.String())
+	}
+}
