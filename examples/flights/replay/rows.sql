@@ -39,7 +39,7 @@ SELECT carrier, flight, origin, dest, tailnum, dep_delay, arr_delay, sched_dep_t
         ELSE 'flown'
     END AS fate
 FROM arrived
-ORDER BY scheduled; -- so that DuckDB finds a day without reading the year
+ORDER BY scheduled; -- so that DuckDB finds a week without reading the year
 
 CREATE VIEW departures AS
 SELECT departed_at, carrier, flight, origin, dest, tailnum, CAST(dep_delay AS DOUBLE) AS dep_delay

@@ -263,8 +263,8 @@ func (s *server) leave(ctx context.Context) {
 // report tells what was done.
 func (s *server) report(out io.Writer) {
 	fmt.Fprintf(out, "%d rows pushed, %d flights asked about in %d requests, %d outcomes sent\n", s.pushed, s.asked, s.requests, s.sent)
-	if s.known > 0 {
-		fmt.Fprintf(out, "the server had %d of the rows before; about %d flights it was not asked again, as it would know now what came later\n", s.known, s.skipped)
+	if s.skipped > 0 {
+		fmt.Fprintf(out, "%d flights not asked about again: the server had the rows up to them (%d of all), and would know now what came later\n", s.skipped, s.known)
 	}
 	if len(s.outcomes) > 0 {
 		fmt.Fprintf(out, "%d outcomes from %s on are not sent\n", len(s.outcomes), s.since.Format(time.RFC3339))

@@ -71,20 +71,20 @@ func (y *year) count(ctx context.Context, from, until time.Time) (events, asks i
 	return events, asks, err
 }
 
-// happenings gives what a view has of a span of time, in its order. It reads a day at once.
+// happenings gives what a view has of a span of time, in its order. It reads a week at once.
 func (y *year) happenings(ctx context.Context, v view, from, until time.Time) iter.Seq2[happening, error] {
 	return func(yield func(happening, error) bool) {
 		for from.Before(until) {
-			end := from.Add(24 * time.Hour)
+			end := from.Add(7 * 24 * time.Hour)
 			if end.After(until) {
 				end = until
 			}
-			day, err := y.day(ctx, v, from, end)
+			week, err := y.read(ctx, v, from, end)
 			if err != nil {
 				yield(happening{}, fmt.Errorf("read the flights: %w", err))
 				return
 			}
-			for _, h := range day {
+			for _, h := range week {
 				if !yield(h, nil) {
 					return
 				}
@@ -94,7 +94,7 @@ func (y *year) happenings(ctx context.Context, v view, from, until time.Time) it
 	}
 }
 
-func (y *year) day(ctx context.Context, v view, from, until time.Time) (day []happening, err error) {
+func (y *year) read(ctx context.Context, v view, from, until time.Time) (all []happening, err error) {
 	order := "moment, source"
 	if v == course {
 		order = "moment, place, source"
@@ -111,9 +111,9 @@ func (y *year) day(ctx context.Context, v view, from, until time.Time) (day []ha
 			return nil, err
 		}
 		h.at, h.rows = h.at.UTC(), json.RawMessage(rows)
-		day = append(day, h)
+		all = append(all, h)
 	}
-	return day, found.Err()
+	return all, found.Err()
 }
 
 // write makes a Parquet file of each source, with the rows that became known in a span of time, and one of the flights
