@@ -41,7 +41,12 @@ func newServer(base string, most int, told func(time.Time, int)) *server {
 	return &server{url: strings.TrimSuffix(base, "/"), most: most, told: told, pending: map[string][]map[string]json.RawMessage{}}
 }
 
+// take ends with ctx only before an ask that has rows of its own: another replay, which goes by these, begins with it then.
 func (s *server) take(ctx context.Context, h happening) error {
+	if ctx.Err() != nil && h.source == "asks" && s.rows > 0 {
+		return context.Cause(ctx)
+	}
+	ctx = context.WithoutCancel(ctx)
 	switch h.source {
 	case "asks":
 		if err := s.push(ctx); err != nil {

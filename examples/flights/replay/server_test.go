@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -26,17 +28,23 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
 )
 
-// TestAskedAndAnswered replays two days through functions/all, which has a Redis and an S3 bucket. What it says at
+// TestAskedAndAnswered replays two days, in two goes, through functions/all, which has a Redis and an S3 bucket. What it says at
 // the end of predictions, features, outcomes and quality is compared with what went over the wire, and with the data.
 func TestAskedAndAnswered(t *testing.T) {
 	folder := part(t, "month = 12 AND day IN (22, 23)")
 	bucket := storetest.S3URL(t)
 	all := startAll(t, "BLOB_URL="+bucket, "ONLINE_URL="+storetest.RedisURL(t), "KV_URL="+storetest.RedisURL(t), "PAYLOAD_EVERY=500ms")
-	w := &witness{t: t, to: all, minutes: map[string][]flight{}, outcomes: map[predicted]bool{}, faults: map[string]int{}}
+	ctx, breakOff := context.WithCancel(t.Context())
+	w := &witness{t: t, to: all, minutes: map[string][]flight{}, outcomes: map[predicted]bool{}, requests: map[string]int{}, breakOff: breakOff}
 	proxy := httptest.NewServer(w)
 	defer proxy.Close()
 	args := []string{"-data", folder, "-ask", proxy.URL, "-batch", "100"}
 	var out bytes.Buffer
+	if err := run(ctx, args, &out); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v from a replay that was broken off: %s", err, out.String())
+	}
+	half, requests := w.flights(), len(w.minutes)
+	out.Reset()
 	if err := run(t.Context(), args, &out); err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +73,8 @@ func TestAskedAndAnswered(t *testing.T) {
 	if err := found.Err(); err != nil || len(delays) != n || flown == n {
 		t.Fatalf("%d of %d flights can be told apart, %d arrived: %v", len(delays), n, flown, err)
 	}
-	if want := fmt.Sprintf("%d flights asked about in %d requests, %d outcomes sent\n", n, len(w.minutes), flown); !strings.HasSuffix(out.String(), want) {
-		t.Errorf("got %q, want %q at the end", out.String(), want)
+	if want := fmt.Sprintf(" %d flights asked about in %d requests, %d outcomes sent\n%d flights not asked about again", n-half, len(w.minutes)-requests, flown, half); !strings.Contains(out.String(), want) {
+		t.Errorf("got %q, want %q in it", out.String(), want)
 	}
 
 	// What came true was told of the rows that it is of.
@@ -192,12 +200,8 @@ func compareLog(t *testing.T, y *year, log string, w *witness) {
 			t.Errorf("%v is %v in the log, and %v was answered", p, probability, flights)
 		}
 	}
-	n := 0
-	for _, flights := range w.minutes {
-		n += len(flights)
-	}
-	if err := found.Err(); err != nil || len(seen) != n {
-		t.Errorf("%d of %d answers are in the log, %v", len(seen), n, err)
+	if n := w.flights(); found.Err() != nil || len(seen) != n {
+		t.Errorf("%d of %d answers are in the log, %v", len(seen), n, found.Err())
 	}
 }
 
@@ -253,7 +257,7 @@ func (f flight) String() string {
 }
 
 // witness sits between a replay and its server and notes what it sees. The first request of each path is refused; the
-// second is passed on and its answer lost, where it may be done twice.
+// second is passed on and its answer lost, where it may be done twice. At the 200th ask the replay is broken off.
 type witness struct {
 	t  *testing.T
 	to string
@@ -261,9 +265,20 @@ type witness struct {
 	mu       sync.Mutex
 	minutes  map[string][]flight // by id
 	outcomes map[predicted]bool  // late
-	faults   map[string]int      // by path
+	requests map[string]int      // by path
 	newest   time.Time           // row
 	asked    time.Time           // last
+	breakOff func()
+}
+
+// flights is how many were asked about.
+func (w *witness) flights() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, flights := range w.minutes {
+		n += len(flights)
+	}
+	return n
 }
 
 func (w *witness) ServeHTTP(out http.ResponseWriter, r *http.Request) {
@@ -273,10 +288,10 @@ func (w *witness) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.mu.Lock()
-	w.faults[r.URL.Path]++
-	fault := w.faults[r.URL.Path]
+	w.requests[r.URL.Path]++
+	request := w.requests[r.URL.Path]
 	w.mu.Unlock()
-	if fault == 1 {
+	if request == 1 {
 		http.Error(out, "not yet", http.StatusServiceUnavailable)
 		return
 	}
@@ -301,7 +316,10 @@ func (w *witness) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	if err := w.note(r.URL.Path, body, answer); err != nil {
 		w.t.Errorf("%s: %v", r.URL.Path, err)
 	}
-	if fault == 2 && r.URL.Path != inferPath {
+	if r.URL.Path == inferPath && request == 200 {
+		w.breakOff()
+	}
+	if request == 2 && r.URL.Path != inferPath {
 		http.Error(out, "lost", http.StatusServiceUnavailable)
 		return
 	}
