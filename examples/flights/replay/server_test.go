@@ -113,7 +113,7 @@ func TestAskedAndAnswered(t *testing.T) {
 	}
 	again := quality(t, all, n)
 	compareQuality(t, again, said, n)
-	if want := flown + first.Outcomes.Repeated; again.Outcomes.Repeated != want || first.Outcomes.Repeated == 0 {
+	if want := int64(flown) + first.Outcomes.Repeated; again.Outcomes.Repeated != want || first.Outcomes.Repeated == 0 {
 		t.Errorf("got %d outcomes that were repeated, want %d, some of them at first", again.Outcomes.Repeated, want)
 	}
 }
@@ -127,7 +127,7 @@ type judged struct {
 // compareQuality computes the metrics of what was said the plain way.
 func compareQuality(t *testing.T, got *feedback.Judgement, said []judged, asked int) {
 	t.Helper()
-	if len(got.Versions) != 1 || got.Outcomes.Joined != len(said) || got.Outcomes.Waiting != 0 || got.Outcomes.Unsuited != 0 || got.Outcomes.Corrected != 0 {
+	if len(got.Versions) != 1 || got.Outcomes.Joined != int64(len(said)) || got.Waiting != 0 || got.Outcomes.Unsuited != 0 || got.Outcomes.Corrected != 0 {
 		t.Fatalf("got %d versions, %+v", len(got.Versions), got.Outcomes)
 	}
 	r := got.Versions[0].Report
