@@ -276,15 +276,20 @@ func whatMoved(r *drift.ColumnReport) string {
 
 // drawDrift makes a picture of all versions that have windows.
 func drawDrift(d *feedback.Drift) []byte {
+	h := &chart.Heat{
+		Title: d.Model + ": drift over time", Under: fmt.Sprintf("from %s until %s (UTC), compared with training", dateOf(d.From), dateOf(d.Until)),
+		Measure: "PSI", Steps: []float64{.1, .25, .5, 1}, Marked: "has drifted", Blank: "too few rows to tell",
+	}
 	var all []*moved
 	for _, v := range d.Versions {
 		if m := movedOf(d, v.Version); len(m.windows) > 0 {
 			all = append(all, m)
+		} else if v.Report == nil {
+			h.Under += fmt.Sprintf("; version %d has no training reference", v.Version)
 		}
 	}
-	h := &chart.Heat{
-		Title: d.Model + ": drift over time", Under: fmt.Sprintf("from %s until %s (UTC), compared with what it was trained on", dateOf(d.From), dateOf(d.Until)),
-		Measure: "PSI", Steps: []float64{.1, .25, .5, 1}, Marked: "has drifted", Blank: "too few rows to tell",
+	if len(all) == 0 {
+		h.Description = "There is nothing to compare."
 	}
 	for _, m := range all {
 		b := chart.Block{}

@@ -192,8 +192,11 @@ func drawQuality(j *feedback.Judgement, all []course) []byte {
 		f.Under += fmt.Sprintf("; the first %d of %d versions and slices", coursesMost, len(all))
 		all = all[:coursesMost]
 	}
+	if len(all) > 1 {
+		f.Under += "; bands are 95 % intervals"
+	}
 	metric := "quality"
-	over := chart.Plot{Width: 1, X: chart.Axis{Time: true}}
+	over := chart.Plot{Width: 1, X: chart.Axis{Time: true, From: float64(j.From.Unix()), To: float64(j.Until.Unix())}}
 	calibration := chart.Plot{Title: "calibration of the whole", Width: .5, X: chart.Axis{Label: "predicted", To: 1}, Y: chart.Axis{Label: "came true", To: 1}}
 	for i := range all {
 		s := &all[i]
@@ -218,6 +221,9 @@ func drawQuality(j *feedback.Judgement, all []course) []byte {
 			}
 			calibration.Series = append(calibration.Series, bars)
 		}
+	}
+	if f.Description == "" {
+		f.Description = "There is nothing to judge."
 	}
 	f.Title = fmt.Sprintf("%s: %s over time", j.Model, metric)
 	over.Title, over.Y.Label = metric, meansOf(all, metric)

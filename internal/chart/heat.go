@@ -136,9 +136,13 @@ func (h *Heat) block(c *canvas, f *frame, b *Block, y float64) float64 {
 	if narrowest > 6 {
 		gap = 1
 	}
+	names := f.left - 8 // of rows, up to where their cells begin
+	if len(ends) > 0 {
+		names = ends[0][0] - 8
+	}
 	for _, r := range b.Rows {
 		name := clipped(r.Name, namesMost/advance)
-		c.printf(`<text x="%s" y="%s" text-anchor="end" fill="currentColor"%s><title>%s</title>%s</text>`, f.left-8, y+cellHeight/2+4, coloured(ink), escaped(r.Name), escaped(name))
+		c.printf(`<text x="%s" y="%s" text-anchor="end" fill="currentColor"%s><title>%s</title>%s</text>`, names, y+cellHeight/2+4, coloured(ink), escaped(r.Name), escaped(name))
 		for i, cell := range r.Cells[:min(len(r.Cells), len(ends))] {
 			x, w := ends[i][0], max(ends[i][1]-ends[i][0]-gap, .5)
 			h.cell(c, cell, x, y, w, cellHeight-2)
