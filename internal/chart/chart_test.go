@@ -175,6 +175,21 @@ func TestWideIntervals(t *testing.T) {
 	}
 }
 
+// An interval that is not known is none of no width.
+func TestUnknownIntervals(t *testing.T) {
+	known := func(x float64) Point { return Point{x, 1, .5, 1.5} }
+	all := read(t, (&Figure{Plots: []Plot{{Width: 1, Series: []Series{{Points: []Point{known(0), known(1), exact(2, 1), known(3), known(4)}}}}}}).SVG())
+	for _, e := range all {
+		if e.name == "path" && e.attrs["fill-opacity"] != "" {
+			if got := strings.Count(e.attrs["d"], "M"); got != 2 {
+				t.Errorf("the band is %s, in %d parts, want 2", e.attrs["d"], got)
+			}
+			return
+		}
+	}
+	t.Error("there is no band")
+}
+
 func heatOf(spans int, name string) *Heat {
 	h := &Heat{Title: "m: drift", Under: "2013", Description: "It drifted.", Measure: "PSI", Steps: []float64{.1, .5, 1}, Marked: "has drifted", Blank: "too few", Blocks: []Block{{Title: "version 1"}}}
 	b := &h.Blocks[0]

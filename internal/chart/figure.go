@@ -46,7 +46,7 @@ func (p Point) known() bool { return !math.IsNaN(p.Y) }
 
 const (
 	plotHeight = 300.0
-	marksMost  = 120 // points of a series; more are no longer told apart
+	marksMost  = 70 // points of a series; more are no longer told apart
 )
 
 // SVG draws the figure.
@@ -219,11 +219,11 @@ func (a *Axis) widened(from, to float64) (float64, float64) {
 	return from, to
 }
 
-// runs gives the stretches of points that have values.
-func (s *Series) runs() (runs [][]Point) {
+// runs gives the stretches of points that are as they are to be.
+func (s *Series) runs(good func(Point) bool) (runs [][]Point) {
 	rest := s.Points
 	for len(rest) > 0 {
-		n := slices.IndexFunc(rest, func(p Point) bool { return !p.known() })
+		n := slices.IndexFunc(rest, func(p Point) bool { return !good(p) })
 		if n < 0 {
 			n = len(rest)
 		}
@@ -241,10 +241,8 @@ func (s *Series) drawIntervals(c *canvas, f *frame) {
 		d.WriteString(command + number(f.x(x)) + " " + number(f.y(y)))
 	}
 	bars := s.Bars
-	for _, run := range s.runs() {
-		if !slices.ContainsFunc(run, func(p Point) bool { return p.Low != p.High }) {
-			continue
-		}
+	// The band has a gap where there is no interval, which looks like an exact value otherwise.
+	for _, run := range s.runs(func(p Point) bool { return p.known() && p.Low < p.High }) {
 		if s.Bars || len(run) == 1 {
 			bars = true
 			for _, p := range run {
@@ -274,15 +272,19 @@ func (s *Series) drawIntervals(c *canvas, f *frame) {
 func (s *Series) drawLine(c *canvas, f *frame) {
 	c.printf(`<g%s fill="currentColor" stroke="currentColor">`, coloured(s.colour()))
 	defer c.printf(`</g>`)
-	marks := !s.Plain && !s.Dashed && len(s.Points) <= marksMost
-	for _, run := range s.runs() {
+	dense := len(s.Points) > marksMost
+	marks, thick := !s.Plain && !s.Dashed && !dense, 2.0
+	if dense {
+		thick = 1.3
+	}
+	for _, run := range s.runs(Point.known) {
 		var d strings.Builder
 		for _, p := range run {
 			d.WriteString(map[bool]string{true: "M", false: "L"}[d.Len() == 0] + number(f.x(p.X)) + " " + number(f.y(p.Y)))
 		}
 		switch {
 		case len(run) > 1:
-			c.printf(`<path d="%s" fill="none" stroke-width="2" stroke-linejoin="round"%s/>`, d.String(), dashes(s.Dashed))
+			c.printf(`<path d="%s" fill="none" stroke-width="%s" stroke-linejoin="round"%s/>`, d.String(), thick, dashes(s.Dashed))
 		case s.Dashed:
 			c.printf(`<circle cx="%s" cy="%s" r="3" fill="none" stroke-width="1.5"/>`, f.x(run[0].X), f.y(run[0].Y))
 		case !marks:
