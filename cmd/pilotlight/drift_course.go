@@ -304,7 +304,7 @@ func drawDrift(d *feedback.Drift) []byte {
 			for i, r := range c.reports {
 				cell := chart.Cell{Blank: true}
 				if r != nil {
-					cell = chart.Cell{Value: r.PSI, Marked: r.Verdict == drift.Drifted, Blank: r.Verdict == drift.TooFew, Tip: "from " + dateOf(m.windows[i].from) + ", " + r.String()}
+					cell = chart.Cell{Value: r.PSI, Marked: r.Verdict == drift.Drifted, Blank: r.Verdict == drift.TooFew, Tip: fmt.Sprintf("%s, from %s: PSI %.2f", c.name, dateOf(m.windows[i].from), r.PSI)}
 				}
 				row.Cells = append(row.Cells, cell)
 			}

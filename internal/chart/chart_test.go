@@ -226,8 +226,8 @@ func TestHeat(t *testing.T) {
 			inRow = false
 		case inRow && e.name == "rect" && e.attrs["fill-opacity"] != "":
 			x, strength = append(x, e.number(t, "x")), append(strength, e.number(t, "fill-opacity"))
-		case inRow && e.name == "rect":
-			marks++
+		case inRow && e.name == "path":
+			marks += strings.Count(e.attrs["d"], "M")
 		}
 	}
 	if len(x) != 6 || marks != 3 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -88,7 +89,7 @@ func (h *Heat) legend(c *canvas, y float64) float64 {
 		if x > margin && x+side+wide(name) > width-margin {
 			x, y = margin, y+line
 		}
-		h.cell(c, cell, x, y-letter+1, side, side)
+		h.cells(c, []Cell{cell}, [][2]float64{{x, x + side}}, y-letter+1, side)
 		c.text(x+side+6, y, "start", ink, name)
 		x += side + wide(name) + 20
 	}
@@ -132,9 +133,11 @@ func (h *Heat) block(c *canvas, f *frame, b *Block, y float64) float64 {
 			narrowest = min(narrowest, ends[i][1]-ends[i][0])
 		}
 	}
-	gap := 0.0
-	if narrowest > 6 {
-		gap = 1
+	for i := range ends {
+		if narrowest > 6 { // so that they are seen apart
+			ends[i][1]--
+		}
+		ends[i][1] = max(ends[i][1], ends[i][0]+.5)
 	}
 	names := f.left - 8 // of rows, up to where their cells begin
 	if len(ends) > 0 {
@@ -143,21 +146,22 @@ func (h *Heat) block(c *canvas, f *frame, b *Block, y float64) float64 {
 	for _, r := range b.Rows {
 		name := clipped(r.Name, namesMost/advance)
 		c.printf(`<text x="%s" y="%s" text-anchor="end" fill="currentColor"%s><title>%s</title>%s</text>`, names, y+cellHeight/2+4, coloured(ink), escaped(r.Name), escaped(name))
-		for i, cell := range r.Cells[:min(len(r.Cells), len(ends))] {
-			x, w := ends[i][0], max(ends[i][1]-ends[i][0]-gap, .5)
-			h.cell(c, cell, x, y, w, cellHeight-2)
-			if narrowest >= roomy && w >= figured && !cell.Blank {
-				h.figure(c, cell, x+w/2, y+cellHeight/2+3)
+		cells := r.Cells[:min(len(r.Cells), len(ends))]
+		h.cells(c, cells, ends, y, cellHeight-2)
+		for i, cell := range cells {
+			if narrowest >= roomy && ends[i][1]-ends[i][0] >= figured && !cell.Blank {
+				h.figure(c, cell, (ends[i][0]+ends[i][1])/2, y+cellHeight/2+3)
 			}
 		}
 		y += cellHeight
 	}
+	const apart = 48 // dates that don't run into each other
 	before := 0.0
 	for i, t := range h.times(f, b, narrowest) {
 		x := f.x(t.at)
 		if narrowest < roomy {
 			c.printf(`<path d="M%s %sv5" stroke="currentColor"%s/>`, x, y, coloured(soft))
-		} else if x = (ends[i][0] + ends[i][1]) / 2; x-before < roomy {
+		} else if x = (ends[i][0] + ends[i][1]) / 2; x-before < apart {
 			continue
 		}
 		before = x
@@ -186,22 +190,32 @@ func (h *Heat) times(f *frame, b *Block, narrowest float64) []tick {
 	return labelled(times, "15:04", "2 Jan")
 }
 
-// cell draws one, whose colour is the stronger the more steps its value has reached.
-func (h *Heat) cell(c *canvas, cell Cell, x, y, w, height float64) {
-	tip := ""
-	if cell.Tip != "" {
-		tip = "<title>" + escaped(cell.Tip) + "</title>"
-	}
-	if cell.Blank {
-		c.printf(`<g>%s<rect x="%s" y="%s" width="%s" height="%s" fill="currentColor" fill-opacity=".35"%s/>`, tip, x, y, w, height, coloured(rule))
-		c.printf(`<circle cx="%s" cy="%s" r="%s" fill="currentColor"%s/></g>`, x+w/2, y+height/2, min(1.5, w/2), coloured(soft))
-		return
-	}
-	c.printf(`<g>%s<rect x="%s" y="%s" width="%s" height="%s" fill="currentColor" fill-opacity="%s"%s/>`, tip, x, y, w, height, strconv.FormatFloat(h.strength(cell.Value), 'f', 2, 64), coloured(heat))
-	if cell.Marked {
-		c.printf(`<rect x="%s" y="%s" width="%s" height="3" fill="currentColor"%s/>`, x, y+height-3, w, coloured(ink))
+// cells draws some beside each other, from and to these places; their colours are the stronger the more steps their values have reached.
+func (h *Heat) cells(c *canvas, cells []Cell, places [][2]float64, y, height float64) {
+	var lines, points strings.Builder
+	c.printf(`<g fill="currentColor"%s>`, coloured(heat))
+	for i, cell := range cells {
+		from, to := places[i][0], places[i][1]
+		strength := strconv.FormatFloat(h.strength(cell.Value), 'f', 2, 64)
+		if cell.Blank {
+			strength = "0"
+			points.WriteString("M" + number((from+to)/2) + " " + number(y+height/2) + "h.1")
+		} else if cell.Marked {
+			lines.WriteString("M" + number(from) + " " + number(y+height-1.5) + "H" + number(to))
+		}
+		end := "/>"
+		if cell.Tip != "" {
+			end = "><title>" + escaped(cell.Tip) + "</title></rect>"
+		}
+		c.printf(`<rect x="%s" y="%s" width="%s" height="%s" fill-opacity="%s"%s`, from, y, to-from, height, strength, end)
 	}
 	c.printf(`</g>`)
+	if lines.Len() > 0 {
+		c.printf(`<path d="%s" stroke="currentColor" stroke-width="3"%s/>`, lines.String(), coloured(ink))
+	}
+	if points.Len() > 0 {
+		c.printf(`<path d="%s" stroke="currentColor" stroke-width="%s" stroke-linecap="round"%s/>`, points.String(), min(3, places[0][1]-places[0][0]), coloured(soft))
+	}
 }
 
 // figure writes a cell's value into it.
