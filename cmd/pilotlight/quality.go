@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,15 +15,21 @@ import (
 )
 
 func qualityCommand(c *client) *cobra.Command {
-	var ask struct{ version, from, until, task, output, threshold, quantile, slice string }
+	var ask struct{ version, from, until, task, output, threshold, quantile, slice, metric string }
+	var windows windowed
 	cmd := &cobra.Command{
 		Use: "quality MODEL", Short: "Tell how right a model was",
 		Long: `Tell how right a model was: what it predicted is joined with what came true
 (pilotlight feedback send), as far as both are in the bucket now. Each metric has
 its 95 % confidence interval; of binary answers it is also estimated from the
 scores of all, with or without an outcome. On Knative it is the service feedback
-that answers here: name it with --server.`,
+that answers here: name it with --server.
+
+With --every it is told window by window as well: how many predictions and outcomes
+each has, and the metrics that say most. Where no outcomes have come yet, the
+estimate stands in their place.`,
 		Example: `  pilotlight quality flights --slice carrier
+  pilotlight quality flights --from 2013-01-01T00:00:00Z --until 2014-01-01T00:00:00Z --every 7d --svg quality.svg
   pilotlight quality flights --version 3 --from 2013-11-01T00:00:00Z --until 2014-01-01T00:00:00Z`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -34,26 +42,47 @@ that answers here: name it with --server.`,
 					q.Set(name, value)
 				}
 			}
-			var j feedback.Judgement
-			if printed, err := c.ask(cmd.Context(), http.MethodGet, "/admin/v1/quality/"+url.PathEscape(args[0])+"?"+q.Encode(), nil, &j); printed || err != nil {
+			if err := windows.query(q); err != nil {
 				return err
 			}
-			return c.showQuality(&j)
+			if ask.metric != "" && !q.Has("every") {
+				return errors.New("--metric is of windows; --every says of which")
+			}
+			var j feedback.Judgement
+			printed, err := c.ask(cmd.Context(), http.MethodGet, "/admin/v1/quality/"+url.PathEscape(args[0])+"?"+q.Encode(), nil, &j)
+			if err != nil {
+				return err
+			}
+			courses, err := coursesOf(&j, ask.metric)
+			if err != nil {
+				return err
+			}
+			if !printed {
+				if err := c.showQuality(&j, courses); err != nil {
+					return err
+				}
+			}
+			if windows.svg == "" {
+				return nil
+			}
+			return windows.draw(c, drawQuality(&j, courses))
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&ask.version, "version", "", "`number` of a version (default: each by itself)")
-	flags.StringVar(&ask.from, "from", "", "`time` of the first predictions (RFC 3339; default: a week before --until)")
+	flags.StringVar(&ask.from, "from", "", "`time` of the first predictions (RFC 3339; default: midnight, UTC, a week before --until)")
 	flags.StringVar(&ask.until, "until", "", "`time` before which the last ones are (default: now)")
 	flags.StringVar(&ask.task, "task", "", "binary, multiclass or regression (default: told by the outcomes)")
 	flags.StringVar(&ask.output, "answer", "", "`name` of the output that is the answer (default: the only one, or probability)")
 	flags.StringVar(&ask.threshold, "threshold", "", "least `probability` that says yes (default 0.5)")
 	flags.StringVar(&ask.quantile, "quantile", "", "`share` that a regression foretells (default 0.5)")
 	flags.StringVar(&ask.slice, "slice", "", "`name` of an input or feature by whose values answers are told apart as well")
+	flags.StringVar(&ask.metric, "metric", "", "`name` of the metric that windows are drawn by (default: auc, accuracy or mae)")
+	windows.flags(flags)
 	return cmd
 }
 
-func (c *client) showQuality(j *feedback.Judgement) error {
+func (c *client) showQuality(j *feedback.Judgement, courses []course) error {
 	if len(j.Versions) == 0 {
 		fmt.Fprintf(c.out, "%s made no predictions from %s until %s\n", j.Model, j.From.Format("2006-01-02 15:04"), j.Until.Format("2006-01-02 15:04"))
 	}
@@ -62,6 +91,10 @@ func (c *client) showQuality(j *feedback.Judgement) error {
 		title := fmt.Sprintf("%s:%d", j.Model, v.Version)
 		if v.Slice != "" {
 			title += "  " + shown(v.Slice, 60)
+		}
+		if v.Report == nil {
+			fmt.Fprintf(c.out, "%s  %d answers can't be judged: %s\n\n", title, v.Unjudged, shown(v.Why, 300))
+			continue
 		}
 		fmt.Fprintf(c.out, "%s  %d predictions, %d outcomes (%s)\n", title, v.Report.Predicted, v.Report.Outcomes, v.Report.Spec)
 		rows := [][]string{{"METRIC", "VALUE", "95 %", "OF", "ESTIMATED", "BETTER"}}
@@ -86,6 +119,14 @@ func (c *client) showQuality(j *feedback.Judgement) error {
 			return err
 		}
 		c.plotCalibration(v.Report.Calibration)
+		if at := slices.IndexFunc(courses, func(s course) bool { return s.of == v && len(s.windows) > 0 }); at >= 0 {
+			if err := c.showCourse(&courses[at]); err != nil {
+				return err
+			}
+		}
+		if v.Unjudged > 0 {
+			fmt.Fprintf(c.out, "%d answers more can't be judged: %s\n", v.Unjudged, shown(v.Why, 300))
+		}
 		fmt.Fprintln(c.out)
 	}
 	o := &j.Outcomes

@@ -139,7 +139,7 @@ func questionOf(r *http.Request) (*Question, error) {
 		}
 	}
 	moment("until", &q.Until)
-	q.From = q.Until.Add(-lookBack)
+	q.From = q.Until.Add(-lookBack).UTC().Truncate(24 * time.Hour)
 	moment("from", &q.From)
 	if s := values.Get("every"); s != "" && err == nil {
 		if q.Every, err = time.ParseDuration(s); err != nil || q.Every <= 0 {
