@@ -67,7 +67,7 @@ strongly, those that moved most first.`,
 
 func (c *client) showDrift(d *feedback.Drift) error {
 	if len(d.Versions) == 0 {
-		fmt.Fprintf(c.out, "%s made no predictions from %s until %s\n", d.Model, d.From.Format("2006-01-02 15:04"), d.Until.Format("2006-01-02 15:04"))
+		c.showNone(d.Model, d.From, d.Until, d.Elsewhere)
 	}
 	for _, v := range d.Versions {
 		if v.Report == nil {

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -82,9 +83,18 @@ estimate stands in their place.`,
 	return cmd
 }
 
+// showNone says that there are no predictions, and where there are some.
+func (c *client) showNone(model string, from, until time.Time, elsewhere *feedback.Elsewhere) {
+	const minute = "2006-01-02 15:04"
+	fmt.Fprintf(c.out, "%s made no predictions from %s until %s\n", model, from.Format(minute), until.Format(minute))
+	if elsewhere != nil {
+		fmt.Fprintf(c.out, "it made some that are as of %s until %s: see --from and --until\n", elsewhere.From.Format(minute), elsewhere.Until.Format(minute))
+	}
+}
+
 func (c *client) showQuality(j *feedback.Judgement, courses []course) error {
 	if len(j.Versions) == 0 {
-		fmt.Fprintf(c.out, "%s made no predictions from %s until %s\n", j.Model, j.From.Format("2006-01-02 15:04"), j.Until.Format("2006-01-02 15:04"))
+		c.showNone(j.Model, j.From, j.Until, j.Elsewhere)
 	}
 	for i := range j.Versions {
 		v := &j.Versions[i]
@@ -102,13 +112,13 @@ func (c *client) showQuality(j *feedback.Judgement, courses []course) error {
 			m, told := v.Report.Metrics[about.Name]
 			row := []string{about.Name, "", "", "", "", string(about.Better)}
 			if told {
-				row[1], row[2], row[3] = fmt.Sprintf("%.4g", m.Value), interval(m), fmt.Sprint(m.N)
+				row[1], row[2], row[3] = amount(about.Name, m.Value), interval(about.Name, m), fmt.Sprint(m.N)
 			}
 			guessed := false
 			if v.Estimate != nil {
 				var e quality.Metric
 				if e, guessed = v.Estimate.Metrics[about.Name]; guessed {
-					row[4] = strings.TrimSpace(fmt.Sprintf("%.4g  %s", e.Value, interval(e)))
+					row[4] = strings.TrimSpace(fmt.Sprintf("%.4g  %s", e.Value, interval(about.Name, e)))
 				}
 			}
 			if told || guessed {
@@ -130,7 +140,11 @@ func (c *client) showQuality(j *feedback.Judgement, courses []course) error {
 		fmt.Fprintln(c.out)
 	}
 	o := &j.Outcomes
-	fmt.Fprintf(c.out, "outcomes: %d joined, %d repeated, %d corrected, %d unsuited, %d without a prediction of it in this time\n", o.Joined, o.Repeated, o.Corrected, o.Unsuited, j.Waiting)
+	waits := "wait for their predictions"
+	if j.By == feedback.ByLog {
+		waits = "have no prediction of it in this time"
+	}
+	fmt.Fprintf(c.out, "outcomes: %d joined, %d repeated, %d corrected, %d unsuited; %d more %s\n", o.Joined, o.Repeated, o.Corrected, o.Unsuited, j.Waiting, waits)
 	if o.Reason != "" {
 		fmt.Fprintf(c.out, "unsuited: %s\n", o.Reason)
 	}
@@ -140,11 +154,28 @@ func (c *client) showQuality(j *feedback.Judgement, courses []course) error {
 	return nil
 }
 
-func interval(m quality.Metric) string {
+// amount writes the value of a metric.
+func amount(metric string, v float64) string {
+	if !strings.HasPrefix(metric, "label_delay") {
+		return fmt.Sprintf("%.4g", v)
+	}
+	d := time.Duration(min(v, 1e9) * float64(time.Second))
+	switch {
+	case d >= 10*time.Hour:
+		d = d.Round(time.Minute)
+	case d >= time.Minute:
+		d = d.Round(time.Second)
+	default:
+		d = d.Round(time.Millisecond)
+	}
+	return d.String()
+}
+
+func interval(metric string, m quality.Metric) string {
 	if m.Interval == nil {
 		return ""
 	}
-	return fmt.Sprintf("%.4g to %.4g", m.Interval.Low, m.Interval.High)
+	return amount(metric, m.Interval.Low) + " to " + amount(metric, m.Interval.High)
 }
 
 // plotWidth is how many columns of the terminal stand for probabilities from 0 to 1.

@@ -211,8 +211,38 @@ func (j *Journal) Judge(ctx context.Context, q *Question) (*Judgement, error) {
 		sortJudged(w.Versions)
 		out.Windows = append(out.Windows, w)
 	}
+	if len(out.Versions) == 0 {
+		if out.Elsewhere, err = j.elsewhere(ctx, q.Model); err != nil {
+			return nil, err
+		}
+	}
 	out.Waiting, err = j.waitingOf(ctx, q.Model)
 	return out, err
+}
+
+// elsewhere finds when there are predictions of a model; nil: never.
+func (j *Journal) elsewhere(ctx context.Context, model string) (*Elsewhere, error) {
+	h, _, err := j.head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	prefix := hourPrefix(h.Generation, model)
+	var found *Elsewhere
+	for o, err := range j.blob.List(ctx, prefix, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list hours of %s: %w", model, err)
+		}
+		start, err := strconv.ParseInt(strings.TrimPrefix(o.Key, prefix), 10, 64)
+		if err != nil {
+			continue
+		}
+		at := time.UnixMicro(start).UTC()
+		if found == nil {
+			found = &Elsewhere{From: at}
+		}
+		found.Until = at.Add(wide)
+	}
+	return found, nil
 }
 
 // waitingOf counts outcomes that may be of a model.
@@ -280,5 +310,9 @@ func (j *Journal) Moved(ctx context.Context, q *Question, o drift.Options) (*Dri
 	if !complete {
 		return Moved(ctx, j.blob, q, o)
 	}
-	return m.report(ByWindows, o)
+	d, err := m.report(ByWindows, o)
+	if err == nil && len(d.Versions) == 0 {
+		d.Elsewhere, err = j.elsewhere(ctx, q.Model)
+	}
+	return d, err
 }

@@ -328,6 +328,9 @@ func TestLedgerForgets(t *testing.T) {
 	if did := w.catchUp(late); did.Joined != 0 || did.Unknown != 1 {
 		t.Errorf("got %+v", did)
 	}
+	if got, err := late.Judge(t.Context(), &Question{Model: "m", From: monday.AddDate(1, 0, 0), Until: monday.AddDate(1, 0, 1)}); err != nil || len(got.Versions) != 0 || got.Elsewhere == nil || !got.Elsewhere.From.Equal(monday.Truncate(time.Hour)) {
+		t.Errorf("a year later: got %+v, %v", got, err)
+	}
 	if n, err := late.Sweep(t.Context(), late.now().Add(-time.Hour)); n == 0 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}

@@ -38,12 +38,19 @@ type Judgement struct {
 	From  time.Time `json:"from"`
 	Until time.Time `json:"until"`
 	// By is windows or, where those don't have what was asked for, log: of predictions and outcomes.
-	By       string         `json:"by"`
-	Versions []Judged       `json:"versions"`
-	Windows  []JudgedWindow `json:"windows,omitempty"` // those with predictions, in their order
-	Outcomes Settlement     `json:"outcomes"`
-	Waiting  int            `json:"waiting"`           // outcomes whose prediction is not there yet: of any model, where they name none
-	Damaged  []string       `json:"damaged,omitempty"` // objects of the bucket that can't be read, and are left out
+	By        string         `json:"by"`
+	Versions  []Judged       `json:"versions"`
+	Windows   []JudgedWindow `json:"windows,omitempty"`   // those with predictions, in their order
+	Elsewhere *Elsewhere     `json:"elsewhere,omitempty"` // where there are none in the time that was asked about
+	Outcomes  Settlement     `json:"outcomes"`
+	Waiting   int            `json:"waiting"`           // outcomes whose prediction is not there yet: of any model, where they name none
+	Damaged   []string       `json:"damaged,omitempty"` // objects of the bucket that can't be read, and are left out
+}
+
+// Elsewhere is of when there are predictions of a model.
+type Elsewhere struct {
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
 }
 
 // JudgedWindow is how right it was for some of the time.

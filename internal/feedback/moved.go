@@ -23,13 +23,14 @@ func referenceKey(name string, version int) string {
 
 // Drift is how far what a model was asked, given and answered has moved from its training reference.
 type Drift struct {
-	Model    string          `json:"model"`
-	From     time.Time       `json:"from"`
-	Until    time.Time       `json:"until"`
-	By       string          `json:"by"` // windows or log
-	Versions []Drifted       `json:"versions"`
-	Windows  []DriftedWindow `json:"windows,omitempty"` // those with predictions, in their order
-	Damaged  []string        `json:"damaged,omitempty"` // objects of the bucket that can't be read, and are left out
+	Model     string          `json:"model"`
+	From      time.Time       `json:"from"`
+	Until     time.Time       `json:"until"`
+	By        string          `json:"by"` // windows or log
+	Versions  []Drifted       `json:"versions"`
+	Windows   []DriftedWindow `json:"windows,omitempty"`   // those with predictions, in their order
+	Elsewhere *Elsewhere      `json:"elsewhere,omitempty"` // where there are none in the time that was asked about
+	Damaged   []string        `json:"damaged,omitempty"`   // objects of the bucket that can't be read, and are left out
 }
 
 // DriftedWindow is how far it had moved in some of the time.
