@@ -53,10 +53,18 @@ func newShadows(f *Flow, log *slog.Logger) *shadows {
 	return s
 }
 
+// close drops what waits.
 func (s *shadows) close() error {
 	close(s.quit)
 	s.done.Wait()
-	return nil
+	for {
+		select {
+		case j := <-s.queue:
+			s.count(j.version, "dropped")
+		default:
+			return nil
+		}
+	}
 }
 
 // ask has a shadow asked what was answered, kept as a sample of that many, by the request e. Nothing of them is used once it returns.
