@@ -108,6 +108,9 @@ func (c *Catalog) readAliases(ctx context.Context, name string) (*Aliases, strin
 	if err := json.Unmarshal(b, a); err != nil {
 		return nil, "", fault.Wrap(fault.Internal, err, "the aliases of model %q are damaged in the bucket", name)
 	}
+	if a.Current == nil { // it said null
+		a.Current = map[string]int{}
+	}
 	maps.DeleteFunc(a.Splits, func(alias string, s *Split) bool { return !s.sound(a.Current[alias]) })
 	return a, o.Version, nil
 }

@@ -314,6 +314,45 @@ func TestDamagedSplitsAreNone(t *testing.T) {
 	}
 }
 
+func FuzzAliases(f *testing.F) {
+	for _, seed := range []string{
+		`{"aliases":{"champion":1},"splits":{"champion":{"canaries":[{"version":2,"share":0.1},{"version":3,"share":0.5,"high":true}],"since":2}},"history":[{"seq":1,"alias":"champion","to":1},{"seq":2,"alias":"champion","from":1,"to":1,"after":{"canaries":[{"version":2,"share":0.1}],"since":2}}]}`,
+		`{"aliases":null,"splits":null,"history":null}`, `{"aliases":{"champion":-1},"history":[{"seq":9,"alias":"champion","undoes":-3},{"seq":-9,"alias":"champion","before":{}}]}`, `[]`, ``,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		blob := newMem()
+		c := newCatalog(blob)
+		for range 3 {
+			if _, err := c.Publish(t.Context(), manifest("m")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := blob.Put(t.Context(), aliasKey("m"), bytes.NewReader(b), int64(len(b)), store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+		if m, s, err := c.Route(t.Context(), Ref{Name: "m"}); err == nil && s != nil {
+			if !s.sound(m.Version) {
+				t.Errorf("got %+v beside version %d", s, m.Version)
+			}
+			for _, v := range s.Versions() {
+				if c.Known("m", v) == nil {
+					t.Errorf("version %d is not known", v)
+				}
+			}
+		}
+		for _, err := range []error{
+			second(c.Canary(t.Context(), "m", Champion, .5, Change{To: 3})), second(c.Promote(t.Context(), "m", Champion, Change{})),
+			second(c.Rollback(t.Context(), "m", Champion, Change{})), second(c.Shadow(t.Context(), "m", Champion, Change{})),
+		} {
+			if err != nil && fault.KindOf(err) == fault.Internal && json.Valid(b) && json.Unmarshal(b, &Aliases{}) == nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // A share that grows moves keys only to the version that it is of, and one that
 // shrinks only away from it, to the version beside the canaries: whatever the others have.
 func TestAGrowingShareMovesKeysOnlyIntoIt(t *testing.T) {
@@ -481,4 +520,13 @@ type testWriter struct{ t *testing.T }
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Log(string(b))
 	return len(b), nil
+}
+
+func BenchmarkPoint(b *testing.B) {
+	s := &Split{Canaries: []Canary{{Version: 2, Share: .1}}, Since: 3}
+	key := []byte("customer-1234567")
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Choose(s.Point("flights", key))
+	}
 }

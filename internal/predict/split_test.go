@@ -200,6 +200,36 @@ func TestACanaryByJoinKeys(t *testing.T) {
 	}
 }
 
+// What is logged and remembered of an answer is of the version that gave it.
+func TestACanaryHasItsOwnLogAndCache(t *testing.T) {
+	b := memBlob(t)
+	s := pair(t, b, tensor.FP32, model.Settings{Cache: model.Cache{TTL: model.Duration(time.Hour)}}, map[string]string{"PAYLOAD_LOG": "on", "PAYLOAD_EVERY": "20ms", "CACHE_CHECK": "0"})
+	split := canary(t, s.Registry, 2, .5)
+	versions, hits := map[string]int32{}, [3]int{}
+	for i := range 30 {
+		key := fmt.Sprint(i)
+		a := s.Do(t, "POST", "/v2/models/m/infer", strings.Replace(numbers("5"), "{", fmt.Sprintf(`{"id":"r%s",`, key), 1), "Entity-Key: "+key)
+		version := said(t, a)
+		if want := max(1, split.Choose(split.Point("m", []byte(key)))); version != want {
+			t.Errorf("got version %d, want %d", version, want)
+		}
+		if strings.Contains(a.Header.Get("Cache-Status"), "hit") {
+			hits[version]++
+		}
+		versions["r"+key] = int32(version)
+	}
+	for version := 1; version <= 2; version++ {
+		if hits[version] == 0 {
+			t.Errorf("nothing of version %d was remembered", version)
+		}
+	}
+	for _, r := range logged(t, b, 30) {
+		if r.Version != versions[r.ID] || (r.Outputs == `{"OUTPUT0":-5}`) != (r.Version == 2) {
+			t.Errorf("got %+v, want version %d", r, versions[r.ID])
+		}
+	}
+}
+
 // A version with another signature gets what its own V1 requests would be read as.
 func TestVersionsWithDifferentSignatures(t *testing.T) {
 	s := pair(t, nil, tensor.Int64, model.Settings{}, nil)
