@@ -23,12 +23,14 @@ const (
 	shadowBytesMost = 16 << 20 // of them, in all
 )
 
-// shadowTimeout is how long a shadow may take for one request.
-const shadowTimeout = 10 * time.Second
+const (
+	shadowTimeout  = 10 * time.Second // that a shadow may take for one request
+	shadowPatience = time.Second      // for which one waits that a CPU is left over
+)
 
 // shadows asks versions what others have answered, and writes what they say to the
-// payload log under the same id. It does so with one request at a time, so that answers keep
-// all CPUs but one, and nobody waits for it: where too many requests wait already they are dropped, and counted.
+// payload log under the same id. It does so with one request at a time, and begins when a CPU is left over by
+// answers. Nobody waits for it: where too many requests wait already they are dropped, and counted.
 type shadows struct {
 	flow  *Flow
 	log   *slog.Logger
@@ -107,12 +109,27 @@ func (s *shadows) run() {
 		case j := <-s.queue:
 			s.bytes.Add(-j.size)
 			result := "asked"
-			if !s.put(&j) {
+			if !s.spare() || !s.put(&j) {
 				result = "dropped"
 			}
 			s.count(j.version, result)
 		}
 	}
+}
+
+// spare waits until answers leave a CPU over, and tells whether they did.
+func (s *shadows) spare() bool {
+	for end := time.Now().Add(shadowPatience); !s.flow.queue.Spare(); {
+		select {
+		case <-s.quit:
+			return false
+		case <-time.After(time.Millisecond):
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
 }
 
 // put asks one and tells whether the shadow is to blame for what came of it.
