@@ -312,12 +312,12 @@ func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental
 	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
-	if ask.Without {
-		ask.Start, ask.End = "", ""
-	}
 	span, err := spanOf("start_ts", ask.Start, "end_ts", ask.End)
 	if err != nil {
 		return err
+	}
+	if ask.Without {
+		span = Span{}
 	}
 	span.Incremental = incremental
 	defs, err := s.defined.Current(r.Context())
