@@ -13,8 +13,10 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 DOCUMENT = os.path.join(ROOT, "docs/openapi.yaml")
 MODEL = os.path.join(ROOT, "examples/flights/flights.onnx")
 
-# What any operation may answer beside what is described with it. 408, 431, 500 and 504 are none that these requests may get.
+# What any operation may answer beside what is described with it. These requests may get no 408, 431, 500 or 504, and a 503 only where it stands with the
+# operation: what is asked is not ready, was unloaded, or there is too much at once. With stores that answer, anything else that says 503 is a defect.
 ANYWHERE = {400, 403, 404, 405, 413}
+
 
 def validate():
     import yaml
@@ -27,7 +29,7 @@ def validate():
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         for key, inner in items:
             # A comma in a text that is not quoted, in braces: {description: this, that}
-            if inner is None and at[-1:] != ["enum"]:
+            if inner is None:
                 raise SystemExit(f"docs/openapi.yaml: {'/'.join(map(str, at + [key]))} has no value")
             walk(inner, at + [key])
 
@@ -41,7 +43,9 @@ def main(address, examples="20"):
     command = [
         os.path.join(os.path.dirname(sys.executable), "schemathesis"), "run", DOCUMENT, "--url", f"http://{address}",
         "--phases", "examples,coverage,fuzzing", "--seed", "1", "--max-examples", examples, "--generation-database", "none",
-        "--checks", "all", "--exclude-checks", "not_a_server_error,status_code_conformance,positive_data_acceptance,negative_data_rejection,unsupported_method,allow_header_conformance",
+        # Statuses are checked by described, refusals by refused. Schemas can't say all that has to be right, and some paths are one to the mux.
+        "--checks", "all", "--exclude-checks", "not_a_server_error,status_code_conformance,negative_data_rejection,"
+        "positive_data_acceptance,unsupported_method,allow_header_conformance",
         "--request-timeout", "20", "--no-color", "--continue-on-failure", "--suppress-health-check", "all",
     ]
     environ = dict(os.environ, SCHEMATHESIS_HOOKS=name.removesuffix(".py"), PYTHONPATH=here)
