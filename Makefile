@@ -46,11 +46,11 @@ ort: ## get the ONNX Runtime library for this machine into .ort
 	@[ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || env -u ORT_LIB internal/engine/onnx/library.sh "$(ORT_DIR)"
 
 .PHONY: test
-test: ort s3 venv feast evidently cloudevents ## run all tests (with a real Redis, S3 server and Python clients)
+test: ort s3 venv feast evidently schemathesis cloudevents ## run all tests (with a real Redis, S3 server and Python clients)
 	$(GO) test $(TESTFLAGS) $(PKG)
 
 .PHONY: race
-race: ort s3 venv feast evidently cloudevents ## run all tests under the race detector
+race: ort s3 venv feast evidently schemathesis cloudevents ## run all tests under the race detector
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
 .PHONY: fuzz
@@ -70,11 +70,12 @@ PEERS := $(CURDIR)/.peers
 peers: $(patsubst test/bench/peers/requirements-%.txt,$(PEERS)/%/.done,$(wildcard test/bench/peers/requirements-*.txt)) $(PEERS)/node/.done ## install the servers that bench measures beside ours
 
 .PHONY: conformance
-conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient and, after `make kserve`, kserve's clients
+conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient and, after `make kserve` and `make schemathesis`, with these
 	$(VENV)/bin/python test/conformance/triton_http.py $(or $(URL),127.0.0.1:8080)
 	$(VENV)/bin/python test/conformance/triton_grpc.py $(or $(URL),127.0.0.1:8080)
 	$(or $(wildcard $(VENV)-kserve/bin/python),$(VENV)/bin/python) test/conformance/kserve_rest.py $(or $(URL),127.0.0.1:8080)
 	$(if $(wildcard $(VENV)-kserve/bin/python),$(VENV)-kserve/bin/python test/conformance/kserve_clients.py $(or $(URL),127.0.0.1:8080))
+	$(if $(wildcard $(VENV)-schemathesis/bin/python),$(VENV)-schemathesis/bin/python test/conformance/openapi.py $(or $(URL),127.0.0.1:8080))
 
 .PHONY: base
 base:
@@ -171,6 +172,16 @@ $(VENV)-evidently/.done: test/conformance/requirements-evidently.txt
 	  $(VENV)-evidently/bin/pip install --quiet --disable-pip-version-check -r $<; \
 	  touch $@; \
 	else echo "no Python with venv here: the tests with Evidently will be skipped" >&2; fi
+
+.PHONY: schemathesis
+schemathesis: $(VENV)-schemathesis/.done ## make the Python environment with schemathesis (110 MB), for conformance and tests
+
+$(VENV)-schemathesis/.done: test/conformance/requirements-schemathesis.txt
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  set -x; $(PYTHON) -m venv $(VENV)-schemathesis; \
+	  $(VENV)-schemathesis/bin/pip install --quiet --disable-pip-version-check -r $<; \
+	  touch $@; \
+	else echo "no Python with venv here: the test with schemathesis will be skipped" >&2; fi
 
 # Tools are pinned in a modfile of their own, so that they weigh on nobody else.
 $(TOOLS)/versitygw: tool.mod

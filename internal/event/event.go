@@ -150,6 +150,9 @@ func holdsJSON(e *Event) bool {
 func Check(e *Event) error {
 	err := e.Validate()
 	if err == nil {
+		if at := e.Time().UTC(); at.Year() < 0 || at.Year() > 9999 { // by its zone; nobody could read the event again
+			return fault.New(fault.Invalid, "the event is broken: time: its year in UTC has not four digits")
+		}
 		return nil
 	}
 	invalid, ok := err.(sdk.ValidationError) //nolint:errorlint // the SDK gives it as it is

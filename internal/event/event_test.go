@@ -121,11 +121,13 @@ func TestBrokenEnvelopes(t *testing.T) {
 		{"no type", binary("Ce-Type", ""), "", 400, "the event is broken: type: MUST be a non-empty string"},
 		{"unknown version", binary("Ce-Specversion", "2.0"), "", 400, "specversion"},
 		{"bad time", binary("Ce-Time", "yesterday"), "", 400, "the event is broken: "},
+		{"time that can't be written", binary("Ce-Time", "9999-12-31T23:00:00-02:00"), "", 400, "the event is broken: time: its year in UTC has not four digits"},
 		{"cut off", structured("application/cloudevents+json"), `{"specversion":"1.0","id":`, 400, "the event is broken: "},
 		{"no object", structured("application/cloudevents+json"), `7`, 400, "the event is broken: "},
 		{"nothing", structured("application/cloudevents+json"), ``, 400, "the event is broken: "},
 		{"other format", structured("application/cloudevents+avro"), `x`, 400, "the event's specversion or content type is not one of CloudEvents"},
 		{"broken one in a batch", structured("application/cloudevents-batch+json"), `[{"specversion":"1.0","id":"1","source":"/s","type":"t"},{"specversion":"1.0","id":"2","source":"/s"}]`, 400, "type: MUST be a non-empty string"},
+		{"no batch", structured("application/cloudevents-batch+json"), `null`, 400, "the batch is null, expected an array of events"},
 		{"too large", binary(), strings.Repeat("x", event.Most+1), 413, "the body is larger than the limit of 1048576 bytes"},
 	} {
 		m, got := received(t, quiet(t))

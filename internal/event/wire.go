@@ -62,6 +62,9 @@ func decode(ctx context.Context, h http.Header, body io.ReadCloser) ([]Event, er
 		if events, err = binding.ToEvents(ctx, message, message.BodyReader); err != nil {
 			return nil, broken(err)
 		}
+		if events == nil { // which the SDK makes of null
+			return nil, fault.New(fault.Invalid, "the batch is null, expected an array of events")
+		}
 	} else {
 		e, err := binding.ToEvent(ctx, message)
 		if err != nil {

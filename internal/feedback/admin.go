@@ -15,6 +15,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
+	"github.com/pilotlight-ml/pilotlight/internal/row"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
@@ -121,13 +122,16 @@ func questionOf(r *http.Request) (*Question, error) {
 		Spec: quality.Spec{Task: quality.Task(values.Get("task"))},
 	}
 	var err error
-	if q.Version, err = parseVersion(values.Get("version")); err != nil {
+	if q.Version, err = parseVersion(values.Get("version")); err == nil {
+		err = model.CheckName(q.Model)
+	}
+	if err != nil {
 		return nil, err
 	}
 	moment := func(name string, to *time.Time) {
 		if s := values.Get(name); s != "" && err == nil {
-			if *to, err = time.Parse(time.RFC3339, s); err != nil {
-				err = fault.New(fault.Invalid, "%s is %.40q, expected a time such as 2026-11-25T09:30:00Z", name, s)
+			if *to, err = row.ParseTime(s); err != nil || to.Year() > 9998 { // for it is rounded up
+				err = fault.New(fault.Invalid, "%s is %.40q, expected a time such as 2026-11-25T09:30:00Z, before the year 9999", name, s)
 			}
 		}
 	}

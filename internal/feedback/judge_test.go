@@ -275,7 +275,9 @@ func TestJudgeRefuses(t *testing.T) {
 	l.send(outcomeOf(0, "true"))
 	for _, c := range []struct{ query, want string }{
 		{"version=x", `400 {"error":"version is \"x\", expected the number of a version"}`},
-		{"from=now", `400 {"error":"from is \"now\", expected a time such as 2026-11-25T09:30:00Z"}`},
+		{"from=now", `400 {"error":"from is \"now\", expected a time such as 2026-11-25T09:30:00Z, before the year 9999"}`},
+		{"until=9999-12-31T23:30:00Z", "400 "},
+		{"from=0000-01-01T00:00:00%2B02:00&task=binary", "400 "},
 		{"until=2020-01-01T00:00:00Z&from=2021-01-01T00:00:00Z", `400 {"error":"from must lie before until"}`},
 		{"threshold=high", `400 {"error":"threshold is \"high\", expected a number"}`},
 		{"task=guess", "400 "},

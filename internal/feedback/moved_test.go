@@ -88,6 +88,7 @@ func TestDriftOfPredictions(t *testing.T) {
 		{"PUT", "/admin/v1/drift/.m/1/reference", string(reference), 400},
 		{"GET", "/admin/v1/drift/m/7/reference", "", 404},
 		{"GET", "/admin/v1/drift/m?from=x", "", 400},
+		{"GET", "/admin/v1/drift/m%2Fn", "", 400},
 	} {
 		if status, body := l.do(c.method, c.path, []byte(c.body)); status != c.status || !strings.Contains(body, `{"error":`) {
 			t.Errorf("%s %s: got %d %s, want %d", c.method, c.path, status, body, c.status)

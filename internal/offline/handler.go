@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -252,7 +254,10 @@ func (s *Server) trainingSet(w http.ResponseWriter, r *http.Request) error {
 	case service != "":
 		plan, err = defs.Service(service)
 	default:
-		plan, err = defs.Features(features, q.Get("full_feature_names") == "true")
+		var full bool
+		if full, err = flag(q, "full_feature_names"); err == nil {
+			plan, err = defs.Features(features, full)
+		}
 	}
 	if err != nil {
 		return err
@@ -280,6 +285,19 @@ func spanOf(first, from, last, to string) (span Span, err error) {
 	return span, nil
 }
 
+// flag reads one of a query, false where it is not there.
+func flag(q url.Values, name string) (bool, error) {
+	text := q.Get(name)
+	if text == "" {
+		return false, nil
+	}
+	on, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, fault.New(fault.Invalid, "%s is %.20q, expected true or false", name, text)
+	}
+	return on, nil
+}
+
 // materializeAsk is Feast's body.
 type materializeAsk struct {
 	Start   string   `json:"start_ts"`
@@ -294,12 +312,12 @@ func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental
 	if err := serve.ReadJSON(r, &ask, json.Unmarshal); err != nil {
 		return err
 	}
-	if ask.Without {
-		ask.Start, ask.End = "", ""
-	}
 	span, err := spanOf("start_ts", ask.Start, "end_ts", ask.End)
 	if err != nil {
 		return err
+	}
+	if ask.Without {
+		span = Span{}
 	}
 	span.Incremental = incremental
 	defs, err := s.defined.Current(r.Context())
@@ -319,7 +337,11 @@ func (s *Server) materialize(w http.ResponseWriter, r *http.Request, incremental
 		}
 		views = append(views, v)
 	}
-	if r.URL.Query().Get("async") != "true" {
+	async, err := flag(r.URL.Query(), "async")
+	if err != nil {
+		return err
+	}
+	if !async {
 		if err := s.run(r.Context(), views, span, func() {}); err != nil {
 			return err
 		}

@@ -90,10 +90,14 @@ func TestMaterializeOverHTTP(t *testing.T) {
 	}{
 		{"/materialize", `{"start_ts":"noon"}`, 400, "start_ts"},
 		{"/admin/v1/features/skew", `{"from":"noon"}`, 400, "from: "},
+		{"/admin/v1/features/skew", `{"from":"9999-12-31T23:00:00-02:00"}`, 400, "from: "},
 		{"/admin/v1/features/skew", `{"from":"2013-07-04","to":"2013-07-03"}`, 400, "to is before from"},
 		{"/materialize", `{"start_ts":"2013-07-04T00:00:00","end_ts":"2013-07-03T00:00:00"}`, 400, "before"},
 		{"/materialize", `{"feature_views":["none"]}`, 404, "none"},
+		{"/materialize", `{"start_ts":"noon","disable_event_timestamp":true}`, 400, "start_ts"},
 		{"/materialize", `[]`, 400, ""},
+		{"/materialize?async=perhaps", `{}`, 400, `async is \"perhaps\", expected true or false`},
+		{"/admin/v1/features/training-set?format=csv&feature=a:b&full_feature_names=perhaps", "x", 400, `full_feature_names is \"perhaps\"`},
 		{"/materialize", `{"start_ts":"2000-01-01T00:00:00","end_ts":"2040-01-01T00:00:00+01:00"}`, 200, `"done":true`},
 		{"/materialize-incremental", `{"end_ts":"2040-01-01T00:00:00Z"}`, 200, `"done":true`},
 	} {

@@ -125,11 +125,14 @@ func ParseJSON(t Type, raw []byte) (Value, error) {
 	return v, nil
 }
 
-// ParseTime reads RFC 3339, also with a space for the T, and without a zone, which then is UTC.
+// ParseTime reads RFC 3339, also with a space for the T, and without a zone, which then is UTC. What
+// RFC 3339 could not write in UTC, since its year has not four digits there, is refused.
 func ParseTime(s string) (time.Time, error) {
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999", time.DateOnly} {
 		if at, err := time.Parse(layout, s); err == nil {
-			return at.UTC(), nil
+			if at = at.UTC(); at.Year() >= 0 && at.Year() <= 9999 {
+				return at, nil
+			}
 		}
 	}
 	return time.Time{}, fault.New(fault.Invalid, "%.50q is not a time such as 2026-11-25T09:30:00Z", s)
