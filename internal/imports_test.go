@@ -25,6 +25,7 @@ var levels = []struct {
 	{"drift engine event feast oip quality store tfserving window", "ports and wire formats know values, not each other"},
 	{"alert cache model queue segment serve", "what mains compose flows of"},
 	{"payload rpc", "what was predicted, and gRPC on the server"},
+	{"auth", "who may do what, by every protocol"},
 	{"feature", "features are asked for by other flows"},
 	{"deadletter feedback offline predict", "flows"},
 }

@@ -26,11 +26,12 @@ const (
 	notImplemented    code = 12
 	internal          code = 13
 	unavailable       code = 14
+	unauthenticated   code = 16
 )
 
 var codesOf = [...]code{
 	fault.Internal: internal, fault.Invalid: invalidArgument, fault.NotFound: notFound, fault.Conflict: aborted,
-	fault.Denied: permissionDenied, fault.Overloaded: unavailable, fault.Deadline: deadlineExceeded, fault.Unavailable: unavailable,
+	fault.Denied: permissionDenied, fault.Overloaded: unavailable, fault.Deadline: deadlineExceeded, fault.Unavailable: unavailable, fault.Unauthenticated: unauthenticated,
 }
 
 // codeOf gives the code that answers err.
