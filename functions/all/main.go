@@ -10,6 +10,7 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
@@ -74,6 +75,7 @@ func function(register serve.Register) *serve.Function {
 	var dc deadletter.Config
 	var bf feedback.Config
 	var bc bus.Config
+	var ac auth.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		pc.Model.LimitHeap()
 		format, err := onnx.New(oc)
@@ -82,6 +84,9 @@ func function(register serve.Register) *serve.Function {
 		}
 		blob, kv, online, err := own.stores(ctx, p)
 		if err != nil {
+			return err
+		}
+		if err := auth.Open(p, &ac, blob, true); err != nil {
 			return err
 		}
 		events, hear, err := broker(&bc, kv, p)
@@ -116,5 +121,5 @@ func function(register serve.Register) *serve.Function {
 		s := seed{dir: own.Seed, registry: registry, features: features, history: history, blob: blob, events: hear.features}
 		return s.plant(ctx, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: append(append(append(pc.Parts(), fc.Parts()...), bf.Parts()...), &own, &oc, &hc, &dc, &bc), Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: append(append(append(pc.Parts(), fc.Parts()...), bf.Parts()...), &own, &oc, &hc, &dc, &bc, &ac), Wire: wire, Register: register}
 }

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
@@ -201,6 +202,13 @@ func (f *Flow) compute(ctx context.Context, m *model.Manifest, s *served, inputs
 // the new one has loaded: an alias moves without a pause, and a version that
 // fails to load never takes over.
 func (f *Flow) Pick(ctx context.Context, ref model.Ref) (*model.Manifest, error) {
+	if err := auth.CheckModel(ctx, auth.Predict, ref.Name); err != nil { // whatever protocol it was named by
+		return nil, err
+	}
+	return f.pick(ctx, ref)
+}
+
+func (f *Flow) pick(ctx context.Context, ref model.Ref) (*model.Manifest, error) {
 	m, err := f.registry.Resolve(ctx, ref)
 	if err != nil {
 		return nil, err

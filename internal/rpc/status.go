@@ -59,6 +59,9 @@ func unimplemented(format string, args ...any) error {
 	return fault.Wrap(fault.Invalid, &missing{}, format, args...)
 }
 
+// Refuse ends a call with the status of an error, for those who stand before the methods; see serve.ErrorsBy.
+func Refuse(w http.ResponseWriter, begun bool, err error) { finish(w, begun, err) }
+
 // finish ends a call with the status of its error, or OK for none: in the trailers
 // if the answer has begun, else in the header of an answer that has nothing else.
 func finish(w http.ResponseWriter, begun bool, err error) {

@@ -10,9 +10,9 @@ import (
 
 // Config says where the server listens and how much a caller may ask of it.
 type Config struct {
-	Host string `env:"HOST" default:"127.0.0.1" help:"Address to listen on; anything but a loopback address needs AUTH=off, or authentication once there is one."`
+	Host string `env:"HOST" default:"127.0.0.1" help:"Address to listen on; anything but a loopback address needs AUTH."`
 	Port uint16 `env:"PORT" default:"8080" help:"Port to listen on; 0: any free one."`
-	Auth string `env:"AUTH" help:"'off' lets everyone who reaches the server use it, wherever it listens."`
+	Auth string `env:"AUTH" help:"'on' asks each caller for an API key or a token; 'off' lets everyone who reaches the server use it, wherever it listens. Empty: 'off' on a loopback address, elsewhere the process does not start."`
 
 	MaxBody       env.Size      `env:"MAX_BODY" default:"64MiB" help:"How large a request's body may be."`
 	Timeout       time.Duration `env:"REQUEST_TIMEOUT" default:"30s" help:"How long a request may take."`
@@ -30,10 +30,10 @@ type Config struct {
 // Validate refuses what can't work, and what would let strangers in unasked.
 func (c *Config) Validate() error {
 	switch {
-	case c.Auth != "" && c.Auth != "off":
-		return fault.New(fault.Invalid, "AUTH is %q, expected 'off' or nothing", c.Auth)
+	case c.Auth != "" && c.Auth != "off" && c.Auth != "on":
+		return fault.New(fault.Invalid, "AUTH is %q, expected 'on', 'off' or nothing", c.Auth)
 	case c.Auth == "" && !loopback(c.Host):
-		return fault.New(fault.Invalid, "HOST %q can be reached from other machines and nothing checks who calls: set AUTH=off if that is meant", c.Host)
+		return fault.New(fault.Invalid, "HOST %q can be reached from other machines and nothing checks who calls: set AUTH=on, or AUTH=off if that is meant", c.Host)
 	case c.MaxBody <= 0 || c.MaxUpload <= 0 || c.MaxHeader <= 0 || c.Pace <= 0:
 		return fault.New(fault.Invalid, "MAX_BODY, MAX_UPLOAD, MAX_HEADER and MIN_PACE must be positive")
 	case c.Timeout <= 0 || c.UploadTimeout <= 0 || c.HeaderTimeout <= 0 || c.IdleTimeout <= 0 || c.Stall <= 0 || c.Drain <= 0:

@@ -269,6 +269,22 @@ func ErrorsBy(r *http.Request, refuse func(w http.ResponseWriter, begun bool, er
 	}
 }
 
+// Status gives the status that a request was answered with; 0: it was not yet.
+func Status(r *http.Request) int {
+	if x := exchangeOf(r.Context()); x != nil {
+		return x.status
+	}
+	return 0 // on a host that isn't this server
+}
+
+// RequestID gives the request's id, which its log line has.
+func RequestID(r *http.Request) string {
+	if x := exchangeOf(r.Context()); x != nil {
+		return x.id[0]
+	}
+	return "" // on a host that isn't this server
+}
+
 // Timeout gives how long one request may take, for those who take many on one stream.
 func Timeout(r *http.Request) time.Duration {
 	if x := exchangeOf(r.Context()); x != nil {

@@ -577,10 +577,10 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 
 func TestOnlyLoopbackUnlessAuthIsOff(t *testing.T) {
 	for _, test := range []struct{ host, auth, want string }{
-		{"0.0.0.0", "", `HOST "0.0.0.0" can be reached from other machines and nothing checks who calls: set AUTH=off if that is meant`},
-		{"::", "", `HOST "::" can be reached from other machines and nothing checks who calls: set AUTH=off if that is meant`},
-		{"10.1.2.3", "", `HOST "10.1.2.3" can be reached from other machines and nothing checks who calls: set AUTH=off if that is meant`},
-		{"127.0.0.1", "on", `AUTH is "on", expected 'off' or nothing`},
+		{"0.0.0.0", "", `HOST "0.0.0.0" can be reached from other machines and nothing checks who calls: set AUTH=on, or AUTH=off if that is meant`},
+		{"::", "", `HOST "::" can be reached from other machines and nothing checks who calls: set AUTH=on, or AUTH=off if that is meant`},
+		{"10.1.2.3", "", `HOST "10.1.2.3" can be reached from other machines and nothing checks who calls: set AUTH=on, or AUTH=off if that is meant`},
+		{"127.0.0.1", "yes", `AUTH is "yes", expected 'on', 'off' or nothing`},
 		{"0.0.0.0", "off", ""},
 		{"127.0.0.2", "", ""},
 		{"::1", "", ""},
