@@ -26,6 +26,7 @@ var levels = []struct {
 	{"alert cache model queue segment serve", "what mains compose flows of"},
 	{"payload rpc", "what was predicted, and gRPC on the server"},
 	{"auth", "who may do what, by every protocol"},
+	{"limit", "how much they may ask for"},
 	{"feature", "features are asked for by other flows"},
 	{"deadletter feedback offline predict", "flows"},
 }
