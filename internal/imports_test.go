@@ -28,7 +28,7 @@ var levels = []struct {
 	{"auth", "who may do what, by every protocol"},
 	{"limit", "how much they may ask for"},
 	{"feature", "features are asked for by other flows"},
-	{"deadletter feedback offline predict", "flows"},
+	{"deadletter feedback gate offline predict", "flows"},
 }
 
 // sideways are the imports within a level that are meant.

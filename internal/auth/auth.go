@@ -151,6 +151,10 @@ func From(ctx context.Context) *Principal {
 	return p
 }
 
+// ModelHeader tells a function for which model the gateway has let a request through, where the message alone names it. One that
+// then names another has misled the gateway, whose limits and routes go by it.
+const ModelHeader = "Pilotlight-Model"
+
 // CheckModel refuses a caller who may not do something to a model, for those who learn its
 // name from a body that no guard has read. Where nobody asked who calls, everyone may.
 func CheckModel(ctx context.Context, action Action, model string) error {

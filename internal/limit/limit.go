@@ -109,6 +109,9 @@ func (l *Limiter) Close() error {
 	return l.policies.Close()
 }
 
+// OfModels tells whether any model has limits.
+func (l *Limiter) OfModels(ctx context.Context) bool { return len(l.policies.Current(ctx).Models) > 0 }
+
 // Taken is a request that limits granted or refused.
 type Taken struct {
 	limiter *Limiter
@@ -226,6 +229,9 @@ func (l *Limiter) shares(limits []store.Limit) []store.Limit {
 	}
 	return parts
 }
+
+// RowsHeader tells how many rows an answer was made for: in its header or, of a stream, in its trailer.
+const RowsHeader = "Prediction-Rows"
 
 // Rows charges rows that a prediction was made for, behind the answer. So many are under way at most as were asked for at the
 // same time: by that much a quota of rows may be exceeded.
