@@ -474,6 +474,26 @@ func TestWhoIsRefusedWhenThereIsTooMuch(t *testing.T) {
 	}
 }
 
+func TestPagesOfNamedSites(t *testing.T) {
+	var origin atomic.Value
+	predict := function(t, func(w http.ResponseWriter, r *http.Request) {
+		origin.Store(r.Header.Get("Origin") + r.Header.Get("Sec-Fetch-Site"))
+	})
+	g := start(t, map[string]string{"PREDICT_URL": predict, "AUTH": "on", "CORS_ORIGINS": "https://console.example.com"})
+	key := g.key(auth.Grant{Scopes: []auth.Scope{"predict"}})
+	a := g.ask("OPTIONS", "/v2/models/m/infer", nil, "Origin", "https://console.example.com", "Access-Control-Request-Method", "POST")
+	if a.status != 204 || !strings.Contains(a.header.Get("Access-Control-Allow-Headers"), "Authorization") {
+		t.Errorf("a browser asks first, without a key: got %d %v", a.status, a.header)
+	}
+	a = g.ask("POST", "/v2/models/m/infer", nil, "Origin", "https://console.example.com", "Sec-Fetch-Site", "cross-site", "Authorization", "Bearer "+key)
+	if a.status != 200 || len(a.header["Access-Control-Allow-Origin"]) != 1 || origin.Load() != "" {
+		t.Errorf("got %d %s %v, and the function %q", a.status, a.body, a.header, origin.Load())
+	}
+	if a = g.ask("POST", "/v2/models/m/infer", nil, "Origin", "https://evil.example", "Authorization", "Bearer "+key); a.status != 403 {
+		t.Errorf("got %d %s", a.status, a.body)
+	}
+}
+
 func TestACallerWhoGoesIsNotWorkedFor(t *testing.T) {
 	began, gone := make(chan struct{}), make(chan struct{})
 	predict := function(t, func(w http.ResponseWriter, r *http.Request) {

@@ -219,6 +219,9 @@ func rewrite(r *httputil.ProxyRequest) {
 	out.URL.Scheme, out.URL.Host, out.Host = x.to.Scheme, x.to.Host, x.to.Host
 	r.SetXForwarded()
 	out.Header["X-Request-Id"] = []string{x.id}
+	for _, name := range []string{"Origin", "Sec-Fetch-Site"} { // whether a page may ask was decided here, where it knows the host by its name
+		delete(out.Header, name)
+	}
 	x.proxy.tel.Context.Inject(out.Context(), propagation.HeaderCarrier(out.Header))
 	if x.grpc {
 		passTimeout(out)

@@ -10,9 +10,10 @@ import (
 
 // Config says where the server listens and how much a caller may ask of it.
 type Config struct {
-	Host string `env:"HOST" default:"127.0.0.1" help:"Address to listen on; anything but a loopback address needs AUTH."`
-	Port uint16 `env:"PORT" default:"8080" help:"Port to listen on; 0: any free one."`
-	Auth string `env:"AUTH" help:"'on' asks each caller for an API key or a token; 'off' lets everyone who reaches the server use it, wherever it listens. Empty: 'off' on a loopback address, elsewhere the process does not start."`
+	Host  string   `env:"HOST" default:"127.0.0.1" help:"Address to listen on; anything but a loopback address needs AUTH."`
+	Port  uint16   `env:"PORT" default:"8080" help:"Port to listen on; 0: any free one."`
+	Auth  string   `env:"AUTH" help:"'on' asks each caller for an API key or a token; 'off' lets everyone who reaches the server use it, wherever it listens. Empty: 'off' on a loopback address, elsewhere the process does not start."`
+	Sites []string `env:"CORS_ORIGINS" help:"Origins of web pages elsewhere whose scripts may ask the server, such as https://console.example.com, separated by commas; empty: none."`
 
 	MaxBody       env.Size      `env:"MAX_BODY" default:"64MiB" help:"How large a request's body may be."`
 	Timeout       time.Duration `env:"REQUEST_TIMEOUT" default:"30s" help:"How long a request may take."`
@@ -39,7 +40,7 @@ func (c *Config) Validate() error {
 	case c.Timeout <= 0 || c.UploadTimeout <= 0 || c.HeaderTimeout <= 0 || c.IdleTimeout <= 0 || c.Stall <= 0 || c.Drain <= 0:
 		return fault.New(fault.Invalid, "REQUEST_TIMEOUT, UPLOAD_TIMEOUT, HEADER_TIMEOUT, IDLE_TIMEOUT, STALL_TIMEOUT and DRAIN_TIMEOUT must be positive")
 	}
-	return nil
+	return checkSites(c.Sites)
 }
 
 // loopback reports whether only this machine reaches host; the empty one stands for all addresses.

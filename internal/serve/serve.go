@@ -57,7 +57,10 @@ func Open(ctx context.Context, c *Config, tel *telemetry.Telemetry, handler http
 	s := &Server{config: *c, tel: tel, handler: handler, ready: ready, cross: http.NewCrossOriginProtection()}
 	s.draining, s.drain = context.WithCancel(context.WithoutCancel(ctx))
 	s.own = map[string]http.HandlerFunc{"/healthz": healthz, "/readyz": s.readyz, "/metrics": tel.Metrics().ServeHTTP}
-	var err error
+	err := sites(c.Sites).trust(s.cross)
+	if err != nil {
+		return nil, err
+	}
 	if s.metrics, err = newInstruments(tel, s.active.Load); err != nil {
 		return nil, err
 	}
