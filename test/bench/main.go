@@ -61,6 +61,7 @@ var books = []book{
 	{"peers.md", "Beside others", 3, 1200 * time.Millisecond, []part{{"peers", (*bench).peers}}},
 	{"features.md", "Features", 5, time.Second, []part{{"features", (*bench).features}}},
 	{"feedback.md", "Feedback", 5, time.Second, []part{{"feedback", (*bench).feedback}}},
+	{"gateway.md", "Gateway", 5, time.Second, []part{{"gateway", (*bench).gateway}}},
 }
 
 func main() {
