@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -491,6 +492,57 @@ func TestPagesOfNamedSites(t *testing.T) {
 	}
 	if a = g.ask("POST", "/v2/models/m/infer", nil, "Origin", "https://evil.example", "Authorization", "Bearer "+key); a.status != 403 {
 		t.Errorf("got %d %s", a.status, a.body)
+	}
+}
+
+// TestSecretsAreInNoLog tries all ways to fail, and looks for what callers showed in what the gateway wrote and answered.
+func TestSecretsAreInNoLog(t *testing.T) {
+	stderr := os.Stderr
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Stderr = write // which is where the process is going to log to
+	written := make(chan []byte, 1)
+	go func() { b, _ := io.ReadAll(read); written <- b }()
+	slow := function(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != "POST" { // gRPC, which it does not speak
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	var said strings.Builder
+	var secrets []string
+	t.Run("gateway", func(t *testing.T) {
+		g := start(t, map[string]string{"AUTH": "on", "LOG_LEVEL": "DEBUG", "REQUEST_TIMEOUT": "300ms", "FEEDBACK_URL": slow})
+		os.Stderr = stderr
+		for _, scope := range []auth.Scope{"admin", "predict"} {
+			key := g.key(auth.Grant{Scopes: []auth.Scope{scope}, Limits: auth.Limits{Rate: 10, Burst: 10}})
+			secrets = append(secrets, key[strings.LastIndexByte(key, '_')+1:])
+			for range 3 {
+				for _, path := range []string{"/v2/models/m/infer", "/feedback", "/push", "/admin/v1/keys", "/admin/v1/routes", "/elsewhere", "/v2/models/a%2fb", "/inference.GRPCInferenceService/ModelInfer"} {
+					for _, header := range [][]string{{"Authorization", "Bearer " + key}, {"X-Api-Key", key}, {"Authorization", key}, {"Authorization", "Bearer " + key, "Content-Type", "application/grpc"}} {
+						a := g.ask("POST", path, strings.NewReader("{"), header...)
+						fmt.Fprintln(&said, a.body, a.header)
+					}
+				}
+			}
+		}
+		fmt.Fprintln(&said, g.ask("GET", "/metrics", nil).body)
+	})
+	write.Close()
+	log := <-written
+	if !bytes.Contains(log, []byte(`"msg":"audit"`)) || !bytes.Contains(log, []byte("can't be reached")) || !bytes.Contains(log, []byte(`"status":429`)) {
+		t.Errorf("the log lacks what it should tell: %.2000s", log)
+	}
+	for _, secret := range secrets {
+		if i := bytes.Index(log, []byte(secret)); i >= 0 {
+			t.Errorf("the log has a secret in it: %s", log[max(0, i-300):i+30])
+		}
+		if i := strings.Index(said.String(), secret); i >= 0 {
+			t.Errorf("an answer has a secret in it: %s", said.String()[max(0, i-300):i+30])
+		}
 	}
 }
 

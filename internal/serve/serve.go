@@ -1,6 +1,6 @@
 // Package serve owns the one HTTP server that every function runs behind.
 //
-// It speaks HTTP/1.1 and HTTP/2 without TLS on one port, and promises to what
+// It speaks HTTP/1.1 and HTTP/2 on one port, by TLS if it is given a certificate, and promises to what
 // it serves: each request has a deadline, an id, a log line, metrics and, when
 // traces are on, a span; a body is neither too large nor too slow; a panic
 // costs its request alone; and when the process is told to end, requests under
@@ -79,7 +79,11 @@ func Open(ctx context.Context, c *Config, tel *telemetry.Telemetry, handler http
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s.lanes = newLanes(l, s)
+	secured, err := c.secure(l, tel)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	s.lanes = newLanes(secured, s)
 	end()
 	return s, nil
 }
