@@ -21,9 +21,9 @@ var levels = []struct {
 	why      string
 }{
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
-	{"jsonwire row tensor yamlwire", "values, and how JSON and YAML write them, know only the ground"},
+	{"chart jsonwire row tensor yamlwire", "values, how JSON and YAML write them, and how they look, know only the ground"},
 	{"drift engine event feast oip quality store tfserving window", "ports and wire formats know values, not each other"},
-	{"alert cache model queue segment serve", "what mains compose flows of"},
+	{"alert cache ledger model queue segment serve", "what mains compose flows of"},
 	{"payload rpc", "what was predicted, and gRPC on the server"},
 	{"auth", "who may do what, by every protocol"},
 	{"limit", "how much they may ask for"},

@@ -16,13 +16,18 @@ import (
 
 func driftCommand(c *client) *cobra.Command {
 	var version, from, until string
+	var windows windowed
 	cmd := &cobra.Command{
 		Use: "drift MODEL", Short: "Tell how far a model's data has moved from its training",
 		Long: `Tell how far what a model was asked, given and answered has moved from what it was
 trained on: which features, by what test, how far and where to. Each version is
 compared with its own reference, which "drift reference" makes of a Parquet file.
-On Knative it is the service feedback that answers here: name it with --server.`,
+On Knative it is the service feedback that answers here: name it with --server.
+
+With --every it is told window by window: which columns had moved, when and how
+strongly, those that moved most first.`,
 		Example: `  pilotlight drift reference flights 1 training.parquet
+  pilotlight drift flights --from 2013-01-01T00:00:00Z --until 2014-01-01T00:00:00Z --every 30d --svg drift.svg
   pilotlight drift flights --from 2013-07-01T00:00:00Z --until 2013-08-01T00:00:00Z`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,35 +37,58 @@ On Knative it is the service feedback that answers here: name it with --server.`
 					q.Set(name, value)
 				}
 			}
-			var d feedback.Drift
-			if printed, err := c.ask(cmd.Context(), http.MethodGet, "/admin/v1/drift/"+url.PathEscape(args[0])+"?"+q.Encode(), nil, &d); printed || err != nil {
+			if err := windows.query(q); err != nil {
 				return err
 			}
-			if len(d.Versions) == 0 {
-				fmt.Fprintf(c.out, "%s made no predictions from %s until %s\n", args[0], d.From.Format("2006-01-02 15:04"), d.Until.Format("2006-01-02 15:04"))
+			var d feedback.Drift
+			printed, err := c.ask(cmd.Context(), http.MethodGet, "/admin/v1/drift/"+url.PathEscape(args[0])+"?"+q.Encode(), nil, &d)
+			if err != nil {
+				return err
 			}
-			for _, v := range d.Versions {
-				if v.Report == nil {
-					fmt.Fprintf(c.out, "%s:%d  %s\n", d.Model, v.Version, v.Missing)
-					continue
-				}
-				fmt.Fprintf(c.out, "%s:%d  %s, of %d rows\n", d.Model, v.Version, v.Report.Verdict, v.Report.Rows)
-				for _, column := range v.Report.Columns {
-					fmt.Fprintf(c.out, "  %s\n", column)
+			if !printed {
+				if err := c.showDrift(&d); err != nil {
+					return err
 				}
 			}
-			for _, key := range d.Damaged {
-				fmt.Fprintf(c.out, "damaged, and left out: %s\n", key)
+			if windows.svg == "" {
+				return nil
 			}
-			return nil
+			return windows.draw(c, drawDrift(&d))
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&version, "version", "", "`number` of a version (default: each by itself)")
-	flags.StringVar(&from, "from", "", "`time` of the first predictions (RFC 3339; default: a week before --until)")
+	flags.StringVar(&from, "from", "", "`time` of the first predictions (RFC 3339; default: midnight, UTC, a week before --until)")
 	flags.StringVar(&until, "until", "", "`time` before which the last ones are (default: now)")
+	windows.flags(flags)
 	cmd.AddCommand(referenceCommand(c))
 	return cmd
+}
+
+func (c *client) showDrift(d *feedback.Drift) error {
+	if len(d.Versions) == 0 {
+		c.showNone(d.Model, d.From, d.Until, d.Elsewhere)
+	}
+	for _, v := range d.Versions {
+		if v.Report == nil {
+			fmt.Fprintf(c.out, "%s:%d  %s\n", d.Model, v.Version, v.Missing)
+			continue
+		}
+		fmt.Fprintf(c.out, "%s:%d  %s, of %d rows\n", d.Model, v.Version, v.Report.Verdict, v.Report.Rows)
+		if m := movedOf(d, v.Version); len(m.windows) > 0 {
+			if err := c.showMoved(m); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, column := range v.Report.Columns {
+			fmt.Fprintf(c.out, "  %s\n", shown(column.String(), 1000))
+		}
+	}
+	for _, key := range d.Damaged {
+		fmt.Fprintf(c.out, "damaged, and left out: %s\n", key)
+	}
+	return nil
 }
 
 func referenceCommand(c *client) *cobra.Command {

@@ -34,8 +34,10 @@ func TestQuality(t *testing.T) {
 	var asked string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = r.URL.String()
-		j := feedback.Judgement{Model: "flights", Versions: []feedback.Judged{}, Outcomes: feedback.Settlement{Joined: 1000, Unsuited: 2, Reason: "the outcome is strange", Waiting: 3, Damaged: []string{"outcomes/inbox/x"}}}
+		j := feedback.Judgement{Model: "flights", Versions: []feedback.Judged{}, Outcomes: feedback.Settlement{Joined: 1000, Unsuited: 2, Reason: "the outcome is strange"}, Waiting: 3, Damaged: []string{"outcomes/inbox/x"}}
+		j.Elsewhere = &feedback.Elsewhere{From: time.Date(2013, 12, 23, 19, 0, 0, 0, time.UTC), Until: time.Date(2013, 12, 23, 20, 0, 0, 0, time.UTC)}
 		if !strings.HasPrefix(r.URL.Path, "/admin/v1/quality/none") {
+			j.Elsewhere = nil
 			j.Versions = append(j.Versions, feedback.Judged{Version: 3, Slice: "B6", Report: state.Report(), Estimate: estimate})
 		}
 		_ = json.NewEncoder(w).Encode(j) // the test sees what comes
@@ -50,14 +52,19 @@ func TestQuality(t *testing.T) {
 	}
 	for _, want := range []string{
 		"flights:3  B6  1000 predictions, 1000 outcomes", "accuracy", "auc", "ESTIMATED", "calibration: | predicted, * came true", "0.90 to 1.00  ",
-		"outcomes: 1000 joined, 0 repeated, 0 corrected, 2 unsuited, 3 without", "unsuited: the outcome is strange", "damaged, and left out: outcomes/inbox/x",
+		"outcomes: 1000 joined, 0 repeated, 0 corrected, 2 unsuited; 3 more wait for their predictions", "unsuited: the outcome is strange", "damaged, and left out: outcomes/inbox/x",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("got\n%s, which lacks %q", out, want)
 		}
 	}
-	if out, err := run(t, "", "quality", "none", "--server", server.URL); err != nil || !strings.Contains(out, "made no predictions") {
+	if out, err := run(t, "", "quality", "none", "--server", server.URL); err != nil || !strings.Contains(out, "made no predictions") || !strings.Contains(out, "it made some that are as of 2013-12-23 19:00 until 2013-12-23 20:00: see --from and --until") {
 		t.Errorf("got %s %v", out, err)
+	}
+	for seconds, want := range map[float64]string{0.004: "4ms", 75: "1m15s", 12700: "3h31m40s", 1e6: "277h47m0s"} {
+		if got := amount("label_delay_p50", seconds); got != want {
+			t.Errorf("%g s: got %s, want %s", seconds, got, want)
+		}
 	}
 	if out, err := run(t, "", "quality", "flights", "--server", server.URL, "-o", "json"); err != nil || !json.Valid([]byte(out)) {
 		t.Errorf("got %s %v", out, err)

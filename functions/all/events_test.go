@@ -16,6 +16,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/event/eventtest"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 	"github.com/pilotlight-ml/pilotlight/test/e2e/eventsuite"
 )
 
@@ -35,10 +36,11 @@ func TestEvents(t *testing.T) {
 	receiver := &eventtest.Receiver{}
 	server := httptest.NewServer(receiver)
 	t.Cleanup(server.Close)
-	url, _ := start(t, map[string]string{"TRIGGERS_DIR": triggersFor(t, server.URL), "LOG_LEVEL": "ERROR", "FEATURE_SAMPLE": "1"})
+	url, _ := start(t, map[string]string{"TRIGGERS_DIR": triggersFor(t, server.URL), "LOG_LEVEL": "ERROR", "FEATURE_SAMPLE": "1", "PAYLOAD_LOG": "on", "PAYLOAD_EVERY": "1s"})
 	receiver.Sink = url + "/events"
 	eventsuite.Run(t, &eventsuite.System{
 		Receiver: door(server.URL), DeadLetters: door(url), Predict: door(url), Features: door(url), Feedback: door(url), Model: onnxtest.Simple(-1).Bytes(),
+		Echo: onnxtest.Identity(tensor.Spec{Type: tensor.FP64, Shape: []int64{-1}}).Bytes(),
 	})
 	_, metrics := call(t, "GET", url+"/metrics", nil)
 	if want := `pilotlight_event_deliveries_total{outcome="junk",trigger="suite-exact"} 4`; !strings.Contains(metrics, want) {

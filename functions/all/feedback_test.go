@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
+	"mime/multipart"
 	"net/http"
 	"strings"
 	"testing"
@@ -20,7 +24,7 @@ func TestFromPredictionsToQuality(t *testing.T) {
 	data := t.TempDir()
 	url, kill := spawn(t, data, "PAYLOAD_EVERY=50ms")
 	// A model that says what it is given: so probabilities are chosen here.
-	upload(t, url, "echo", onnxtest.Identity(tensor.Spec{Type: tensor.FP64, Shape: []int64{-1}}).Bytes())
+	uploadAs(t, url, "echo", onnxtest.Identity(tensor.Spec{Type: tensor.FP64, Shape: []int64{-1}}).Bytes(), `{"quality":{"task":"binary"}}`)
 	const n = 200
 	post := func(path, body string, want int) {
 		t.Helper()
@@ -34,7 +38,7 @@ func TestFromPredictionsToQuality(t *testing.T) {
 		post("/v2/models/echo/infer", fmt.Sprintf(`{"id":"order-%d","inputs":[{"name":"INPUT0","datatype":"FP64","shape":[1],"data":[%g]}]}`, i, p), http.StatusOK)
 	}
 	ask := func() (j feedback.Judgement) {
-		status, b := call(t, "GET", url+"/admin/v1/quality/echo?task=binary", nil)
+		status, b := call(t, "GET", url+"/admin/v1/quality/echo", nil)
 		if status != http.StatusOK {
 			t.Fatalf("got %d %s", status, b)
 		}
@@ -63,7 +67,7 @@ func TestFromPredictionsToQuality(t *testing.T) {
 	kill()
 	url, _ = spawn(t, data)
 	j := ask()
-	if len(j.Versions) != 1 || j.Outcomes.Joined != n || j.Outcomes.Waiting != 0 {
+	if j.By != feedback.ByWindows || len(j.Versions) != 1 || j.Outcomes.Joined != n || j.Waiting != 0 {
 		t.Fatalf("got %+v", j)
 	}
 	r := j.Versions[0].Report
@@ -72,5 +76,33 @@ func TestFromPredictionsToQuality(t *testing.T) {
 	}
 	if b := r.Metrics["brier"].Value; math.Abs(b-brier/n) > 1e-6 {
 		t.Errorf("got a Brier score of %g, want %g", b, brier/n)
+	}
+}
+
+// uploadAs pushes a model with settings.
+func uploadAs(t *testing.T, url, name string, file []byte, settings string) {
+	t.Helper()
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	err := form.WriteField("settings", settings)
+	part, err2 := form.CreateFormFile("model", name+".onnx")
+	if err2 == nil {
+		_, err2 = part.Write(file)
+	}
+	if err = errors.Join(err, err2, form.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/admin/v1/models/"+name+"/versions", &body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", form.FormDataContentType())
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusCreated {
+		t.Fatalf("got %d %s", resp.StatusCode, b)
 	}
 }

@@ -35,7 +35,7 @@ type config struct {
 	Blob   string `env:"BLOB_URL" help:"The bucket: s3://bucket/prefix, file:///folder, or mem: for a process that forgets; empty: a folder in DATA_DIR or, without one, mem:."`
 	KV     string `env:"KV_URL" help:"Small state: redis://host:6379, file:///path, or mem: for a process that forgets; empty: a file in DATA_DIR or, without one, mem:."`
 	Online string `env:"ONLINE_URL" help:"The newest values of features: redis://host:6379, file:///path, or mem: for a process that forgets; empty: a file in DATA_DIR or, without one, mem:."`
-	Seed   string `env:"SEED" help:"Folder of an example that is there from the first start: a model NAME.onnx, a request.json to try it with; what its features are (features.yaml), and rows of their sources (rows/SOURCE.jsonl, or .parquet for those that are files)."`
+	Seed   string `env:"SEED" help:"Folder of an example that is there from the first start: a model NAME.onnx, its settings.json, a request.json to try it with; what its features are (features.yaml), and rows of their sources (rows/SOURCE.jsonl, or .parquet for those that are files)."`
 }
 
 // in gives a store's URL: that which was set, or else a place in DATA_DIR or, without one, memory.

@@ -88,6 +88,9 @@ func TestTheFirstStartSeedsAndTheSecondFindsIt(t *testing.T) {
 		if status != 200 || !strings.Contains(body, `"model_version":"1"`) || !strings.Contains(body, `{"name":"probability","datatype":"FP32","shape":[1,1],"data":[0.5`) {
 			t.Fatalf("got %d %s", status, body)
 		}
+		if _, body := call(t, "GET", url+"/admin/v1/models/flights/versions/1", nil); !strings.Contains(body, `"slices":["carrier","origin"]`) {
+			t.Errorf("settings.json: got %s", body)
+		}
 		stop()
 	}
 }
@@ -144,7 +147,7 @@ func TestPythonClients(t *testing.T) {
 		{"kserve", kserve, "kserve_rest.py", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			url, _ := start(t, map[string]string{"COMPAT": c.compat})
+			url, _ := start(t, map[string]string{"COMPAT": c.compat, "PAYLOAD_LOG": "on"}) // as on S3
 			upload(t, url, "flights", flights)
 			upload(t, url, "simple", onnxtest.Simple(-1).Bytes())
 			upload(t, url, "identity_bytes", onnxtest.Identity(spec(tensor.Bytes)).Bytes())

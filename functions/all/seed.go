@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -143,6 +144,9 @@ func (s *seed) materialize(ctx context.Context, source *feature.CompiledSource, 
 // push publishes the model, which takes the features of the service of its name.
 func (s *seed) push(ctx context.Context, name, path, request string) error {
 	p := model.Push{Name: name, By: "seed"}
+	if err := s.settings(&p.Settings); err != nil {
+		return err
+	}
 	defined, err := s.features.Catalog.Current(ctx)
 	if err != nil {
 		return err
@@ -159,4 +163,22 @@ func (s *seed) push(ctx context.Context, name, path, request string) error {
 	defer file.Close()
 	_, err = s.registry.Push(ctx, p, file)
 	return err
+}
+
+// settings reads those of the example's model, if it has any.
+func (s *seed) settings(to *model.Settings) error {
+	path := filepath.Join(s.dir, "settings.json")
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(to); err != nil {
+		return fault.Wrap(fault.Invalid, err, "%s does not hold the settings of a model", path)
+	}
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"unique"
 
 	"github.com/parquet-go/parquet-go"
@@ -426,7 +427,9 @@ func (c *cursor) take(v *parquet.Value, slot int, to *building) {
 		}
 		to.addNumber(slot, f)
 	case c.kind == parquet.Float:
-		to.addNumber(slot, float64(v.Float()))
+		// As texts write it, 9.20624 and not 9.206239700317383: else it lies on another side of a bin's edge than the same value in JSON.
+		f, _ := strconv.ParseFloat(strconv.FormatFloat(float64(v.Float()), 'g', -1, 32), 64) // what was written can be read
+		to.addNumber(slot, f)
 	case c.kind == parquet.Double:
 		to.addNumber(slot, v.Double())
 	case c.unsigned && c.kind == parquet.Int32:

@@ -24,12 +24,13 @@ const lookBack = 7 * 24 * time.Hour
 
 // registerAdmin mounts what people ask:
 //
-//	GET /admin/v1/quality/{model}                    a Judgement, by the query's version, from, until (RFC 3339), task, output, threshold, quantile and slice
-//	GET /admin/v1/drift/{model}                      a Drift, by version, from and until
+//	GET /admin/v1/quality/{model}                    a Judgement, by the query's version, from, until (RFC 3339), every (24h), slice and, of the log, task, output, threshold and quantile
+//	GET /admin/v1/drift/{model}                      a Drift, by version, from, until and every
 //	GET, PUT /admin/v1/drift/{model}/{version}/reference    a drift.Profile
 //
-// One Judgement or Drift is worked on at a time, as each reads all that there is.
-func registerAdmin(mux *http.ServeMux, blob store.Blob) {
+// One Judgement or Drift is worked on at a time, as either may read all that there is.
+func registerAdmin(mux *http.ServeMux, j *Journal) {
+	blob := j.blob
 	route := func(pattern string, handle func(r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			v, err := handle(r)
@@ -51,14 +52,17 @@ func registerAdmin(mux *http.ServeMux, blob store.Blob) {
 			select {
 			case turn <- struct{}{}:
 				defer func() { <-turn }()
+				if _, err := j.CatchUp(r.Context()); err != nil { // so that the answer is as of now
+					return nil, err
+				}
 				return work(r.Context(), q)
 			case <-r.Context().Done():
 				return nil, r.Context().Err()
 			}
 		}
 	}
-	route("GET /admin/v1/quality/{model}", heavy(func(ctx context.Context, q *Question) (any, error) { return Judge(ctx, blob, q) }))
-	route("GET /admin/v1/drift/{model}", heavy(func(ctx context.Context, q *Question) (any, error) { return Moved(ctx, blob, q, drift.Default) }))
+	route("GET /admin/v1/quality/{model}", heavy(func(ctx context.Context, q *Question) (any, error) { return j.Judge(ctx, q) }))
+	route("GET /admin/v1/drift/{model}", heavy(func(ctx context.Context, q *Question) (any, error) { return j.Moved(ctx, q, drift.Default) }))
 	route("GET /admin/v1/drift/{model}/{version}/reference", func(r *http.Request) (any, error) {
 		name, version, err := versionOf(r)
 		if err != nil {
@@ -135,8 +139,13 @@ func questionOf(r *http.Request) (*Question, error) {
 		}
 	}
 	moment("until", &q.Until)
-	q.From = q.Until.Add(-lookBack)
+	q.From = q.Until.Add(-lookBack).UTC().Truncate(24 * time.Hour)
 	moment("from", &q.From)
+	if s := values.Get("every"); s != "" && err == nil {
+		if q.Every, err = time.ParseDuration(s); err != nil || q.Every <= 0 {
+			err = fault.New(fault.Invalid, "every is %.40q, expected a time such as 24h", s)
+		}
+	}
 	number("threshold", &q.Spec.Threshold)
 	number("quantile", &q.Spec.Quantile)
 	if err == nil && !q.From.Before(q.Until) {

@@ -2,8 +2,10 @@ package feedback
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"runtime"
 	"strings"
@@ -11,9 +13,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/drift"
+	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/env"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // BenchmarkPost posts outcomes over the loopback until they are durable on the disk or on S3. Client, server
@@ -133,4 +142,94 @@ func BenchmarkInbox(b *testing.B) {
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/outcome")
 		b.ReportMetric(float64(len(data))/n, "B/outcome")
 	})
+}
+
+// BenchmarkCatchUp takes predictions of a row with eight values each, with a reference of them all, and the outcome of
+// each of them: all that it takes until both are in their windows.
+func BenchmarkCatchUp(b *testing.B) {
+	const n = 20_000
+	for b.Loop() {
+		b.StopTimer()
+		blob := memory(b)
+		fillBucket(b, blob, n)
+		j := journalOf(b, blob)
+		b.StartTimer()
+		did, err := j.CatchUp(b.Context())
+		if err != nil || did.Predictions != n || did.Joined != n {
+			b.Fatalf("got %+v, %v", did, err)
+		}
+	}
+	b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "outcomes/s")
+}
+
+// fillBucket makes a bucket with a model, its reference, predictions and their outcomes.
+func fillBucket(b *testing.B, blob store.Blob, n int) {
+	b.Helper()
+	tel, err := telemetry.Start(b.Context(), &telemetry.Config{Output: io.Discard}, "test")
+	if err != nil {
+		b.Fatal(err)
+	}
+	names := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
+	var fields []drift.Field
+	for _, name := range names {
+		fields = append(fields, drift.Field{Name: name})
+	}
+	builder := drift.NewBuilder(fields)
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 5000 {
+		row := make([]drift.Value, len(names))
+		for i := range row {
+			row[i] = drift.Number(random.NormFloat64())
+		}
+		if err := builder.Add(row); err != nil {
+			b.Fatal(err)
+		}
+	}
+	p, err := builder.Profile()
+	if err != nil {
+		b.Fatal(err)
+	}
+	text, err := json.Marshal(p)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := blob.Put(b.Context(), referenceKey("m", 1), bytes.NewReader(text), int64(len(text)), store.Condition{}); err != nil {
+		b.Fatal(err)
+	}
+	_, err = model.NewCatalog(blob, time.Minute, nil).Publish(b.Context(), model.Manifest{
+		Name: "m", Runtime: "onnx", Digest: model.Digest("sha256:" + strings.Repeat("0", 64)), Size: 1, Memory: engine.Memory{Session: 1, Loading: 1},
+		Signature: engine.Signature{Outputs: []tensor.Spec{{Name: "probability", Type: tensor.FP64, Shape: []int64{-1, 1}}}},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	log, err := payload.Open(&payload.Config{On: "on", Memory: 256 << 20, Every: time.Hour}, blob, nil, tel)
+	if err != nil {
+		b.Fatal(err)
+	}
+	in, err := NewIntake(&IntakeConfig{Rows: 1 << 20, Bytes: 256 * env.Size(1<<20), Write: time.Minute, Ahead: time.Hour, Request: n}, blob, tel)
+	if err != nil {
+		b.Fatal(err)
+	}
+	outcomes := in.batch()
+	for i := range n {
+		at := monday.Add(time.Duration(i) * 100 * time.Millisecond)
+		prediction := &payload.Prediction{ID: fmt.Sprintf("9f0c2d7e-%08d", i), Asked: at, At: at, Rows: 1, Outputs: []tensor.Tensor{tensor.Of("probability", []int64{1, 1}, []float64{random.Float64()})}}
+		for _, name := range names {
+			prediction.Given = append(prediction.Given, tensor.Of(name, []int64{1}, []float64{random.NormFloat64()}))
+		}
+		log.Add(&payload.Origin{Model: "m", Version: 1, Sample: 1}, prediction)
+		if err := outcomes.add(i, []byte(fmt.Sprintf(`{"prediction":"%s","value":true}`, prediction.ID)), "", 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := log.Close(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := in.take(b.Context(), outcomes); err != nil {
+		b.Fatal(err)
+	}
+	if err := in.Close(); err != nil {
+		b.Fatal(err)
+	}
 }

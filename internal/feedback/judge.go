@@ -6,73 +6,86 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/ledger"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
-// Question asks how right a model was.
+// Question asks how right a model was, or how far its data has moved.
 type Question struct {
 	Model   string
 	Version int       // 0: each version that answered, by itself
 	From    time.Time // of what the predictions are as of
 	Until   time.Time
-	Spec    quality.Spec // without a task it is told by most of the outcomes
-	Output  string       // which says the answer; empty: the only one, or "probability"
-	Slice   string       // an input or feature by whose values answers are told apart as well; empty: none
+	Every   time.Duration // tell windows of that length as well; 0: only the whole
+	Spec    quality.Spec  // without a task it is told by the manifest or, in the log, by most of the outcomes
+	Output  string        // which says the answer; empty: told by the manifest, or the only one, or "probability"
+	Slice   string        // an input or feature by whose values answers are told apart as well; empty: none
+	labels  []string      // of the classes of an output of probabilities
 }
 
-// Judgement is how right a model was, by the predictions and outcomes that are in the bucket now.
+// Judgement is how right a model was.
 type Judgement struct {
-	Model    string     `json:"model"`
-	From     time.Time  `json:"from"`
-	Until    time.Time  `json:"until"`
-	Versions []Judged   `json:"versions"`
-	Outcomes Settlement `json:"outcomes"`
+	Model string    `json:"model"`
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
+	// By is windows or, where those don't have what was asked for, log: of predictions and outcomes.
+	By        string         `json:"by"`
+	Versions  []Judged       `json:"versions"`
+	Windows   []JudgedWindow `json:"windows,omitempty"`   // those with predictions, in their order
+	Elsewhere *Elsewhere     `json:"elsewhere,omitempty"` // where there are none in the time that was asked about
+	Outcomes  Settlement     `json:"outcomes"`
+	Waiting   int            `json:"waiting"`           // outcomes whose prediction is not there yet: of any model, where they name none
+	Damaged   []string       `json:"damaged,omitempty"` // objects of the bucket that can't be read, and are left out
+}
+
+// Elsewhere is of when there are predictions of a model.
+type Elsewhere struct {
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
+}
+
+// JudgedWindow is how right it was for some of the time.
+type JudgedWindow struct {
+	From     time.Time `json:"from"`
+	Until    time.Time `json:"until"`
+	Versions []Judged  `json:"versions"`
 }
 
 // Judged is one version, or one slice of it.
 type Judged struct {
 	Version  int               `json:"version"`
-	Slice    string            `json:"slice,omitempty"` // the value; empty: all rows
-	Report   *quality.Report   `json:"report"`
+	Slice    string            `json:"slice,omitempty"` // column=value; empty: all rows
+	Report   *quality.Report   `json:"report,omitempty"`
 	Estimate *quality.Estimate `json:"estimate,omitempty"` // of all its answers, with or without outcomes; of binary ones
+	Unjudged int64             `json:"unjudged,omitempty"` // answers that can't be judged
+	Why      string            `json:"why,omitempty"`      // one of them can't be
 }
 
-// Settlement counts what became of outcomes.
-type Settlement struct {
-	Joined    int `json:"joined"`    // predictions that have one
-	Repeated  int `json:"repeated"`  // that came again
-	Corrected int `json:"corrected"` // that another of the same prediction replaced, taken in later
-	Unsuited  int `json:"unsuited"`  // that can't be judged by the spec
-	// Reason is that of the first that is unsuited.
-	Reason string `json:"reason,omitempty"`
-	// Waiting name no prediction of this model and time that is there yet. They may be of others, or come early.
-	Waiting int `json:"waiting"`
-	// Damaged are objects of the bucket that can't be read, and are left out.
-	Damaged []string `json:"damaged,omitempty"`
-}
+// How a Judgement was come to.
+const (
+	ByWindows = "windows"
+	ByLog     = "log"
+)
 
 // Bounds of what one Judge takes into memory.
 const (
-	outcomesMost = 5_000_000
+	outcomesMost = 1_000_000
 	slicesMost   = 200
 )
 
-// settled is the outcome of a prediction that counts.
+// settled is the outcomes of a prediction.
 type settled struct {
-	id      uint64
-	created int64
-	time    int64
-	value   string
-	used    bool
-	before  *settled // what counts if this one is unsuited
+	told []told
+	used bool
 }
 
 // by is an entity as outcomes name it: the values of these keys.
@@ -85,33 +98,34 @@ type by struct {
 type atTime struct {
 	*settled
 	at   int64
-	best int64 // the time of the prediction that it means, as far as is known; 0: none
-	hash uint64
-	row  int32
+	best int64      // the time of the prediction that it means, as far as is known; 0: none
+	key  ledger.Key // of that
 }
 
-// Judge joins what was predicted with what came true, from the bucket as it is: so it does not matter in
-// which order they came, how late, or how often. The outcome of a prediction that was taken in last counts.
-// Memory grows with the outcomes, not with the predictions.
+// Judge joins what was predicted with what came true, from the bucket as it is: so anything can be asked, of any time, and it takes as
+// long as reading the logs takes. Memory grows with the outcomes, not with the predictions.
 func Judge(ctx context.Context, blob store.Blob, q *Question) (*Judgement, error) {
-	own := *q // whose task may be found out
-	q = &own
-	j := &judge{blob: blob, q: q, byID: map[predicted]*settled{}, states: map[key]*quality.State{}}
-	if err := j.outcomes(ctx); err != nil {
-		return nil, err
+	j := &judge{
+		blob: blob, q: q, how: judging{spec: q.Spec, output: q.Output, labels: q.labels}, byID: map[predicted]*settled{},
+		states: map[key]*quality.State{}, out: &Judgement{Model: q.Model, From: q.From.UTC(), Until: q.Until.UTC(), By: ByLog, Versions: []Judged{}},
+	}
+	for _, prefix := range [...]string{LogPrefix, InboxPrefix} {
+		if err := j.outcomes(ctx, prefix); err != nil {
+			return nil, err
+		}
 	}
 	if len(j.entities) > 0 { // which prediction of an entity is meant shows when all have been seen
 		if err := j.predictions(ctx, j.meet); err != nil {
 			return nil, err
 		}
 	}
-	if q.Spec.Task == "" {
+	if j.how.spec.Task == "" {
 		if err := j.predictions(ctx, j.kind); err != nil {
 			return nil, err
 		}
-		q.Spec.Task = j.kinds.task()
+		j.how.spec.Task = j.kinds.task()
 	}
-	if err := q.Spec.Validate(); err != nil {
+	if err := j.how.spec.Validate(); err != nil {
 		return nil, err
 	}
 	if err := j.predictions(ctx, j.take); err != nil {
@@ -128,72 +142,67 @@ type predicted struct {
 type key struct {
 	version int
 	slice   string
-	all     bool
 }
 
 type judge struct {
 	blob     store.Blob
 	q        *Question
+	how      judging
 	byID     map[predicted]*settled
 	entities []*by
 	kinds    kinds
 	states   map[key]*quality.State
-	count    Settlement
+	parsed   parsed
+	out      *Judgement
 }
 
 // outcomes reads those that may be of the model.
-func (j *judge) outcomes(ctx context.Context) error {
+func (j *judge) outcomes(ctx context.Context, prefix string) error {
 	n := 0
-	for o, err := range j.blob.List(ctx, InboxPrefix, "") {
+	for o, err := range j.blob.List(ctx, prefix, "") {
 		if err != nil {
 			return fmt.Errorf("list outcomes: %w", err)
 		}
 		data, _, err := store.ReadAll(ctx, j.blob, o.Key)
 		if fault.Is(err, fault.NotFound) {
-			continue // it was swept meanwhile
+			continue // it was swept, or taken into the log, meanwhile
 		}
 		if err != nil {
 			return fmt.Errorf("read %q: %w", o.Key, err)
 		}
 		all, err := readOutcomes(o.Key, data)
 		if err != nil {
-			j.count.Damaged = append(j.count.Damaged, o.Key)
+			j.out.Damaged = append(j.out.Damaged, o.Key)
 			continue
 		}
 		for i := range all {
 			if o := &all[i]; o.Model == "" || o.Model == j.q.Model {
 				if n++; n > outcomesMost {
-					return fault.New(fault.Overloaded, "there are more than %d outcomes: more than can be joined at once", outcomesMost)
+					return fault.New(fault.Overloaded, "there are more than %d outcomes: more than can be joined at once; ask without slice, task, answer, threshold and quantile", outcomesMost)
 				}
-				j.settle(o)
+				j.hear(o)
 			}
 		}
 	}
 	return nil
 }
 
-// settle has an outcome count for its prediction, unless one does that was taken in later.
-func (j *judge) settle(o *Outcome) {
-	s := &settled{id: o.ID, created: o.Created, time: o.Time, value: o.Value}
+// hear takes an outcome.
+func (j *judge) hear(o *Outcome) {
+	t := told{id: o.ID, created: o.Created, time: o.Time, value: o.Value}
 	if o.Prediction != "" {
 		k := predicted{o.Prediction, o.Row}
-		old := j.byID[k]
-		if old == nil {
-			j.byID[k] = s
-		} else {
-			*old = j.later(old, s)
+		if j.byID[k] == nil {
+			j.byID[k] = &settled{}
 		}
+		j.byID[k].told = append(j.byID[k].told, t)
 		return
 	}
-	var keys []string
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(o.Entity), &fields); err != nil {
 		return // it was read when it was taken in
 	}
-	for name := range fields {
-		keys = append(keys, name)
-	}
-	slices.Sort(keys)
+	keys := slices.Sorted(maps.Keys(fields))
 	at := slices.IndexFunc(j.entities, func(b *by) bool { return slices.Equal(b.keys, keys) })
 	if at < 0 {
 		at = len(j.entities)
@@ -202,26 +211,11 @@ func (j *judge) settle(o *Outcome) {
 	entries := j.entities[at].entries
 	for _, e := range entries[o.Entity] {
 		if e.at == o.At {
-			*e.settled = j.later(e.settled, s)
+			e.told = append(e.told, t)
 			return
 		}
 	}
-	entries[o.Entity] = append(entries[o.Entity], &atTime{settled: s, at: o.At})
-}
-
-func (j *judge) later(old, s *settled) settled {
-	if old.id == s.id && old.value == s.value {
-		j.count.Repeated++
-		return *old
-	}
-	j.count.Corrected++
-	last, first := *s, *old
-	if s.created <= old.created {
-		last, first = *old, *s
-		first.before = old.before
-	}
-	last.before = &first
-	return last
+	entries[o.Entity] = append(entries[o.Entity], &atTime{settled: &settled{told: []told{t}}, at: o.At})
 }
 
 // kinds counts outcomes by what their values look like: true and false, 0 and 1, other numbers, texts.
@@ -243,18 +237,19 @@ func (k *kinds) task() quality.Task {
 	return quality.Binary
 }
 
-// kind looks at the outcome of a prediction.
+// kind looks at the outcome of a prediction that came last.
 func (j *judge) kind(r *payload.Row) error {
-	s := j.outcome(r)
-	if s == nil {
+	all := j.outcomesOf(r)
+	if len(all) == 0 {
 		return nil
 	}
+	last := slices.MaxFunc(all, func(a, b told) int { return cmp.Compare(a.created, b.created) })
 	switch {
-	case s.value == "true" || s.value == "false":
+	case last.value == "true" || last.value == "false":
 		j.kinds.words++
-	case s.value == "0" || s.value == "1":
+	case last.value == "0" || last.value == "1":
 		j.kinds.bits++
-	case s.value[0] == '"':
+	case last.value[0] == '"':
 		j.kinds.texts++
 	default:
 		j.kinds.numbers++
@@ -262,23 +257,21 @@ func (j *judge) kind(r *payload.Row) error {
 	return nil
 }
 
-// outcome is what came true of a prediction, or nil.
-func (j *judge) outcome(r *payload.Row) *settled {
-	if s := j.byID[predicted{r.ID, r.Row}]; s != nil || len(j.entities) == 0 {
-		return s
-	}
-	var inputs map[string]json.RawMessage
-	if json.Unmarshal([]byte(r.Inputs), &inputs) != nil {
-		return nil
+// outcomesOf gives what came true of a prediction, as far as it was told.
+func (j *judge) outcomesOf(r *payload.Row) (all []told) {
+	if s := j.byID[predicted{r.ID, r.Row}]; s != nil {
+		s.used = true
+		all = s.told
 	}
 	for _, b := range j.entities {
-		for _, e := range b.of(inputs) {
-			if e.best == r.At && e.hash == r.Hash && e.row == r.Row {
-				return e.settled
+		for _, e := range b.entries[entityOf(j.parsed.inputs, b.keys)] {
+			if e.key == predictionKey(r.ID, r.Row) {
+				e.used = true
+				all = append(all[:len(all):len(all)], e.told...)
 			}
 		}
 	}
-	return nil
+	return all
 }
 
 // predictions reads those of the model and the time that were answered.
@@ -294,8 +287,11 @@ func (j *judge) predictions(ctx context.Context, each func(*payload.Row) error) 
 				if r.Model != j.q.Model || r.Kind != "" || r.At < from || r.At >= until || j.q.Version != 0 && int(r.Version) != j.q.Version {
 					continue
 				}
+				if j.parsed.read(r) != nil {
+					j.parsed = parsed{} // its values are not known
+				}
 				if err := each(r); err != nil {
-					return &unjudged{fmt.Errorf("prediction %q: %w", r.ID, err)}
+					return &blameless{fmt.Errorf("prediction %q: %w", r.ID, err)}
 				}
 			}
 			return nil
@@ -303,12 +299,12 @@ func (j *judge) predictions(ctx context.Context, each func(*payload.Row) error) 
 		if fault.Is(err, fault.NotFound) {
 			continue
 		}
-		if unfit := (*unjudged)(nil); errors.As(err, &unfit) {
-			return unfit.error
+		if innocent := (*blameless)(nil); errors.As(err, &innocent) {
+			return innocent.error
 		}
 		if fault.Is(err, fault.Invalid) {
-			if !slices.Contains(j.count.Damaged, o.Key) {
-				j.count.Damaged = append(j.count.Damaged, o.Key)
+			if !slices.Contains(j.out.Damaged, o.Key) {
+				j.out.Damaged = append(j.out.Damaged, o.Key)
 			}
 			continue
 		}
@@ -319,75 +315,45 @@ func (j *judge) predictions(ctx context.Context, each func(*payload.Row) error) 
 	return nil
 }
 
-// unjudged is of a prediction that can't be judged as it was asked for; no segment is to blame.
-type unjudged struct{ error }
+// blameless is an error that no segment is to blame for.
+type blameless struct{ error }
 
 // meet notes the predictions that outcomes about entities mean.
 func (j *judge) meet(r *payload.Row) error {
-	var inputs map[string]json.RawMessage
-	if json.Unmarshal([]byte(r.Inputs), &inputs) != nil {
-		return nil
-	}
 	for _, b := range j.entities {
-		for _, e := range b.of(inputs) {
-			if r.At <= e.at && r.At >= e.best {
-				e.best, e.hash, e.row = r.At, r.Hash, r.Row
+		for _, e := range b.entries[entityOf(j.parsed.inputs, b.keys)] {
+			key := predictionKey(r.ID, r.Row)
+			if r.At <= e.at && (r.At > e.best || r.At == e.best && key.Compare(e.key) > 0) {
+				e.best, e.key = r.At, key
 			}
 		}
 	}
 	return nil
 }
 
-// of finds the outcomes that are about what a prediction was.
-func (b *by) of(inputs map[string]json.RawMessage) []*atTime {
-	object := make(map[string]json.RawMessage, len(b.keys))
-	for _, k := range b.keys {
-		v, ok := inputs[k]
-		if !ok {
-			return nil
-		}
-		object[k] = v
-	}
-	text, err := json.Marshal(object)
-	if err != nil {
-		return nil
-	}
-	entity, err := Entity(text)
-	if err != nil {
-		return nil
-	}
-	return b.entries[entity]
-}
-
 // take counts a prediction, and its outcome if there is one.
 func (j *judge) take(r *payload.Row) error {
-	a, err := j.answer(r.Outputs)
+	a, err := j.how.answer(j.parsed.outputs)
 	if err != nil {
 		return err
 	}
-	keys := []key{{version: int(r.Version), all: true}}
+	keys := []key{{version: int(r.Version)}}
 	if j.q.Slice != "" {
-		keys = append(keys, key{version: int(r.Version), slice: j.slice(r)})
-	}
-	s := j.outcome(r)
-	var truth quality.Truth
-	if s != nil {
-		s.used = true
-	}
-	for ; s != nil; s = s.before { // a correction that can't be judged takes nothing away
-		if truth, err = j.q.Spec.ParseTruth([]byte(s.value)); err == nil {
-			j.count.Joined++
-			break
+		text := "(none)"
+		if v, ok := j.parsed.column(j.q.Slice); ok {
+			text = v.text()
 		}
-		j.unsuited(err)
+		keys = append(keys, key{int(r.Version), j.q.Slice + "=" + text})
 	}
+	truth, counts, what := settle(&j.how.spec, j.outcomesOf(r))
+	j.out.Outcomes.add(&what, 1)
 	for _, k := range keys {
 		state := j.states[k]
 		if state == nil {
 			if len(j.states) >= slicesMost {
 				return fault.New(fault.Invalid, "%q has more than %d values: too many to tell answers apart by", j.q.Slice, slicesMost)
 			}
-			if state, err = quality.NewState(j.q.Spec); err != nil {
+			if state, err = quality.NewState(j.how.spec); err != nil {
 				return err
 			}
 			j.states[k] = state
@@ -395,8 +361,8 @@ func (j *judge) take(r *payload.Row) error {
 		if err := state.Predicted(a); err != nil {
 			return err
 		}
-		if s != nil {
-			if err := state.Add(a, truth, time.Duration(s.time-r.At)*time.Microsecond); err != nil {
+		if counts != nil {
+			if err := state.Add(a, truth, time.Duration(counts.time-r.At)*time.Microsecond); err != nil {
 				return err
 			}
 		}
@@ -404,102 +370,46 @@ func (j *judge) take(r *payload.Row) error {
 	return nil
 }
 
-func (j *judge) unsuited(err error) {
-	j.count.Unsuited++
-	if j.count.Reason == "" {
-		j.count.Reason = fault.Message(err)
-	}
-}
-
-// slice is the value by which a row is told apart.
-func (j *judge) slice(r *payload.Row) string {
-	for _, text := range []string{r.Inputs, r.Features} {
-		var values map[string]json.RawMessage
-		if json.Unmarshal([]byte(text), &values) != nil {
-			continue
-		}
-		if v, ok := values[j.q.Slice]; ok {
-			var s string
-			if json.Unmarshal(v, &s) == nil {
-				return s
-			}
-			return string(v)
-		}
-	}
-	return "(none)"
-}
-
-// answer reads what was predicted out of the outputs.
-func (j *judge) answer(outputs string) (a quality.Answer, err error) {
-	var values map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(outputs), &values); err != nil {
-		return a, fault.Wrap(fault.Invalid, err, "its outputs are not in the log")
-	}
-	name := j.q.Output
-	if name == "" {
-		if _, ok := values["probability"]; ok {
-			name = "probability"
-		}
-		for only := range values {
-			if len(values) == 1 {
-				name = only
-			}
-		}
-	}
-	v, ok := values[name]
-	if !ok {
-		var names []string
-		for n := range values {
-			names = append(names, n)
-		}
-		slices.Sort(names)
-		return a, fault.New(fault.Invalid, "which output is the answer? expected one of %s, not %q", strings.Join(names, ", "), name)
-	}
-	if j.q.Spec.Task == quality.Multiclass {
-		if json.Unmarshal(v, &a.Class) != nil {
-			a.Class = string(v)
-		}
-		return a, j.q.Spec.Check(a)
-	}
-	if err := json.Unmarshal(v, &a.Number); err != nil {
-		return a, fault.Wrap(fault.Invalid, err, "the output %q is %.40s, expected a number", name, v)
-	}
-	return a, j.q.Spec.Check(a)
-}
-
 // judgement tells all that was counted.
 func (j *judge) judgement() (*Judgement, error) {
-	out := &Judgement{Model: j.q.Model, From: j.q.From.UTC(), Until: j.q.Until.UTC(), Versions: []Judged{}}
 	for k, state := range j.states {
-		v := Judged{Version: k.version, Slice: k.slice, Report: state.Report()}
-		if j.q.Spec.Task == quality.Binary {
-			estimate, err := state.Estimate(state)
-			if err != nil {
-				return nil, err
-			}
-			v.Estimate = estimate
+		v, err := judgedOf(k.version, k.slice, state)
+		if err != nil {
+			return nil, err
 		}
-		out.Versions = append(out.Versions, v)
+		j.out.Versions = append(j.out.Versions, v)
 	}
-	slices.SortFunc(out.Versions, func(a, b Judged) int {
-		return cmp.Or(cmp.Compare(a.Version, b.Version), strings.Compare(a.Slice, b.Slice))
-	})
+	sortJudged(j.out.Versions)
 	for _, s := range j.byID {
 		if !s.used {
-			j.count.Waiting++
+			j.out.Waiting++
 		}
 	}
 	for _, b := range j.entities {
 		for _, entries := range b.entries {
 			for _, e := range entries {
 				if !e.used {
-					j.count.Waiting++
+					j.out.Waiting++
 				}
 			}
 		}
 	}
-	out.Outcomes = j.count
-	return out, nil
+	return j.out, nil
+}
+
+// judgedOf reports a state.
+func judgedOf(version int, slice string, state *quality.State) (v Judged, err error) {
+	v = Judged{Version: version, Slice: slice, Report: state.Report()}
+	if state.Spec().Task == quality.Binary {
+		v.Estimate, err = state.Estimate(state)
+	}
+	return v, err
+}
+
+func sortJudged(all []Judged) {
+	slices.SortFunc(all, func(a, b Judged) int {
+		return cmp.Or(cmp.Compare(a.Version, b.Version), strings.Compare(a.Slice, b.Slice))
+	})
 }
 
 // parseVersion reads a version's number; empty: all.

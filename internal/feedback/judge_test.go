@@ -2,6 +2,7 @@ package feedback
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/env"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -23,9 +25,24 @@ import (
 
 // loop is what a judge needs: a place where predictions are logged and outcomes are taken in.
 type loop struct {
-	t    *testing.T
-	blob store.Blob
-	url  string
+	t       *testing.T
+	blob    store.Blob
+	journal *Journal
+	url     string
+}
+
+// journalOf makes a journal of a bucket.
+func journalOf(t testing.TB, b store.Blob) *Journal {
+	t.Helper()
+	tel, err := telemetry.Start(context.Background(), &telemetry.Config{Output: io.Discard}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := NewJournal(&JournalConfig{Join: 720 * time.Hour, Wait: time.Hour}, b, model.NewCatalog(b, time.Minute, nil), tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
 }
 
 func newLoop(t *testing.T) *loop {
@@ -41,7 +58,8 @@ func newLoop(t *testing.T) *loop {
 	}
 	mux := http.NewServeMux()
 	in.Register(mux)
-	registerAdmin(mux, b)
+	j := journalOf(t, b)
+	registerAdmin(mux, j)
 	server := httptest.NewServer(mux)
 	t.Cleanup(func() {
 		server.Close()
@@ -49,7 +67,7 @@ func newLoop(t *testing.T) *loop {
 			t.Error(err)
 		}
 	})
-	return &loop{t, b, server.URL}
+	return &loop{t, b, j, server.URL}
 }
 
 // predict logs predictions of probabilities, at a minute each from monday on; their ids are their numbers.
@@ -141,7 +159,7 @@ func outcomeOf(n int, value string) string {
 func TestOutcomesAreJoined(t *testing.T) {
 	l := newLoop(t)
 	l.send(outcomeOf(0, "true"), outcomeOf(1, "false")) // early
-	if j := l.judge(""); len(j.Versions) != 0 || j.Outcomes.Waiting != 2 {
+	if j := l.judge(""); len(j.Versions) != 0 || j.Waiting != 2 {
 		t.Errorf("before the log: got %+v", j)
 	}
 	l.predict(1, 0, .9, .2, .8, .4, .7, .1)
@@ -155,7 +173,7 @@ func TestOutcomesAreJoined(t *testing.T) {
 	l.send(`{"prediction":"5","value":1,"model":"other"}`)                    // of another model
 	l.send(outcomeOf(7, `"maybe"`), outcomeOf(99, "true"))                    // unsuited, unknown
 	j := l.judge("task=binary")
-	if len(j.Versions) != 2 || j.Outcomes.Joined != 7 || j.Outcomes.Repeated != 1 || j.Outcomes.Corrected != 2 || j.Outcomes.Unsuited != 1 || j.Outcomes.Waiting != 1 || !strings.Contains(j.Outcomes.Reason, "maybe") {
+	if len(j.Versions) != 2 || j.Outcomes.Joined != 7 || j.Outcomes.Repeated != 1 || j.Outcomes.Corrected != 2 || j.Outcomes.Unsuited != 1 || j.Waiting != 1 || !strings.Contains(j.Outcomes.Reason, "maybe") {
 		t.Fatalf("got %+v", j)
 	}
 	one, two := j.Versions[0].Report, j.Versions[1].Report
@@ -174,7 +192,7 @@ func TestOutcomesAreJoined(t *testing.T) {
 	}
 
 	sliced := l.judge("task=binary&version=1&slice=carrier")
-	if len(sliced.Versions) != 3 || sliced.Versions[0].Report.Outcomes != 6 || sliced.Versions[1].Slice != "AA" || sliced.Versions[1].Report.Outcomes != 3 || sliced.Versions[2].Slice != "B6" {
+	if len(sliced.Versions) != 3 || sliced.Versions[0].Report.Outcomes != 6 || sliced.Versions[1].Slice != "carrier=AA" || sliced.Versions[1].Report.Outcomes != 3 || sliced.Versions[2].Slice != "carrier=B6" {
 		t.Errorf("got %+v", sliced)
 	}
 	if j := l.judge("task=binary&version=3"); len(j.Versions) != 0 {
@@ -225,7 +243,7 @@ func TestUnsuitedCorrections(t *testing.T) {
 	l.send(outcomeOf(1, "false"))
 	l.send(outcomeOf(1, "7"))
 	j := l.judge("task=binary")
-	if o := j.Outcomes; o.Joined != 2 || o.Unsuited != 2 || o.Corrected != 4 || j.Versions[0].Report.Metrics["accuracy"].Value != 1 {
+	if o := j.Outcomes; o.Joined != 2 || o.Unsuited != 3 || o.Corrected != 1 || j.Versions[0].Report.Metrics["accuracy"].Value != 1 {
 		t.Errorf("got %+v, accuracy %g; want .9 to be true and .2 to be false", o, j.Versions[0].Report.Metrics["accuracy"].Value)
 	}
 }
@@ -241,7 +259,7 @@ func TestOutcomesOfEntities(t *testing.T) {
 	l.send(`{"model":"m","entity":{"gate":3,"carrier":"B6"},"at":"2026-11-23T12:00:00Z","value":true}`) // minute 3
 	j := l.judge("")
 	r := j.Versions[0].Report
-	if r.Task != quality.Binary || j.Outcomes.Joined != 4 || j.Outcomes.Waiting != 2 || r.Outcomes != 4 {
+	if r.Task != quality.Binary || j.Outcomes.Joined != 4 || j.Waiting != 2 || r.Outcomes != 4 {
 		t.Fatalf("got %+v %+v", j.Outcomes, r)
 	}
 	// .9 true, .2 false, .8 false, .4 true.
@@ -274,7 +292,7 @@ func TestJudgeRefuses(t *testing.T) {
 		}
 	}
 	j, err := Judge(t.Context(), l.blob, &Question{Model: "m", From: monday, Until: monday.Add(30 * time.Second)})
-	if err != nil || len(j.Outcomes.Damaged) != 2 || j.Outcomes.Joined != 1 {
+	if err != nil || len(j.Damaged) != 2 || j.Outcomes.Joined != 1 {
 		t.Errorf("got %+v, %v", j, err)
 	}
 	if _, err := Judge(t.Context(), l.blob, &Question{Model: "m", Until: monday.AddDate(1, 0, 0), Slice: "x", Spec: quality.Spec{Task: "binary"}}); !fault.Is(err, fault.Invalid) {

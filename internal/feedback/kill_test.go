@@ -17,11 +17,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/engine"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/serve/servetest"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // instanceBucket makes a run of this test binary an instance that takes outcomes in, so that it can be killed.
@@ -54,20 +59,31 @@ func TestInstance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	go func() { // as ticks would have it
+		j := journalOf(t, at(t, bucket))
+		for t.Context().Err() == nil {
+			if _, err := j.CatchUp(t.Context()); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
 	fmt.Printf("%s\n", l.Addr())
 	server := &http.Server{Handler: f.mux, ReadHeaderTimeout: time.Minute}
 	t.Error(server.Serve(l))
 }
 
 // TestKilledInstancesLoseNothing has outcomes posted until each is acknowledged, and not again, by two
-// instances that are killed and started again all the time.
+// instances that are killed and started again all the time, and take them into windows meanwhile. In the end each is
+// kept, and counts once.
 func TestKilledInstancesLoseNothing(t *testing.T) {
 	t.Run("disk", func(t *testing.T) { killed(t, "file://"+t.TempDir()) })
 	t.Run("s3", func(t *testing.T) { killed(t, storetest.S3URL(t)) })
 }
 
 func killed(t *testing.T, bucket string) {
-	const kills, most = 12, 500_000 // the number of outcomes is what the kills take
+	const kills, most = 12, 200_000 // the number of outcomes is what the kills take
+	logNumbers(t, at(t, bucket), most)
 	instances := []*servetest.Instance{{}, {}}
 	for _, i := range instances {
 		if err := i.Start(t, instanceBucket+"="+bucket); err != nil {
@@ -78,7 +94,7 @@ func killed(t *testing.T, bucket string) {
 	go func() {
 		defer close(over)
 		for range kills {
-			time.Sleep(time.Duration(50+rand.IntN(200)) * time.Millisecond)
+			time.Sleep(time.Duration(50+rand.IntN(600)) * time.Millisecond)
 			i := instances[rand.IntN(2)]
 			i.Kill()
 			if err := i.Start(t, instanceBucket+"="+bucket); err != nil {
@@ -120,11 +136,28 @@ func killed(t *testing.T, bucket string) {
 	if unanswered.Load() == 0 {
 		t.Fatal("no request was without an answer: the test proves nothing")
 	}
+	for _, i := range instances {
+		i.Kill()
+	}
 	blob := at(t, bucket)
+	j := journalOf(t, blob)
+	before, _, err := j.head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	found := map[string]string{}
-	for _, object := range inbox(t, blob) {
-		for _, o := range object {
-			found[o.Prediction] = o.Value
+	for _, prefix := range []string{InboxPrefix, LogPrefix} {
+		for key, data := range objectsOf(t, blob, prefix) {
+			all, err := readOutcomes(key, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range all {
+				found[o.Prediction] = o.Value
+			}
 		}
 	}
 	for _, lines := range objectsOf(t, blob, RejectedPrefix) {
@@ -136,11 +169,14 @@ func killed(t *testing.T, bucket string) {
 			found[kept.Outcome.Prediction] = "rejected"
 		}
 	}
+	good := int64(0)
 	lost := 0
 	for i := range sent {
 		want := fmt.Sprint(i)
 		if i%10 == 5 {
 			want = "rejected"
+		} else {
+			good++
 		}
 		if found[fmt.Sprint("p-", i)] != want {
 			lost++
@@ -149,7 +185,47 @@ func killed(t *testing.T, bucket string) {
 	if lost > 0 || len(found) != sent {
 		t.Errorf("%d of %d outcomes that were acknowledged are lost, and %d are found", lost, sent, len(found))
 	}
+	got, err := j.Judge(t.Context(), &Question{Model: "numbers", From: monday, Until: monday.AddDate(0, 0, 1)})
+	if err != nil || len(got.Versions) != 1 || got.By != ByWindows {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	// What is predicted of a number is the number.
+	if r := got.Versions[0].Report; r.Predicted != most || r.Outcomes != good || got.Outcomes.Joined != good || got.Outcomes.Corrected != 0 || r.Metrics["mae"].Value != 0 {
+		t.Errorf("of %d outcomes %d count, with an error of %g; %+v", good, r.Outcomes, r.Metrics["mae"].Value, got.Outcomes)
+	}
+	t.Logf("%d commits were made between the kills", before.Number)
 	t.Logf("%d kills left %d requests without an answer; of %d outcomes %d are lost", kills, unanswered.Load(), sent, lost)
+}
+
+// logNumbers logs predictions of numbers, each of itself.
+func logNumbers(t *testing.T, b store.Blob, n int) {
+	t.Helper()
+	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = model.NewCatalog(b, time.Minute, nil).Publish(t.Context(), model.Manifest{
+		Name: "numbers", Runtime: "onnx", Digest: model.Digest("sha256:" + strings.Repeat("0", 64)), Size: 1, Memory: engine.Memory{Session: 1, Loading: 1},
+		Signature: engine.Signature{Outputs: []tensor.Spec{{Name: "number", Type: tensor.FP64, Shape: []int64{-1}}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for first := 0; first < n; first += 10_000 { // segments as they would be
+		log, err := payload.Open(&payload.Config{On: "on", Memory: 8 << 20, Every: time.Hour}, b, nil, tel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := first; i < first+10_000; i++ {
+			at := monday.Add(time.Duration(i) * time.Millisecond)
+			log.Add(&payload.Origin{Model: "numbers", Version: 1, Sample: 1}, &payload.Prediction{
+				ID: fmt.Sprint("p-", i), Asked: at, At: at, Rows: 1, Outputs: []tensor.Tensor{tensor.Of("number", []int64{1}, []float64{float64(i)})},
+			})
+		}
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // delivered tells whether outcomes were acknowledged. Each tenth of them is a bad one; alone it is refused, and kept.

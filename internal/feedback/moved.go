@@ -1,8 +1,8 @@
 package feedback
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,11 +23,21 @@ func referenceKey(name string, version int) string {
 
 // Drift is how far what a model was asked, given and answered has moved from its training reference.
 type Drift struct {
-	Model    string    `json:"model"`
+	Model     string          `json:"model"`
+	From      time.Time       `json:"from"`
+	Until     time.Time       `json:"until"`
+	By        string          `json:"by"` // windows or log
+	Versions  []Drifted       `json:"versions"`
+	Windows   []DriftedWindow `json:"windows,omitempty"`   // those with predictions, in their order
+	Elsewhere *Elsewhere      `json:"elsewhere,omitempty"` // where there are none in the time that was asked about
+	Damaged   []string        `json:"damaged,omitempty"`   // objects of the bucket that can't be read, and are left out
+}
+
+// DriftedWindow is how far it had moved in some of the time.
+type DriftedWindow struct {
 	From     time.Time `json:"from"`
 	Until    time.Time `json:"until"`
 	Versions []Drifted `json:"versions"`
-	Damaged  []string  `json:"damaged,omitempty"` // objects of the bucket that can't be read, and are left out
 }
 
 // Drifted is one version.
@@ -37,43 +47,116 @@ type Drifted struct {
 	Report  *drift.Report `json:"report,omitempty"`
 }
 
-// Moved compares the predictions of a model and time with the references of its versions. Of q it goes by
-// Model, Version, From and Until. A column of a reference is the feature of its name or,
+// Moved compares the predictions of a model and time with the references of its versions, by the log. A column of a reference is the feature of its name or,
 // where there is none, the input or the output; other columns are not compared.
 func Moved(ctx context.Context, blob store.Blob, q *Question, o drift.Options) (*Drift, error) {
-	j := &judge{blob: blob, q: q}
-	states := map[int]*drift.State{}
-	err := j.predictions(ctx, func(r *payload.Row) error {
-		version := int(r.Version)
-		s, known := states[version]
-		if !known {
-			reference, err := readReference(ctx, blob, q.Model, version)
-			if err != nil && !fault.Is(err, fault.NotFound) {
-				return err
-			}
-			if err == nil {
-				s = drift.NewState(reference)
-			}
-			states[version] = s // nil: there is none
+	f, err := frameOf(q)
+	if err != nil {
+		return nil, err
+	}
+	j := &judge{blob: blob, q: q, out: &Judgement{}}
+	m := newMoving(blob, q, f)
+	err = j.predictions(ctx, func(r *payload.Row) error {
+		reference, err := m.reference(ctx, int(r.Version))
+		if reference == nil || err != nil {
+			return err
 		}
-		if s == nil {
-			return nil
+		for _, s := range m.at(int(r.Version), r.At) {
+			observe(s, &j.parsed)
 		}
-		return observe(s, r)
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	d := &Drift{Model: q.Model, From: q.From.UTC(), Until: q.Until.UTC(), Versions: []Drifted{}, Damaged: j.count.Damaged}
-	for _, version := range slices.Sorted(maps.Keys(states)) {
-		v := Drifted{Version: version}
-		if s := states[version]; s == nil {
-			v.Missing = fmt.Sprintf("there is no training reference of %s:%d; pilotlight drift reference makes one", q.Model, version)
-		} else if v.Report, err = drift.Compare(s, o); err != nil {
-			return nil, err
-		}
-		d.Versions = append(d.Versions, v)
+	d, err := m.report(ByLog, o)
+	if err == nil {
+		d.Damaged = j.out.Damaged
 	}
+	return d, err
+}
+
+// moving gathers states of drift, of the windows of a frame and of the whole.
+type moving struct {
+	blob       store.Blob
+	q          *Question
+	frame      frame
+	references map[int]*drift.Profile // by version; nil: there is none
+	states     map[place]*drift.State
+}
+
+func newMoving(blob store.Blob, q *Question, f frame) *moving {
+	return &moving{blob, q, f, map[int]*drift.Profile{}, map[place]*drift.State{}}
+}
+
+// reference gives that of a version; nil: there is none.
+func (m *moving) reference(ctx context.Context, version int) (*drift.Profile, error) {
+	p, known := m.references[version]
+	if known {
+		return p, nil
+	}
+	p, err := findReference(ctx, m.blob, m.q.Model, version)
+	if err == nil {
+		m.references[version] = p
+	}
+	return p, err
+}
+
+// at gives the states of a version, which has a reference, that a time belongs to.
+func (m *moving) at(version int, micros int64) []*drift.State {
+	windows := []int64{whole}
+	if m.frame.every > 0 {
+		windows = append(windows, m.frame.at(micros))
+	}
+	var of []*drift.State
+	for _, n := range windows {
+		p := place{n, key{version: version}}
+		if m.states[p] == nil {
+			m.states[p] = drift.NewState(m.references[version])
+		}
+		of = append(of, m.states[p])
+	}
+	return of
+}
+
+// report compares. False alarms are bounded over all windows together.
+func (m *moving) report(by string, o drift.Options) (*Drift, error) {
+	d := &Drift{Model: m.q.Model, From: time.UnixMicro(m.frame.from).UTC(), Until: time.UnixMicro(m.frame.until).UTC(), By: by, Versions: []Drifted{}}
+	if by == ByLog {
+		d.From, d.Until = m.q.From.UTC(), m.q.Until.UTC()
+	}
+	windows := map[int64][]int{}
+	for p := range m.states {
+		windows[p.window] = append(windows[p.window], p.version)
+	}
+	for _, n := range slices.Sorted(maps.Keys(windows)) {
+		options := o
+		if n != whole {
+			options.Windows = max(len(windows)-1, 1)
+		}
+		var all []Drifted
+		slices.Sort(windows[n])
+		for _, version := range windows[n] {
+			report, err := drift.Compare(m.states[place{n, key{version: version}}], options)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, Drifted{Version: version, Report: report})
+		}
+		if n == whole {
+			d.Versions = append(d.Versions, all...)
+			continue
+		}
+		w := DriftedWindow{Versions: all}
+		w.From, w.Until = m.frame.window(n)
+		d.Windows = append(d.Windows, w)
+	}
+	for version, reference := range m.references {
+		if reference == nil {
+			d.Versions = append(d.Versions, Drifted{Version: version, Missing: fmt.Sprintf("there is no training reference of %s:%d; pilotlight drift reference makes one", m.q.Model, version)})
+		}
+	}
+	slices.SortFunc(d.Versions, func(a, b Drifted) int { return cmp.Compare(a.Version, b.Version) })
 	return d, nil
 }
 
@@ -85,50 +168,25 @@ func readReference(ctx context.Context, blob store.Blob, name string, version in
 	return drift.Parse(data)
 }
 
-// observe counts the columns of a reference in a row of a prediction.
-func observe(s *drift.State, r *payload.Row) error {
-	columns := s.Profile().Columns()
-	seen := make([]bool, len(columns))
-	for _, text := range [...]string{r.Features, r.Inputs, r.Outputs} {
-		if text == "" {
-			continue
-		}
-		var values map[string]json.RawMessage
-		if err := json.Unmarshal([]byte(text), &values); err != nil {
-			return fault.Wrap(fault.Invalid, err, "its values are not a JSON object")
-		}
-		for name, v := range values {
-			at, ok := s.Profile().Column(name)
-			if !ok || seen[at] {
-				continue
-			}
-			seen[at] = true
-			switch v[0] {
-			case '"':
-				var t string
-				if json.Unmarshal(v, &t) != nil {
-					s.AddMissing(at)
-					continue
-				}
-				s.AddText(at, t)
-			case 't':
-				s.AddNumber(at, 1)
-			case 'f':
-				s.AddNumber(at, 0)
-			default:
-				var f float64
-				if string(v) == "null" || json.Unmarshal(v, &f) != nil { // an array, too
-					s.AddMissing(at)
-					continue
-				}
-				s.AddNumber(at, f)
-			}
-		}
+// findReference gives nil where there is no reference, or it can't be read: no data is lost for it.
+func findReference(ctx context.Context, blob store.Blob, name string, version int) (*drift.Profile, error) {
+	p, err := readReference(ctx, blob, name, version)
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Invalid) {
+		return nil, nil //nolint:nilnil // there is none
 	}
-	for at := range columns {
-		if !seen[at] {
+	return p, err
+}
+
+// observe counts the columns of a reference in a row of a prediction: the feature of its name, else the input or the output.
+func observe(s *drift.State, row *parsed) {
+	for at, c := range s.Profile().Columns() {
+		v, ok := row.column(c.Name)
+		if ok && v[0] == '"' {
+			s.AddText(at, v.text())
+		} else if f, number := v.number(); ok && number {
+			s.AddNumber(at, f)
+		} else { // an array, too
 			s.AddMissing(at)
 		}
 	}
-	return nil
 }

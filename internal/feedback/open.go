@@ -31,16 +31,14 @@ func (c *KeepConfig) Validate() error {
 
 // Config is what the function reads from the environment.
 type Config struct {
-	Intake IntakeConfig
-	Keep   KeepConfig
-	Alert  alert.Config
+	Intake  IntakeConfig
+	Journal JournalConfig
+	Keep    KeepConfig
+	Alert   alert.Config
 }
 
 // Parts are the configurations that it is made of, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Intake, &c.Keep, &c.Alert} }
-
-// catchUp is for how long a segment may have been overlooked, because nobody ticked, before it never counts.
-const catchUp = 24 * time.Hour
+func (c *Config) Parts() []any { return []any{&c.Intake, &c.Journal, &c.Keep, &c.Alert} }
 
 // Deps are what the function is made of.
 type Deps struct {
@@ -58,31 +56,34 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 	p.Defer(in.Close)
 	in.Register(p.Mux)
 	in.Hear(d.Events)
-	alerts, err := alert.New(&c.Alert, alert.Deps{Blob: d.Blob, Sink: d.Sink, Quality: func(string) bool { return false }}, p.Tel)
+	alerts, err := alert.New(&c.Alert, alert.Deps{Blob: d.Blob, Sink: d.Sink, Quality: isQuality}, p.Tel)
 	if err != nil {
 		return nil, err
 	}
 	alerts.Register(p.Mux)
-	registerAdmin(p.Mux, d.Blob)
-	windows := &Windows{blob: d.Blob}
-	catalog := model.NewCatalog(d.Blob, time.Minute, nil)
+	journal, err := NewJournal(&c.Journal, d.Blob, model.NewCatalog(d.Blob, time.Minute, nil), p.Tel)
+	if err != nil {
+		return nil, err
+	}
+	registerAdmin(p.Mux, journal)
 	event.On(d.Events, event.Tick, func(ctx context.Context, _ *event.Event, tick event.Ticked) error {
 		line := telemetry.LineFrom(ctx)
 		switch tick.Job {
 		case "sweep-feedback":
-			deleted, err := Sweep(ctx, d.Blob, time.Now().Add(-c.Keep.Keep))
+			deleted, err := journal.Sweep(ctx, time.Now().Add(-c.Keep.Keep))
 			line.Set(slog.Int("deleted", deleted))
 			return err
 		case "evaluate-alerts":
-			added, damaged, err := windows.CatchUp(ctx, time.Now().Add(-catchUp))
-			line.Set(slog.Int("segments", added))
-			if len(damaged) > 0 {
-				line.Set(slog.Any("damaged", damaged[:min(len(damaged), 10)]))
+			did, err := journal.CatchUp(ctx)
+			line.Set(slog.Int("segments", did.Segments), slog.Int("predictions", did.Predictions), slog.Int("outcomes", did.Outcomes),
+				slog.Int("joined", did.Joined), slog.Int("unknown", did.Unknown), slog.Int("waiting", did.Waiting))
+			if len(did.Damaged) > 0 {
+				line.Set(slog.Any("damaged", did.Damaged[:min(len(did.Damaged), 10)]))
 			}
 			if err != nil {
 				return err
 			}
-			return alerts.Tick(ctx, &watcher{windows, catalog, map[[2]int64]*window{}})
+			return alerts.Tick(ctx, &watcher{journal, map[[2]int64]*window{}})
 		}
 		return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
 	})
@@ -99,31 +100,50 @@ func (in *Intake) reach(ctx context.Context) error {
 }
 
 // Sweep deletes segments of predictions and of outcomes, rejected outcomes and windows, that are from before a
-// moment, and tells how many objects they were.
-func Sweep(ctx context.Context, blob store.Blob, before time.Time) (deleted int, err error) {
-	deleted, err = payload.Sweep(ctx, blob, before)
+// moment, and what no commit needs, and tells how many objects they were.
+func (j *Journal) Sweep(ctx context.Context, before time.Time) (deleted int, err error) {
+	deleted, err = payload.Sweep(ctx, j.blob, before)
 	if err != nil {
 		return deleted, err
 	}
-	// The keys of all begin with a time, so that they come in its order.
-	for prefix, until := range map[string]string{
-		InboxPrefix:    fmt.Sprintf("%s%016d", InboxPrefix, max(before.UnixMicro(), 0)),
-		RejectedPrefix: RejectedPrefix + before.UTC().Format(time.DateOnly),
-		windowKey(narrow, 0)[:len(windowKey(narrow, 0))-16]: windowKey(narrow, before.UnixMicro()),
-		windowKey(wide, 0)[:len(windowKey(wide, 0))-16]:     windowKey(wide, before.UnixMicro()),
+	n, err := j.sweep(ctx, j.now().Add(-catchUp))
+	deleted += n
+	if err != nil {
+		return deleted, err
+	}
+	for _, old := range []struct {
+		prefix string
+		gone   func(o *store.Object) (gone, last bool)
+	}{
+		// The keys of these begin with a time, so that they come in its order.
+		{InboxPrefix, until(InboxPrefix + micros(before.UnixMicro()))},
+		{LogPrefix, until(LogPrefix + micros(before.UnixMicro()))},
+		{DamagedPrefix, until(DamagedPrefix + micros(before.UnixMicro()))},
+		{RejectedPrefix, until(RejectedPrefix + before.UTC().Format(time.DateOnly))},
+		// Predictions may be as of another time than that they were made at, and windows are then of that.
+		{WindowPrefix, func(o *store.Object) (bool, bool) { return o.Modified.Before(before), false }},
 	} {
-		for o, err := range blob.List(ctx, prefix, "") {
+		for o, err := range j.blob.List(ctx, old.prefix, "") {
 			if err != nil {
-				return deleted, fmt.Errorf("list %s: %w", prefix, err)
+				return deleted, fmt.Errorf("list %s: %w", old.prefix, err)
 			}
-			if o.Key >= until {
+			gone, last := old.gone(&o)
+			if last {
 				break
 			}
-			if err := blob.Delete(ctx, o.Key); err != nil {
+			if !gone {
+				continue
+			}
+			if err := j.blob.Delete(ctx, o.Key); err != nil {
 				return deleted, fmt.Errorf("delete %q: %w", o.Key, err)
 			}
 			deleted++
 		}
 	}
 	return deleted, nil
+}
+
+// until tells that all before a key is gone.
+func until(key string) func(o *store.Object) (gone, last bool) {
+	return func(o *store.Object) (bool, bool) { return o.Key < key, o.Key >= key }
 }

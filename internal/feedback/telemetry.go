@@ -51,3 +51,20 @@ func (t *instruments) group(ctx context.Context, outcomes int, took time.Duratio
 	t.groups.Record(ctx, int64(outcomes))
 	t.took.Record(ctx, took.Seconds(), metric.WithAttributes(attribute.String("result", result)))
 }
+
+// measure makes the counters of a journal.
+func (j *Journal) measure(tel *telemetry.Telemetry) error {
+	var errs [2]error
+	j.joins, errs[0] = tel.Meter.Int64Counter("pilotlight.feedback.joins",
+		metric.WithDescription("Outcomes that were looked up, by result: joined with their predictions, or unknown, as those did not come in time."))
+	j.damaged, errs[1] = tel.Meter.Int64Counter("pilotlight.feedback.damaged",
+		metric.WithDescription("Objects of the bucket that could not be read, by kind: log (segments and outcomes, which are left out), or window (which begins anew)."))
+	return errors.Join(errs[:]...)
+}
+
+// count counts what a commit took.
+func (j *Journal) count(ctx context.Context, did *Progress) {
+	j.joins.Add(ctx, int64(did.Joined), metric.WithAttributes(attribute.String("result", "joined")))
+	j.joins.Add(ctx, int64(did.Unknown), metric.WithAttributes(attribute.String("result", "unknown")))
+	j.damaged.Add(ctx, int64(len(did.Damaged)), metric.WithAttributes(attribute.String("kind", "log")))
+}

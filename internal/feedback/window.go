@@ -1,32 +1,17 @@
 package feedback
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"math"
-	mathrand "math/rand/v2"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
-	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
-
-// Windows count what the payload log tells: how many predictions were made, how many of them
-// failed, and how long they took. Each segment is added to the windows that its predictions were answered
-// in, once, by whichever instance comes first: a window names the segments that it has. So any
-// number of instances may add to any window, and end at any moment. There are windows of two
-// widths, so that a short span is told exactly and a long one takes few reads.
-type Windows struct {
-	blob store.Blob
-}
 
 // The widths of windows.
 const (
@@ -38,17 +23,22 @@ const (
 	spanMost = 31 * 24 * time.Hour
 )
 
-// WindowPrefix is where windows lie, by their width in seconds and their start in microseconds since 1970.
-const WindowPrefix = "feedback/windows/"
+// windowPrefix is where the windows of a generation lie.
+func windowPrefix(generation int64) string { return WindowPrefix + micros(generation) + "/" }
 
+// windowKey is where a window lies in its generation: by its width in seconds and its start.
 func windowKey(width time.Duration, start int64) string {
-	return fmt.Sprintf("%s%d/%016d", WindowPrefix, int(width.Seconds()), max(start, 0))
+	return fmt.Sprintf("%d/%s", int(width.Seconds()), micros(start))
 }
 
-// window is what lies under a windowKey.
+// micros writes a time in microseconds since 1970 so that later ones come later.
+func micros(t int64) string { return fmt.Sprintf("%016d", max(t, 0)) }
+
+// window counts what the payload log tells of a span of time in which predictions were answered: how many they were, how many of them
+// failed, and how long they took. There are windows of two widths, so that a short span is told exactly and a long one takes few reads.
 type window struct {
-	Segments []string                       `json:"segments"` // that it has, by the hashes in their keys
-	Models   map[string]map[string]*traffic `json:"models"`   // by name and version
+	Commit int64                          `json:"commit,omitempty"` // the last that was added
+	Models map[string]map[string]*traffic `json:"models"`           // by name and version
 }
 
 // traffic is of one version of a model. Counts are weighted by what a prediction of the log stands for.
@@ -57,6 +47,7 @@ type traffic struct {
 	Made    float64         `json:"made"`              // that they stand for
 	Failed  float64         `json:"failed,omitempty"`  // of those made
 	Last    int64           `json:"last"`              // when the last was answered, in microseconds since 1970
+	Feature int64           `json:"feature,omitempty"` // of when the newest feature was, likewise; 0: there was none
 	Latency map[int]float64 `json:"latency,omitempty"` // of those that did not fail: how many, by latencyBin
 }
 
@@ -70,10 +61,12 @@ func latencyBin(micros int64) int {
 // latencyOf is the middle of a bin, in seconds.
 func latencyOf(bin int) float64 { return math.Exp2((float64(bin)+.5)/latencyBins) / 1e6 }
 
-func (t *traffic) add(r *payload.Row) {
+// add counts a prediction whose newest feature is of a time.
+func (t *traffic) add(r *payload.Row, feature int64) {
 	t.Kept++
 	t.Made += r.Weight
 	t.Last = max(t.Last, r.Answered)
+	t.Feature = max(t.Feature, feature)
 	if r.Kind != "" {
 		t.Failed += r.Weight
 		return
@@ -89,6 +82,7 @@ func (t *traffic) merge(o *traffic) {
 	t.Made += o.Made
 	t.Failed += o.Failed
 	t.Last = max(t.Last, o.Last)
+	t.Feature = max(t.Feature, o.Feature)
 	if t.Latency == nil && len(o.Latency) > 0 {
 		t.Latency = map[int]float64{}
 	}
@@ -141,151 +135,11 @@ func (w *window) merge(o *window) {
 	}
 }
 
-// segmentID is what windows know a segment by, and until when its last prediction was answered.
-func segmentID(key string) (id string, until int64, ok bool) {
-	micros, hash, found := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(key, payload.Inbox), ".parquet"), "-")
-	until, err := strconv.ParseInt(micros, 10, 64)
-	return hash[:min(len(hash), 16)], until, found && err == nil && len(hash) >= 16
-}
-
-// CatchUp adds the segments that are not yet in their windows, of those whose last prediction was answered
-// since a moment, and tells how many they were. A segment that can't be read is left out, and
-// is among damaged: it costs no other.
-func (s *Windows) CatchUp(ctx context.Context, since time.Time) (added int, damaged []string, err error) {
-	after := ""
-	if since.UnixMicro() > 0 {
-		after = fmt.Sprintf("%s%016d", payload.Inbox, since.UnixMicro())
-	}
-	known := map[int64][]string{} // the segments of wide windows
-	for o, err := range s.blob.List(ctx, payload.Inbox, after) {
-		if err != nil {
-			return added, damaged, fmt.Errorf("list segments of predictions: %w", err)
-		}
-		id, until, ok := segmentID(o.Key)
-		if !ok {
-			damaged = append(damaged, o.Key)
-			continue
-		}
-		start := startOf(until, wide)
-		if _, read := known[start]; !read {
-			w, _, err := s.read(ctx, windowKey(wide, start))
-			if err != nil {
-				return added, damaged, err
-			}
-			known[start] = w.Segments
-		}
-		if slices.Contains(known[start], id) {
-			continue
-		}
-		err := s.add(ctx, o.Key, id, until)
-		if fault.Is(err, fault.Invalid) {
-			damaged = append(damaged, o.Key)
-			continue
-		}
-		if err != nil {
-			return added, damaged, err
-		}
-		added++
-	}
-	return added, damaged, nil
-}
-
 func startOf(micros int64, width time.Duration) int64 { return micros - micros%width.Microseconds() }
-
-// add adds a segment to its windows: last to the wide one of its end, by which CatchUp knows that it was added to all.
-func (s *Windows) add(ctx context.Context, key, id string, until int64) error {
-	parts := map[string]*window{}
-	err := payload.Load(ctx, s.blob, key, func(rows []payload.Row) error {
-		for i := range rows {
-			r := &rows[i]
-			if r.Row != 0 { // a prediction is one, however many rows it has
-				continue
-			}
-			for _, width := range [...]time.Duration{narrow, wide} {
-				k := windowKey(width, startOf(r.Answered, width))
-				if parts[k] == nil {
-					parts[k] = &window{}
-				}
-				parts[k].of(strings.Clone(r.Model), strconv.Itoa(int(r.Version))).add(r)
-			}
-		}
-		return nil
-	})
-	if fault.Is(err, fault.NotFound) { // it was swept meanwhile
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	last := windowKey(wide, startOf(until, wide))
-	if parts[last] == nil {
-		parts[last] = &window{}
-	}
-	for k, part := range parts {
-		if k == last {
-			continue
-		}
-		if err := s.merge(ctx, k, id, part); err != nil {
-			return err
-		}
-	}
-	return s.merge(ctx, last, id, parts[last])
-}
-
-// merge adds what a segment has of a window to it, unless that was done.
-func (s *Windows) merge(ctx context.Context, key, id string, part *window) error {
-	for attempt := 0; ; attempt++ {
-		w, version, err := s.read(ctx, key)
-		if err != nil {
-			return err
-		}
-		if slices.Contains(w.Segments, id) {
-			return nil
-		}
-		w.Segments = append(w.Segments, id)
-		w.merge(part)
-		b, err := json.Marshal(w)
-		if err != nil {
-			return err
-		}
-		condition := store.IfAbsent()
-		if version != "" {
-			condition = store.IfVersion(version)
-		}
-		_, err = s.blob.Put(ctx, key, bytes.NewReader(b), int64(len(b)), condition)
-		if !fault.Is(err, fault.Conflict) {
-			return err
-		}
-		if attempt == 20 {
-			return fault.Wrap(fault.Unavailable, err, "the window %q changes too often", key)
-		}
-		select { // somebody else was quicker
-		case <-time.After(time.Duration(mathrand.Int64N(int64(5*time.Millisecond) << min(attempt, 6)))):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// read gives a window and its version; one that is not there is empty and has none.
-func (s *Windows) read(ctx context.Context, key string) (*window, string, error) {
-	b, o, err := store.ReadAll(ctx, s.blob, key)
-	if fault.Is(err, fault.NotFound) {
-		return &window{}, "", nil
-	}
-	if err != nil {
-		return nil, "", fmt.Errorf("read the window %q: %w", key, err)
-	}
-	w := &window{}
-	if err := json.Unmarshal(b, w); err != nil {
-		return nil, "", fault.Wrap(fault.Internal, err, "the window %q is damaged in the bucket", key)
-	}
-	return w, o.Version, nil
-}
 
 // span merges the windows that a span of time touches: those of five minutes, or of an hour
 // where it is long.
-func (s *Windows) span(ctx context.Context, from, until time.Time) (*window, error) {
+func (j *Journal) span(ctx context.Context, from, until time.Time) (*window, error) {
 	if until.Sub(from) > spanMost {
 		return nil, fault.New(fault.Invalid, "a window of %s is longer than the %s that are looked back at", until.Sub(from), spanMost)
 	}
@@ -297,12 +151,16 @@ func (s *Windows) span(ctx context.Context, from, until time.Time) (*window, err
 	for start := startOf(max(from.UnixMicro(), 0), width); start < until.UnixMicro(); start += width.Microseconds() {
 		starts = append(starts, start)
 	}
+	h, _, err := j.head(ctx)
+	if err != nil {
+		return nil, err
+	}
 	parts := make([]*window, len(starts))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(16)
 	for i, start := range starts {
 		group.Go(fault.Guard(func() (err error) {
-			parts[i], _, err = s.read(ctx, windowKey(width, start))
+			parts[i], _, err = readNumbered(ctx, j.blob, windowPrefix(h.Generation)+windowKey(width, start), func() *window { return &window{} })
 			return err
 		}))
 	}

@@ -14,10 +14,11 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/alert"
+	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
-	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
+	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -88,7 +89,7 @@ func logPredictions(t testing.TB, b store.Blob, from time.Time, segments, each i
 // counted tells what windows have of a span.
 func counted(t testing.TB, b store.Blob, from, until time.Time) string {
 	t.Helper()
-	w, err := (&Windows{b}).span(t.Context(), from, until)
+	w, err := journalOf(t, b).span(t.Context(), from, until)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,11 +106,11 @@ func TestWindowsCountOnce(t *testing.T) {
 	logPredictions(t, b, monday, 12, 300, 5*time.Second) // five hours
 	alone := memory(t)
 	copyAll(t, b, alone)
-	if n, damaged, err := (&Windows{alone}).CatchUp(t.Context(), monday); n != 12 || damaged != nil || err != nil {
-		t.Fatalf("got %d segments, %v, %v", n, damaged, err)
+	if did, err := journalOf(t, alone).CatchUp(t.Context()); did.Segments != 12 || did.Damaged != nil || err != nil {
+		t.Fatalf("got %+v, %v", did, err)
 	}
-	if n, _, err := (&Windows{alone}).CatchUp(t.Context(), monday); n != 0 || err != nil {
-		t.Errorf("again: got %d segments, %v", n, err)
+	if did, err := journalOf(t, alone).CatchUp(t.Context()); did.Commits != 0 || err != nil {
+		t.Errorf("again: got %+v, %v", did, err)
 	}
 
 	random := rand.New(rand.NewPCG(1, 2))
@@ -121,7 +122,7 @@ func TestWindowsCountOnce(t *testing.T) {
 			if done > 0 {
 				blob.left = math.MaxInt
 			}
-			instances.Go(func() { _, _, errs[i] = (&Windows{blob}).CatchUp(t.Context(), monday) })
+			instances.Go(func() { _, errs[i] = journalOf(t, blob).CatchUp(t.Context()) })
 		}
 		instances.Wait()
 		for _, err := range errs {
@@ -138,7 +139,7 @@ func TestWindowsCountOnce(t *testing.T) {
 			t.Errorf("%s: got\n%s, want\n%s", span, got, want)
 		}
 	}
-	w, err := (&Windows{b}).span(t.Context(), monday, monday.Add(24*time.Hour))
+	w, err := journalOf(t, b).span(t.Context(), monday, monday.Add(24*time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +147,7 @@ func TestWindowsCountOnce(t *testing.T) {
 	if one.Kept != 1800 || two.Kept != 1800 || one.Failed != 0 || two.Failed != 360 || two.Made != 1800 {
 		t.Errorf("got %+v and %+v, want 1800 predictions each, of which 0 and 360 failed", one, two)
 	}
-	if _, err := (&Windows{b}).span(t.Context(), monday, monday.AddDate(0, 2, 0)); !fault.Is(err, fault.Invalid) {
+	if _, err := journalOf(t, b).span(t.Context(), monday, monday.AddDate(0, 2, 0)); !fault.Is(err, fault.Invalid) {
 		t.Errorf("two months: got %v", err)
 	}
 }
@@ -176,18 +177,18 @@ func TestWindowsLeaveOutWhatIsDamaged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n, damaged, err := (&Windows{b}).CatchUp(t.Context(), monday)
-	if n != 3 || len(damaged) != 2 || err != nil {
-		t.Errorf("got %d segments, damaged %v, %v", n, damaged, err)
+	did, err := journalOf(t, b).CatchUp(t.Context())
+	if did.Segments != 4 || len(did.Damaged) != 1 || did.Predictions != 3*9*2 || err != nil {
+		t.Errorf("got %+v, %v", did, err)
 	}
 }
 
 // What rules ask is answered as of the span that they name.
 func TestWhatRulesAsk(t *testing.T) {
 	b := memory(t)
-	catalog := model.NewCatalog(b, time.Minute, nil)
+	journal := journalOf(t, b)
 	logPredictions(t, b, monday, 1, 1000, time.Second)
-	if _, _, err := (&Windows{b}).CatchUp(t.Context(), monday); err != nil {
+	if _, err := journal.CatchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Put(t.Context(), fmt.Sprintf("%s%016d-a.parquet", InboxPrefix, monday.Add(time.Minute).UnixMicro()), strings.NewReader(""), 0, store.IfAbsent()); err != nil {
@@ -195,7 +196,7 @@ func TestWhatRulesAsk(t *testing.T) {
 	}
 	until := monday.Add(20 * time.Minute)
 	ask := func(metric, version string) ([]alert.Sample, error) {
-		w := &watcher{&Windows{b}, catalog, map[[2]int64]*window{}}
+		w := &watcher{journal, map[[2]int64]*window{}}
 		return w.Samples(t.Context(), &alert.Query{Model: "*", Version: version, Metric: metric, From: monday, Until: until})
 	}
 	near := func(got, want, off float64) bool { return math.Abs(got-want) <= off*want }
@@ -216,24 +217,24 @@ func TestWhatRulesAsk(t *testing.T) {
 	if got, err := ask("freshness_outcome", ""); err != nil || len(got) != 1 || !near(got[0].Value, 19*60, .001) {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	for _, metric := range []string{"drift", "freshness_feature", "coverage"} {
+	for _, metric := range []string{"nonsense", "drift_of"} {
 		if _, err := ask(metric, ""); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%s: got %v", metric, err)
 		}
 	}
-	w := &watcher{&Windows{b}, catalog, map[[2]int64]*window{}}
+	w := &watcher{journal, map[[2]int64]*window{}}
 	if _, err := w.Samples(t.Context(), &alert.Query{Model: "m", Version: "champion", Metric: "error_rate", From: monday, Until: until}); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a model that is not there: got %v", err)
 	}
 }
 
-// told remembers events.
-type told struct {
+// heard remembers events.
+type heard struct {
 	mu     sync.Mutex
 	events []event.Event
 }
 
-func (s *told) Send(_ context.Context, events ...event.Event) error {
+func (s *heard) Send(_ context.Context, events ...event.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, events...)
@@ -242,7 +243,7 @@ func (s *told) Send(_ context.Context, events ...event.Event) error {
 
 // From what was predicted to an alert: rules are evaluated on what the log tells.
 func TestAlertOfErrors(t *testing.T) {
-	b, sink := memory(t), &told{}
+	b, sink := memory(t), &heard{}
 	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard}, "test")
 	if err != nil {
 		t.Fatal(err)
@@ -259,12 +260,12 @@ func TestAlertOfErrors(t *testing.T) {
 	if _, _, err := m.Apply(t.Context(), rules, "test", false); err != nil {
 		t.Fatal(err)
 	}
-	windows := &Windows{b}
+	journal := journalOf(t, b)
 	for range 3 {
-		if _, _, err := windows.CatchUp(t.Context(), time.Now().Add(-catchUp)); err != nil {
+		if _, err := journal.CatchUp(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Tick(t.Context(), &watcher{windows, model.NewCatalog(b, time.Minute, nil), map[[2]int64]*window{}}); err != nil {
+		if err := m.Tick(t.Context(), &watcher{journal, map[[2]int64]*window{}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -274,5 +275,87 @@ func TestAlertOfErrors(t *testing.T) {
 	raised, err := event.AlertRaised.Decode(&sink.events[0])
 	if err != nil || raised.Model != "m" || raised.Version != "2" || raised.Value != .2 {
 		t.Errorf("got %+v, %v: version 2 fails one time in five", raised, err)
+	}
+}
+
+// From outcomes and drift to alerts: rules name metrics of quality, of slices, estimates, and distances.
+func TestRulesOnQualityAndDrift(t *testing.T) {
+	w := newWorld(t, 9)
+	putReferenceOf(t, w, 1)
+	w.predict(400, 700)
+	var outcomes []string
+	for _, id := range w.ids {
+		outcomes = append(outcomes, fmt.Sprintf(`{"prediction":%q,"value":%t}`, id, w.random.IntN(2) == 0)) // of the first row
+	}
+	w.send(outcomes...)
+	j := w.later(0)
+	w.catchUp(j)
+	until := monday.AddDate(0, 0, 4)
+	judged, err := j.Judge(t.Context(), &Question{Model: "m", From: monday, Until: until, Slice: "carrier"})
+	if err != nil || len(judged.Versions) != 10 {
+		t.Fatalf("got %+v, %v", judged, err)
+	}
+	ask := func(q alert.Query) ([]alert.Sample, error) {
+		q.From, q.Until = monday, until
+		return (&watcher{j, map[[2]int64]*window{}}).Samples(t.Context(), &q)
+	}
+	report := func(version int, slice string) *quality.Report {
+		for _, v := range judged.Versions {
+			if v.Version == version && v.Slice == slice {
+				return v.Report
+			}
+		}
+		t.Fatalf("there is no %d %s", version, slice)
+		return nil
+	}
+	for _, c := range []struct {
+		query alert.Query
+		want  quality.Metric
+	}{
+		{alert.Query{Model: "m", Version: "2", Metric: "auc"}, report(2, "").Metrics["auc"]},
+		{alert.Query{Model: "*", Version: "2", Metric: "coverage"}, report(2, "").Metrics["coverage"]},
+		{alert.Query{Model: "m", Version: "1", Metric: "log_loss", Slice: map[string]string{"carrier": "B6"}}, report(1, "carrier=B6").Metrics["log_loss"]},
+	} {
+		got, err := ask(c.query)
+		if err != nil || len(got) != 1 || got[0].Value != c.want.Value || got[0].Low != c.want.Interval.Low || got[0].Count != c.want.N || got[0].Model != "m" || got[0].Version != c.query.Version {
+			t.Errorf("%+v: got %+v, %v, want %+v", c.query, got, err, c.want)
+		}
+	}
+	if got, err := ask(alert.Query{Model: "m", Metric: "accuracy"}); err != nil || len(got) != 2 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if got, err := ask(alert.Query{Model: "m", Version: "1", Metric: "estimated_accuracy"}); err != nil || len(got) != 1 || got[0].Value != judged.Versions[0].Estimate.Metrics["accuracy"].Value {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	moved, err := j.Moved(t.Context(), &Question{Model: "m", From: monday, Until: until}, drift.Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	column := moved.Versions[0].Report.Columns[0]
+	for metric, want := range map[string]float64{"drift": 1, "drift_share": 1, "psi": column.PSI, "js": column.JS, "ks": column.Tests[0].Statistic} {
+		q := alert.Query{Model: "m", Metric: metric}
+		if metric == "psi" || metric == "js" || metric == "ks" {
+			q.Column = "distance"
+		}
+		if got, err := ask(q); err != nil || len(got) != 1 || got[0].Value != want || got[0].Version != "1" || got[0].Count < 300 || want == 0 {
+			t.Errorf("%s: got %+v, %v, want %g", metric, got, err, want)
+		}
+	}
+	for _, c := range []struct {
+		query alert.Query
+		want  string
+	}{
+		{alert.Query{Model: "m", Metric: "auc", Slice: map[string]string{"tail": "N1"}}, "answers of m are not told apart by tail; name it in quality.slices when a version is pushed"},
+		{alert.Query{Model: "m", Metric: "auc", Slice: map[string]string{"tail": "N1", "carrier": "AA"}}, "quality is told by one column of a slice, not by 2 together"},
+		{alert.Query{Model: "m", Metric: "psi", Column: "nonsense"}, `the training reference of m:1 has no column "nonsense"`},
+		{alert.Query{Model: "m", Metric: "drift", Slice: map[string]string{"carrier": "AA"}}, "drift is not told by slices"},
+		{alert.Query{Model: "m", Metric: "nonsense"}, "nonsense is not measured here"},
+	} {
+		if _, err := ask(c.query); !fault.Is(err, fault.Invalid) || fault.Message(err) != c.want {
+			t.Errorf("%+v: got %v, want %s", c.query, err, c.want)
+		}
+	}
+	if got, err := ask(alert.Query{Model: "nobody", Metric: "auc"}); err != nil || len(got) != 0 {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }

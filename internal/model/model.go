@@ -27,6 +27,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -72,6 +73,8 @@ type Settings struct {
 	Warmup Warmup `json:"warmup,omitzero"`
 	// Log tells which predictions are written to the payload log, and what of them.
 	Log Log `json:"log,omitzero"`
+	// Quality tells how answers are judged once it is known what came true.
+	Quality Quality `json:"quality,omitzero"`
 	// Labels are the publisher's own words: a commit, a data set, a metric.
 	Labels map[string]string `json:"labels,omitempty"`
 }
@@ -88,6 +91,40 @@ type Log struct {
 	// Redact names inputs, features and outputs whose values are left out; "caller" leaves out who asked.
 	Redact []string `json:"redact,omitempty"`
 }
+
+// Quality is what judging answers takes. What it does not say the signature tells.
+type Quality struct {
+	quality.Spec
+	// Output says the answer; "": the only output, or the one called probability.
+	Output string `json:"output,omitempty"`
+	// Entity names the inputs by whose values outcomes may say which prediction they mean.
+	Entity []string `json:"entity,omitempty"`
+	// Slices names inputs and features by whose values answers are told apart as well.
+	Slices []string `json:"slices,omitempty"`
+}
+
+// slicesMost is by how many columns the answers of a version may be told apart.
+const slicesMost = 8
+
+func (q *Quality) validate() error {
+	switch {
+	case q.Task == "" && (q.Threshold != 0 || q.Quantile != 0):
+		return fault.New(fault.Invalid, "quality.threshold and quality.quantile need quality.task")
+	case len(q.Slices) > slicesMost:
+		return fault.New(fault.Invalid, "quality.slices has %d names, expected %d at most", len(q.Slices), slicesMost)
+	case len(q.Entity) > entityMost:
+		return fault.New(fault.Invalid, "quality.entity has %d names, expected %d at most", len(q.Entity), entityMost)
+	case q.Task == "":
+		return nil
+	}
+	if err := q.Validate(); err != nil {
+		return fmt.Errorf("quality: %w", err)
+	}
+	return nil
+}
+
+// entityMost is how many keys an entity may have.
+const entityMost = 16
 
 // Cache bounds how old a remembered answer may be.
 type Cache struct {
@@ -137,7 +174,7 @@ func (s Settings) validate() error {
 	case s.Warmup.Runs < 0 || s.Warmup.Runs > 100:
 		return fault.New(fault.Invalid, "warmup.runs is %d, expected 0 to 100", s.Warmup.Runs)
 	}
-	return nil
+	return s.Quality.validate()
 }
 
 // Digest names content: "sha256:" and 64 hexadecimal digits.

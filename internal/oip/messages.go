@@ -167,6 +167,11 @@ func (Done) AppendProto(dst []byte) []byte { return dst }
 // AppendStream adds the ModelStreamInferResponse that holds a ModelInferResponse.
 func AppendStream(dst, response []byte) []byte { return appendMessage(dst, 2, response) }
 
+// AppendParameter adds a parameter that is a text to a ModelInferResponse, which dst ends with.
+func AppendParameter(dst []byte, name, value string) []byte {
+	return appendMessage(dst, protoParameters, appendMessage(appendText(nil, 1, name), 2, appendText(nil, 3, value)))
+}
+
 // AppendStreamError adds the ModelStreamInferResponse of a request that failed.
 // r tells which one it was.
 func AppendStreamError(dst []byte, r *Request, message string) []byte {

@@ -84,9 +84,13 @@ type Prediction struct {
 	Err      error // what became of it instead
 }
 
-// Chunks of chunkSize bytes are what the ring is made of, and segments of segmentSize bytes are made of them.
+// The ring is made of chunks of chunkSize bytes, for bufSize bytes of at most headsMost predictions; segments are made of
+// chunks with segmentSize bytes of predictions.
 const (
-	chunkSize   = 256 << 10
+	bufSize     = 256 << 10
+	headsMost   = 1024
+	headSize    = 48 // of a head in memory
+	chunkSize   = bufSize + headsMost*headSize
 	segmentSize = 4 << 20
 )
 
@@ -178,11 +182,11 @@ func (l *Log) Add(o *Origin, p *Prediction) {
 func (l *Log) add(o *Origin, p *Prediction) bool {
 	most := tensorMost * max(p.Rows, 1)
 	size := p.size(most)
-	if size > chunkSize && p.Rows > 1 {
+	if size > bufSize && p.Rows > 1 {
 		half := p.Rows / 2
 		return l.add(o, p.part(0, half)) && l.add(o, p.part(half, p.Rows-half))
 	}
-	if size > chunkSize {
+	if size > bufSize {
 		most = slimMost
 		size = p.size(most)
 	}
@@ -199,11 +203,11 @@ func (l *Log) add(o *Origin, p *Prediction) bool {
 
 // room gives a chunk that can take a prediction of a size, or nil; the caller holds mu.
 func (l *Log) room(size int) *chunk {
-	if l.closed || size > chunkSize {
+	if l.closed || size > bufSize {
 		return nil
 	}
 	if c := l.current; c != nil {
-		if len(c.buf)+size <= chunkSize {
+		if len(c.buf)+size <= bufSize && len(c.heads) < headsMost {
 			return c
 		}
 		l.full <- c // which holds all
@@ -214,7 +218,7 @@ func (l *Log) room(size int) *chunk {
 		l.current, l.spare = l.spare[n-1], l.spare[:n-1]
 	case l.made < cap(l.full):
 		l.made++
-		l.current = &chunk{buf: make([]byte, 0, chunkSize)}
+		l.current = &chunk{buf: make([]byte, 0, bufSize), heads: make([]head, 0, headsMost)}
 	}
 	return l.current
 }
@@ -274,7 +278,7 @@ func (l *Log) run(ctx context.Context) {
 				chunks = append(chunks, c)
 			}
 		}
-		for n := segmentSize / chunkSize; len(chunks) >= n || due && len(chunks) > 0; {
+		for n := segmentSize / bufSize; len(chunks) >= n || due && len(chunks) > 0; {
 			n := min(n, len(chunks))
 			l.write(ctx, chunks[:n:n])
 			chunks = append(chunks[:0], chunks[n:]...)
@@ -285,7 +289,7 @@ func (l *Log) run(ctx context.Context) {
 // write makes a segment of chunks and lets go of them.
 func (l *Log) write(ctx context.Context, chunks []*chunk) {
 	var told event.Logged
-	data, kept, lost, err := encode(chunks, &told)
+	data, kept, lost, err := encode(chunks, &told, l.breathe)
 	l.release(chunks)
 	if err == nil && kept > 0 {
 		told.Segment = keyOf(told.Until.UnixMicro(), data)
@@ -309,10 +313,25 @@ func (l *Log) write(ctx context.Context, chunks []*chunk) {
 	l.outbox.Give(ctx, e)
 }
 
+// breath is how long the making of a segment stops again and again.
+const breath = 100 * time.Microsecond
+
+// breathe lets requests have their turn, unless the ring is nearly full or the log closes. On one CPU they would wait for
+// ten milliseconds otherwise: as long as something can run, Go looks no more often for what has come from the network.
+func (l *Log) breathe() {
+	if len(l.full) > cap(l.full)*3/4 {
+		return
+	}
+	select {
+	case <-l.quit:
+	case <-time.After(breath):
+	}
+}
+
 // encode makes the bytes of a segment, and tells how many predictions it has. One that can't be written is lost, and costs no other.
-func encode(chunks []*chunk, told *event.Logged) (data []byte, kept, lost int, err error) {
+func encode(chunks []*chunk, told *event.Logged, breathe func()) (data []byte, kept, lost int, err error) {
 	var out bytes.Buffer
-	w := newWriter(&out)
+	w := newWriter(&out, breathe)
 	for _, c := range chunks {
 		for i := range c.heads {
 			h, end := &c.heads[i], len(c.buf)
@@ -333,10 +352,21 @@ func encode(chunks []*chunk, told *event.Logged) (data []byte, kept, lost int, e
 	return out.Bytes(), kept, lost, err
 }
 
+// How a segment is put. A request that nobody answers any more, as its connection was lost in between, must not hold the
+// log up when the bucket is there again; nor may the pause behind a failed one.
+const (
+	attemptMost = 30 * time.Second
+	pauseMost   = 10 * time.Second
+)
+
 // put stores a segment, however long the bucket is away, until the log closes.
 func (l *Log) put(ctx context.Context, key string, data []byte) error {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.MaxInterval = pauseMost
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := segment.Keep(ctx, l.blob, key, data)
+		attempt, cancel := context.WithTimeout(ctx, attemptMost)
+		defer cancel()
+		err := segment.Keep(attempt, l.blob, key, data)
 		switch {
 		case err == nil:
 			return struct{}{}, nil
@@ -345,7 +375,7 @@ func (l *Log) put(ctx context.Context, key string, data []byte) error {
 		}
 		l.counts.retries.Add(1)
 		return struct{}{}, err
-	}, backoff.WithBackOff(backoff.NewExponentialBackOff()), backoff.WithMaxElapsedTime(0))
+	}, backoff.WithBackOff(pauses), backoff.WithMaxElapsedTime(0))
 	return err
 }
 

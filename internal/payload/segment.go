@@ -82,6 +82,7 @@ func Hash(id string, n int) uint64 {
 // writer writes a segment.
 type writer struct {
 	out         *segment.Writer
+	breathe     func() // is called between batches
 	batch       []segment.Row
 	values      []row.Value // of batch
 	buf, digits []byte
@@ -94,12 +95,12 @@ type writer struct {
 	from, until int64 // when the first and the last were answered, in microseconds since 1970
 }
 
-// batchRows is how many rows are written at once.
-const batchRows = 1024
+// batchRows is how many rows are written at once: half a millisecond's work, in which nothing else may run on one CPU.
+const batchRows = 64
 
-func newWriter(to io.Writer) *writer {
+func newWriter(to io.Writer, breathe func()) *writer {
 	return &writer{
-		out: shape.Writer(to), from: math.MaxInt64,
+		out: shape.Writer(to), breathe: breathe, from: math.MaxInt64,
 		batch: make([]segment.Row, 0, batchRows), values: make([]row.Value, 0, batchRows*len(columns)),
 	}
 }
@@ -140,6 +141,7 @@ func (w *writer) add(h *head, encoded []byte) error {
 			if err := w.flush(); err != nil {
 				return err
 			}
+			w.breathe()
 		}
 	}
 	return nil

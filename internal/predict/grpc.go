@@ -159,6 +159,10 @@ func (h *Handler) modelInfer(r *rpc.Call) error {
 	return r.Send(c.buf)
 }
 
+// streamPredictionID is the parameter of an answer in a stream, which has no header of its own, that is
+// predictionID where the answer's id does not say it.
+const streamPredictionID = "prediction_id"
+
 // modelStreamInfer answers messages one after another. One that fails gets an
 // answer that says so.
 func (h *Handler) modelStreamInfer(r *rpc.Call) error {
@@ -190,6 +194,9 @@ func (h *Handler) modelStreamInfer(r *rpc.Call) error {
 		case err != nil:
 			answer = oip.AppendStreamError(answer[:rpc.Prefix], &c.in, fault.Message(err))
 		default:
+			if about.id != "" && about.id != c.in.ID {
+				c.buf = oip.AppendParameter(c.buf, streamPredictionID, about.id)
+			}
 			answer = oip.AppendStream(answer[:rpc.Prefix], c.buf[rpc.Prefix:])
 		}
 		if err := r.Send(answer); err != nil {

@@ -1,12 +1,16 @@
 package predict_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
@@ -109,6 +113,107 @@ func TestPredictionsAreLogged(t *testing.T) {
 	}
 	if mine.Header.Get("Prediction-Id") != "order-7" || rows[2].Caller != "10.1.2.3" {
 		t.Errorf("got %v, %+v", mine.Header, rows[2])
+	}
+}
+
+// gRPC has the log as V2 does. What a stream tells has no header, so it stands in the answer.
+func TestGRPCPredictionsAreLogged(t *testing.T) {
+	b := memBlob(t)
+	s, _ := featuredOn(t, b, nil)
+	m := s.Push(t, "x", onnxtest.Identity(spec(tensor.FP32, -1)).Bytes(), model.Settings{})
+	s.Push(t, "off", onnxtest.Identity(spec(tensor.FP32, -1)).Bytes(), model.Settings{Log: model.Log{Off: true}})
+	c := dial(t, s)
+	ask := func(model, id, values string) string {
+		return fmt.Sprintf(`{"model_name":%q,"id":%q,"inputs":[{"name":"INPUT0","datatype":"FP32","shape":[%d],"contents":{"fp32_contents":[%s]}}]}`,
+			model, id, 1+strings.Count(values, ","), values)
+	}
+	featured := fmt.Sprintf(`{"model_name":"numbers","parameters":{"feature_time":{"string_param":%q}},"inputs":[
+		{"name":"driver","datatype":"BYTES","shape":[1],"contents":{"bytes_contents":["ZDc="]}},
+		{"name":"hour","datatype":"INT64","shape":[1,1],"contents":{"int64_contents":["19"]}}]}`, featureTime.Add(time.Minute).Format(time.RFC3339Nano))
+
+	// unary gives the id that the metadata tell.
+	unary := func(text string, via ...string) string {
+		t.Helper()
+		var head metadata.MD
+		ctx := metadata.AppendToOutgoingContext(t.Context(), via...)
+		if _, err := c.call(ctx, t, "ModelInfer", text, grpc.Header(&head)); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(head.Get("prediction-id"), " ")
+	}
+	// streamed gives the id and the parameter of an answer.
+	stream := openStream(t.Context(), t, c)
+	streamed := func(text string) (id, parameter string) {
+		t.Helper()
+		stream.send(text)
+		var got struct {
+			Message  string `json:"error_message"`
+			Response struct {
+				ID         string
+				Outputs    []json.RawMessage
+				Parameters map[string]struct {
+					Text string `json:"string_param"`
+				}
+			} `json:"infer_response"`
+		}
+		text = stream.receive()
+		if err := json.Unmarshal([]byte(text), &got); err != nil {
+			t.Fatal(err)
+		}
+		if (got.Message == "") != (len(got.Response.Outputs) == 1) || len(got.Response.Parameters) > 1 {
+			t.Errorf("got %s", text)
+		}
+		return got.Response.ID, got.Response.Parameters["prediction_id"].Text
+	}
+
+	long := strings.Repeat("x", 201)
+	var ids []string
+	ids = append(ids, unary(ask("x", "", "1,2.5"), "x-forwarded-for", "10.1.2.3"), unary(ask("x", "order-7", "3")), unary(featured))
+	if ids[1] != "order-7" {
+		t.Errorf("got %q", ids)
+	}
+	for _, w := range []struct {
+		ask, id string
+		new     bool
+	}{
+		{ask("x", "", "4"), "", true},
+		{ask("x", "größer", "5"), "größer", false},
+		{ask("x", long, "6"), long, true},
+		{featured, "", true},
+		{ask("off", "", "7"), "", false},
+		{ask("numbers", "bad", "1"), "bad", false},
+	} {
+		id, parameter := streamed(w.ask)
+		if id != w.id || (parameter != "") != w.new {
+			t.Errorf("got the id %q and the parameter %q, want %q and a new one: %t", id, parameter, w.id, w.new)
+		}
+		ids = append(ids, cmp.Or(parameter, id))
+	}
+	stream.end()
+	if unary(ask("off", "", "1")) != "" {
+		t.Error("an id is told of what is not kept")
+	}
+
+	features := fmt.Sprintf(`{"trips":%d,"rating":%[1]d}`, featureTime.UnixMicro())
+	rows := logged(t, b, 9)
+	for i, w := range []struct{ id, caller, inputs, features, times, outputs string }{
+		{ids[0], "10.1.2.3", `{"INPUT0":1}`, "", "", `{"OUTPUT0":1}`},
+		{ids[0], "10.1.2.3", `{"INPUT0":2.5}`, "", "", `{"OUTPUT0":2.5}`},
+		{ids[1], "127.0.0.1", `{"INPUT0":3}`, "", "", `{"OUTPUT0":3}`},
+		{ids[2], "127.0.0.1", `{"driver":"d7","hour":19}`, `{"trips":42,"rating":null,"evening":true}`, features, `{"OUTPUT0":[42,3.5,1]}`},
+		{ids[3], "127.0.0.1", `{"INPUT0":4}`, "", "", `{"OUTPUT0":4}`},
+		{"größer", "127.0.0.1", `{"INPUT0":5}`, "", "", `{"OUTPUT0":5}`},
+		{ids[5], "127.0.0.1", `{"INPUT0":6}`, "", "", `{"OUTPUT0":6}`},
+		{ids[6], "127.0.0.1", `{"driver":"d7","hour":19}`, `{"trips":42,"rating":null,"evening":true}`, features, `{"OUTPUT0":[42,3.5,1]}`},
+	} {
+		r := rows[i]
+		if w.id == "" || r.ID != w.id || r.Caller != w.caller || r.Inputs != w.inputs || r.Features != w.features || r.FeatureTimes != w.times || r.Outputs != w.outputs ||
+			r.Kind != "" || r.Version != 1 || r.Weight != 1 || r.Latency < 0 || (r.Model == "x") != (r.Digest == string(m.Digest)) {
+			t.Errorf("row %d: got %+v, want %+v", i, r, w)
+		}
+	}
+	if r := rows[8]; r.ID != "bad" || r.Kind != "invalid" || r.Error == "" || r.Outputs != "" {
+		t.Errorf("got %+v", r)
 	}
 }
 

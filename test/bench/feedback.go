@@ -55,7 +55,7 @@ func (b *bench) feedback(ctx context.Context) (err error) {
 	b.report.add("Benchmarks of the packages on all cores, the median of %d. Outcomes are posted over the loopback until they are durable, by a client on the same cores.\n\n", b.rounds)
 	var rows [][]string
 	for _, g := range []struct{ pkg, name string }{
-		{"feedback", "^BenchmarkPost$"}, {"payload", "^BenchmarkAdd$"}, {"drift", "^BenchmarkAdd"}, {"quality", "^Benchmark(Add|Predicted)$"},
+		{"feedback", "^Benchmark(Post|CatchUp)$"}, {"ledger", "^BenchmarkFind$"}, {"payload", "^BenchmarkAdd$"}, {"drift", "^BenchmarkAdd"}, {"quality", "^Benchmark(Add|Predicted)$"},
 	} {
 		progress("go test -bench %s ./internal/%s", g.name, g.pkg)
 		found, err := b.goBench(ctx, g.pkg, g.name)

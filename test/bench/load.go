@@ -155,6 +155,9 @@ type pace struct {
 	// answers, and gives up on those that don't come. Otherwise a request waits,
 	// which counts as its own time.
 	lossy bool
+	// own has the CPU time taken that the server spends from a request to its answer, on it and on whatever
+	// comes before it. For one caller, what else the machine does makes it no longer.
+	own bool
 }
 
 // load is what callers saw.
@@ -162,6 +165,7 @@ type load struct {
 	answers int
 	took    time.Duration
 	times   []time.Duration // of each, since it was due
+	own     []time.Duration // of each, in CPU time of the server, if wanted
 	cpu     time.Duration   // of the server
 	refused int
 	lost    int // not sent, or not answered
@@ -190,7 +194,7 @@ func (p *process) drive(ctx context.Context, r request, pc pace) (l load, err er
 	if err != nil {
 		return load{}, err
 	}
-	d := driver{request: &r, pace: pc, random: rand.New(rand.NewPCG(3, 4))}
+	d := driver{request: &r, pace: pc, random: rand.New(rand.NewPCG(3, 4)), server: p}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err = d.open(r.addr(p))
@@ -221,6 +225,7 @@ func (r *request) addr(p *process) string {
 
 type driver struct {
 	request *request
+	server  *process
 	pace    pace
 	random  *rand.Rand
 	load    load
@@ -240,6 +245,7 @@ type caller struct {
 	in   []byte // what has come and was not taken
 	out  []byte // what is still to be sent
 	due  time.Time
+	own  time.Duration // the server's CPU time when it was sent
 }
 
 func (d *driver) open(addr string) (err error) {
@@ -344,6 +350,12 @@ func (d *driver) send(due time.Time) error {
 	c := d.idle[len(d.idle)-1]
 	d.idle = d.idle[:len(d.idle)-1]
 	c.due = due
+	if d.pace.own {
+		var err error
+		if c.own, err = d.server.clock(); err != nil {
+			return err
+		}
+	}
 	d.busy++
 	return c.say(c.talk.begin())
 }
@@ -443,6 +455,13 @@ func (d *driver) answered(c *caller, a *reply, end time.Time) error {
 			return err
 		}
 		d.load.times = append(d.load.times, now.Sub(c.due))
+		if d.pace.own {
+			own, err := d.server.clock()
+			if err != nil {
+				return err
+			}
+			d.load.own = append(d.load.own, own-c.own)
+		}
 	}
 	d.busy--
 	d.idle = append(d.idle, c)

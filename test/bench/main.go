@@ -60,7 +60,8 @@ var books = []book{
 	}},
 	{"peers.md", "Beside others", 3, 1200 * time.Millisecond, []part{{"peers", (*bench).peers}}},
 	{"features.md", "Features", 5, time.Second, []part{{"features", (*bench).features}}},
-	{"feedback.md", "Feedback", 5, time.Second, []part{{"feedback", (*bench).feedback}}},
+	{"feedback.md", "Feedback", 5, time.Second, []part{{"feedback", (*bench).feedback}, {"windows", (*bench).windows}}},
+	{"stall.md", "A bucket that hangs", 5, 10 * time.Second, []part{{"stall", (*bench).stall}}},
 	{"gateway.md", "Gateway", 5, time.Second, []part{{"gateway", (*bench).gateway}}},
 }
 

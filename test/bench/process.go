@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 )
 
@@ -257,6 +259,14 @@ func (p *process) cpu() (time.Duration, error) {
 		sum += time.Duration(user+system) * tick
 	}
 	return sum, err
+}
+
+// clock is how much CPU time the process itself has taken, exactly.
+func (p *process) clock() (time.Duration, error) {
+	const sched = 2 // see clock_getcpuclockid(3)
+	var t unix.Timespec
+	err := unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|sched), &t)
+	return time.Duration(t.Nano()), err
 }
 
 // family is the process and all that it started, or those did.

@@ -318,6 +318,11 @@ def streams():
         assert error is None, error
         assert result.get_response().id == str(i), f"answer {i} is {result.get_response().id}"
         sum_and_difference(result, a, b)
+    client.async_stream_infer("simple", both(a, b))
+    result, error = done.get(timeout=60)
+    assert error is None, error
+    assert result.get_response().id == "", "an id came back that was not sent"
+    sum_and_difference(result, a, b)
     client.stop_stream()
     return f"20 in order, one refused in between: {said}"
 

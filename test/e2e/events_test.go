@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 	"github.com/pilotlight-ml/pilotlight/test/e2e/eventsuite"
 )
 
@@ -55,13 +56,16 @@ func TestEvents(t *testing.T) {
 	r := waitReady(t, "receiver", 2*time.Minute)
 	within(t, time.Minute, "one receiver alone", func() bool { return len(r.pods(t)) == 1 }) // what was recorded is in its memory
 	kubectl(t, nil, "wait", "--for=condition=Ready", "triggers", "--all", "--timeout=2m")
+	feedback := waitReady(t, "feedback", 2*time.Minute)
+	t.Logf("feedback is at zero after %.1f s", feedback.toZero(t).Seconds()) // the suite's outcomes wake it
 	eventsuite.Run(t, &eventsuite.System{
 		Receiver:    r.door(t),
 		DeadLetters: waitReady(t, "deadletter", 2*time.Minute).door(t),
 		Predict:     predict(t).door(t),
 		Features:    waitReady(t, "features", 2*time.Minute).door(t),
-		Feedback:    waitReady(t, "feedback", 2*time.Minute).door(t),
+		Feedback:    feedback.door(t),
 		Model:       onnxtest.Simple(-1).Bytes(),
+		Echo:        onnxtest.Identity(tensor.Spec{Type: tensor.FP64, Shape: []int64{-1}}).Bytes(),
 	})
 }
 

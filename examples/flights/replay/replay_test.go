@@ -22,7 +22,10 @@ import (
 const folder = "../data"
 
 // christmas makes a folder with the data of 23 December, so that tests are quick.
-func christmas(t *testing.T) string {
+func christmas(t *testing.T) string { return part(t, "month = 12 AND day = 23") }
+
+// part makes a folder with the data of some days.
+func part(t *testing.T, days string) string {
 	t.Helper()
 	db, err := sql.Open("duckdb", "")
 	if err != nil {
@@ -30,7 +33,7 @@ func christmas(t *testing.T) string {
 	}
 	defer db.Close()
 	dir := t.TempDir()
-	for name, where := range map[string]string{"flights": "month = 12 AND day = 23", "weather": "month = 12 AND day = 23", "airports": "true"} {
+	for name, where := range map[string]string{"flights": days, "weather": days, "airports": "true"} {
 		file := name + ".parquet"
 		if _, err := db.ExecContext(t.Context(), fmt.Sprintf("COPY (SELECT * FROM %s WHERE %s) TO %s", quote(filepath.Join(folder, file)), where, quote(filepath.Join(dir, file)))); err != nil {
 			t.Fatal(err)
@@ -179,32 +182,46 @@ func TestReplayEndsWhereItIsRefusedForGood(t *testing.T) {
 }
 
 func TestBadArguments(t *testing.T) {
-	for _, args := range [][]string{{"-speed", "-1"}, {"-batch", "0"}, {"extra"}, {"-from", "yesterday"}, {"-data", "nowhere"}} {
+	for _, args := range [][]string{{"-speed", "-1"}, {"-batch", "-1"}, {"extra"}, {"-from", "yesterday"}, {"-data", "nowhere"}, {"-ask", "8080"}} {
 		if err := run(t.Context(), args, io.Discard); err == nil {
 			t.Errorf("%q is accepted", args)
 		}
 	}
 }
 
+// clocked notes how many happenings were flushed, and when.
+type clocked struct {
+	begin   time.Time
+	kept    int
+	flushed []string
+}
+
+func (c *clocked) take(context.Context, happening) error {
+	c.kept++
+	return nil
+}
+
+func (c *clocked) flush(context.Context) error {
+	c.flushed = append(c.flushed, fmt.Sprintf("%d at %v", c.kept, time.Since(c.begin)))
+	c.kept = 0
+	return nil
+}
+
 func TestSpeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Date(2013, 1, 1, 0, 0, 0, 0, time.UTC)
-		var events iter.Seq2[observed, error] = func(yield func(observed, error) bool) {
+		var all iter.Seq2[happening, error] = func(yield func(happening, error) bool) {
 			for _, minutes := range []int{0, 0, 60, 61, 180} {
-				if !yield(observed{Time: start.Add(time.Duration(minutes) * time.Minute)}, nil) {
+				if !yield(happening{at: start.Add(time.Duration(minutes) * time.Minute)}, nil) {
 					return
 				}
 			}
 		}
-		begin := time.Now()
-		var got []string
-		err := replay(t.Context(), events, 60, 10, func(_ context.Context, batch []observed) error {
-			got = append(got, fmt.Sprintf("%d at %v", len(batch), time.Since(begin)))
-			return nil
-		})
+		got := &clocked{begin: time.Now()}
+		err := replay(t.Context(), all, 60, got)
 		// A minute a second.
-		if want := []string{"2 at 0s", "1 at 1m0s", "1 at 1m1s", "1 at 3m0s"}; err != nil || !slices.Equal(got, want) {
-			t.Errorf("got %v, %v, want %v", got, err, want)
+		if want := []string{"2 at 0s", "1 at 1m0s", "1 at 1m1s", "1 at 3m0s"}; err != nil || !slices.Equal(got.flushed, want) {
+			t.Errorf("got %v, %v, want %v", got.flushed, err, want)
 		}
 	})
 }

@@ -7,7 +7,9 @@ CREATE MACRO rfc3339(t) AS strftime(timezone('UTC', t), '%Y-%m-%dT%H:%M:%SZ');
 -- clock of the destination shows; no flight takes a day. The airports without a zone are Puerto Rico's and St. Thomas's.
 CREATE TABLE flights AS
 WITH departed AS (
-    SELECT carrier, flight, origin, dest, tailnum, dep_delay, arr_delay, dep_time, arr_time, air_time,
+    SELECT carrier, flight, origin, dest, tailnum, dep_delay, arr_delay, dep_time, arr_time, air_time, sched_dep_time,
+        -- The day in New York, not in UTC: a flight at 20:00 on Friday is a Friday flight.
+        isodow(timezone('America/New_York', time_hour)) AS day_of_week,
         time_hour + to_minutes(minute) AS scheduled,
         time_hour + to_minutes(minute + dep_delay) AS departed_at,
         coalesce(tzone, 'America/Puerto_Rico') AS zone
@@ -24,7 +26,10 @@ WITH departed AS (
         CASE WHEN timezone(zone, later - INTERVAL 1 HOUR) = clock_at_arrival THEN later - INTERVAL 1 HOUR ELSE later END AS arrived_at
     FROM clocks
 )
-SELECT carrier, flight, origin, dest, tailnum, dep_delay, arr_delay, scheduled, departed_at, arrived_at,
+SELECT carrier, flight, origin, dest, tailnum, dep_delay, arr_delay, sched_dep_time, day_of_week, scheduled, departed_at, arrived_at,
+    -- A model is asked about all flights of a minute at once, 45 minutes ahead; nobody knows yet which of them will be cancelled.
+    scheduled - INTERVAL 45 MINUTE AS asked_at,
+    row_number() OVER (PARTITION BY scheduled ORDER BY carrier, flight, origin, dest) - 1 AS asked_row,
     -- What is left of the way beside the time in the air is spent on the ground: a few minutes to a few hours.
     date_diff('minute', departed_at, arrived_at) - air_time AS ground,
     CASE
@@ -33,7 +38,8 @@ SELECT carrier, flight, origin, dest, tailnum, dep_delay, arr_delay, scheduled, 
         WHEN ground NOT BETWEEN 1 AND 300 THEN 'misplaced'
         ELSE 'flown'
     END AS fate
-FROM arrived;
+FROM arrived
+ORDER BY scheduled; -- so that DuckDB finds a week without reading the year
 
 CREATE VIEW departures AS
 SELECT departed_at, carrier, flight, origin, dest, tailnum, CAST(dep_delay AS DOUBLE) AS dep_delay
@@ -63,3 +69,36 @@ SELECT arrived_at AS moment, 'arrivals', count(*), to_json(list({
     arrived_at: rfc3339(arrived_at), carrier: carrier, flight: flight, origin: origin, dest: dest, tailnum: tailnum, arr_delay: arr_delay
 } ORDER BY carrier, flight, origin, dest))
 FROM arrivals GROUP BY moment;
+
+-- What a model is asked before each flight, as the inputs of one request a minute.
+CREATE VIEW asks AS
+SELECT asked_at AS moment, 'asks' AS source, count(*) AS n, to_json({
+    carrier: list(carrier ORDER BY asked_row), origin: list(origin ORDER BY asked_row), dest: list(dest ORDER BY asked_row),
+    tailnum: list(coalesce(tailnum, '') ORDER BY asked_row), day_of_week: list(day_of_week ORDER BY asked_row),
+    sched_dep_time: list(sched_dep_time ORDER BY asked_row)
+}) AS rows
+FROM flights GROUP BY moment;
+
+-- What came true, for POST /feedback. Flights that never arrived where they were to have no outcome.
+CREATE VIEW outcomes AS
+SELECT arrived_at AS moment, 'outcomes' AS source, count(*) AS n, to_json(list({
+    prediction: rfc3339(asked_at), 'row': asked_row, value: arr_delay > 15, time: rfc3339(arrived_at)
+} ORDER BY asked_at, asked_row)) AS rows
+FROM flights WHERE fate = 'flown' GROUP BY moment;
+
+-- All that happens, in the order of place within a minute: what is known at that moment, what is asked by it, what came true.
+CREATE VIEW course AS
+SELECT 1 AS place, * FROM events
+UNION ALL
+SELECT 1, known_at, 'weather', count(*), to_json(list({
+    observed_at: rfc3339(observed_at), known_at: rfc3339(known_at), origin: origin, dewp: dewp, humid: humid, wind_speed: wind_speed,
+    precip: precip, pressure: pressure, visib: visib
+} ORDER BY origin)) FROM weather GROUP BY known_at
+UNION ALL
+SELECT 2, * FROM asks
+UNION ALL
+SELECT 3, * FROM outcomes;
+
+-- The flights that taught a model, as rows of `pilotlight features training-set`.
+CREATE VIEW asked AS
+SELECT asked_at AS event_timestamp, carrier, origin, dest, tailnum, day_of_week, sched_dep_time FROM flights WHERE fate = 'flown';

@@ -66,6 +66,7 @@ type System struct {
 	Features    Door   // to functions/features
 	Feedback    Door   // to functions/feedback
 	Model       []byte // an ONNX file
+	Echo        []byte // one of a model that answers with the FP64 that it is given
 }
 
 // Run tries a system to which Triggers have been applied.
@@ -395,4 +396,35 @@ func (s *System) feedback(t *testing.T) {
 		json.RawMessage(`{"prediction":"order-9","value":12.5,"id":"` + strings.ToLower(rand.Text()) + `"}`),
 	}}))
 	within(t, "the outcome is taken in", func() bool { return taken() > before })
+	s.quality(t)
+}
+
+// quality: what was predicted meets what came true, which came earlier than the log, and each counts once.
+func (s *System) quality(t *testing.T) {
+	name := "suite-" + strings.ToLower(rand.Text()[:6])
+	status, answer, err := s.Predict(t.Context(), http.MethodPost, "/admin/v1/models/"+name+"/versions", http.Header{"Content-Type": {"application/octet-stream"}}, s.Echo)
+	if err != nil || status != http.StatusCreated {
+		t.Fatalf("push: %d %s %v", status, answer, err)
+	}
+	for i := range 4 {
+		id := fmt.Sprintf("%s-%d", name, i)
+		s.send(t, event.OutcomeObserved.New(event.Outcomes{Outcomes: []json.RawMessage{json.RawMessage(fmt.Sprintf(`{"prediction":%q,"model":%q,"value":%d}`, id, name, 2*i))}}))
+		call(t, s.Predict, http.MethodPost, "/v2/models/"+name+"/infer", fmt.Appendf(nil, `{"id":%q,"inputs":[{"name":"INPUT0","datatype":"FP64","shape":[1],"data":[%d]}]}`, id, i), http.StatusOK, nil)
+	}
+	var got struct {
+		By       string
+		Versions []struct {
+			Report struct {
+				Outcomes int
+				Metrics  map[string]struct{ Value float64 }
+			}
+		}
+	}
+	within(t, "predictions and outcomes are joined", func() bool {
+		call(t, s.Feedback, http.MethodGet, "/admin/v1/quality/"+name, nil, http.StatusOK, &got)
+		return len(got.Versions) == 1 && got.Versions[0].Report.Outcomes == 4
+	})
+	if mae := got.Versions[0].Report.Metrics["mae"].Value; got.By != "windows" || mae != 1.5 {
+		t.Errorf("got %+v, want errors of 0, 1, 2 and 3", got)
+	}
 }

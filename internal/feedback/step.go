@@ -1,0 +1,681 @@
+package feedback
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/drift"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/ledger"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/payload"
+	"github.com/pilotlight-ml/pilotlight/internal/quality"
+	"github.com/pilotlight-ml/pilotlight/internal/segment"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+)
+
+// The bounds of what one commit takes, about: it ends with a whole segment or object.
+const (
+	stepRows     = 20_000 // of predictions
+	stepOutcomes = 20_000
+	stepStates   = 5_000 // of quality, a few KB each
+	waitingMost  = 200_000
+	valuesMost   = 100 // of a column that answers are told apart by
+)
+
+// catchUp is for how long a segment may come later than others that were answered after it.
+const catchUp = 24 * time.Hour
+
+const (
+	segments  = payload.Inbox
+	otherName = "(other)"
+)
+
+// step prepares a commit.
+type step struct {
+	j      *Journal
+	old    *commit
+	next   *commit
+	number int64
+	now    time.Time
+	did    Progress
+	all    bool // the segments that there are were taken, to the last one
+
+	versions    map[versionID]*known
+	parsed      parsed
+	predictions map[ledger.Key][]*prediction // that this step takes in
+	abouts      map[ledger.Key][]about       // likewise
+	entries     []ledger.Entry
+	traffic     map[span]*window
+	hours       map[string]map[int64]map[int]*counting
+	states      int
+}
+
+// span is that of a window.
+type span struct {
+	width time.Duration
+	start int64 // in microseconds since 1970
+}
+
+// known is what a step knows of a version.
+type known struct {
+	judging   *judging
+	why       string         // there is no judging
+	reference *drift.Profile // nil: there is none
+}
+
+// counting is what a step adds to an hour of a version.
+type counting struct {
+	tally
+	states map[string]*quality.State
+	drift  *drift.State
+}
+
+func newStep(j *Journal, old *commit, number int64, now time.Time) *step {
+	return &step{
+		j: j, old: old, number: number, now: now,
+		next:     &commit{Runs: slices.Clone(old.Runs), Slices: old.Slices, Traffic: map[string]*window{}},
+		traffic:  map[span]*window{},
+		versions: map[versionID]*known{}, predictions: map[ledger.Key][]*prediction{}, abouts: map[ledger.Key][]about{},
+		hours: map[string]map[int64]map[int]*counting{},
+	}
+}
+
+// prepare makes the next commit; nil: there is nothing to take.
+func (s *step) prepare(ctx context.Context) (*commit, error) {
+	err := s.takeSegments(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var fresh []Outcome
+	var objects []string
+	if s.all { // else outcomes would wait for predictions that are there
+		if fresh, objects, err = s.takeOutcomes(ctx); err != nil {
+			return nil, err
+		}
+	}
+	waiting, err := s.j.waiting(ctx, s.old)
+	if err != nil {
+		return nil, err
+	}
+	s.did.Waiting = len(waiting)
+	if s.did.Segments == 0 && len(objects) == 0 && !slices.ContainsFunc(waiting, func(o Outcome) bool { return s.ripe(&o) }) {
+		return nil, nil //nolint:nilnil // there is no next commit
+	}
+	rest, unknown, err := s.join(ctx, waiting, fresh)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.keepOutcomes(ctx, fresh, rest, unknown); err != nil {
+		return nil, err
+	}
+	s.next.Delete = append(s.next.Delete, objects...)
+	if err := s.keepRuns(ctx); err != nil {
+		return nil, err
+	}
+	for k, w := range s.traffic {
+		s.next.Traffic[windowKey(k.width, k.start)] = w
+	}
+	return s.next, s.writeHours()
+}
+
+// takeSegments takes segments of the payload log that were not taken yet.
+func (s *step) takeSegments(ctx context.Context) error {
+	taken := map[string]bool{}
+	for _, id := range s.old.Segments {
+		taken[id] = true
+	}
+	s.all = true
+	since := s.now.Add(-catchUp).UnixMicro()
+	var kept []string
+	after := ""
+	if s.old.Since > 0 {
+		after = segments + micros(s.old.Since)
+	}
+	for o, err := range s.j.blob.List(ctx, segments, after) {
+		if err != nil {
+			return fmt.Errorf("list segments of predictions: %w", err)
+		}
+		id, until, ok := segmentID(o.Key)
+		if !ok || taken[id] {
+			if ok && until >= since {
+				kept = append(kept, id)
+			}
+			continue
+		}
+		if s.did.Predictions >= stepRows || s.states >= stepStates {
+			s.all = false
+			since = min(since, until) // it is for the next commit, and whatever is behind it
+			for id := range taken {
+				kept = append(kept, id)
+			}
+			slices.Sort(kept)
+			kept = slices.Compact(kept)
+			break
+		}
+		err := payload.Load(ctx, s.j.blob, o.Key, func(rows []payload.Row) error {
+			for i := range rows {
+				if err := s.takeRow(ctx, &rows[i]); err != nil {
+					return &blameless{fmt.Errorf("prediction %q: %w", rows[i].ID, err)}
+				}
+			}
+			return nil
+		})
+		innocent := (*blameless)(nil)
+		switch {
+		case errors.As(err, &innocent):
+			return innocent.error
+		case fault.Is(err, fault.NotFound): // it was swept meanwhile
+		case fault.Is(err, fault.Invalid):
+			s.did.Damaged = append(s.did.Damaged, o.Key)
+		case err != nil:
+			return err
+		}
+		s.did.Segments++
+		taken[id] = true
+		if until >= since {
+			kept = append(kept, id)
+		}
+	}
+	s.next.Since, s.next.Segments = max(s.old.Since, since), kept
+	return nil
+}
+
+// takeRow counts a row of a prediction.
+func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
+	if model.CheckName(r.Model) != nil || r.Version < 1 {
+		return nil // no predict wrote it
+	}
+	name, number := strings.Clone(r.Model), int(r.Version)
+	if s.parsed.read(r) != nil {
+		s.parsed = parsed{} // its values are not known
+	}
+	if r.Row == 0 { // a prediction is one, however many rows it has
+		newest := s.parsed.newest(r.FeatureTimes)
+		for _, width := range [...]time.Duration{narrow, wide} {
+			k := span{width, startOf(r.Answered, width)}
+			if s.traffic[k] == nil {
+				s.traffic[k] = &window{}
+			}
+			s.traffic[k].of(name, strconv.Itoa(number)).add(r, newest)
+		}
+	}
+	if r.Kind != "" {
+		return nil
+	}
+	s.did.Predictions++
+	v, err := s.version(ctx, name, number)
+	if err != nil {
+		return err
+	}
+	at := s.hour(name, number, r.At, v)
+	at.Rows++
+	if at.drift != nil {
+		observe(at.drift, &s.parsed)
+	}
+	p := &prediction{commit: s.number, model: name, version: number, at: r.At, why: v.why}
+	if v.judging != nil {
+		p.spec = v.judging.spec
+		if p.answer, err = v.judging.answer(s.parsed.outputs); err != nil {
+			p.why = fault.Message(err)
+		}
+	}
+	if p.why != "" {
+		at.Unjudged++
+		at.Why = p.why
+	} else {
+		p.slices = s.slicesOf(name, number, v.judging)
+		for _, slice := range append([]string{""}, p.slices...) {
+			state, err := s.state(at, slice, &p.spec)
+			if err != nil {
+				return err
+			}
+			if err := state.Predicted(p.answer); err != nil {
+				return err
+			}
+		}
+	}
+	key := predictionKey(r.ID, r.Row)
+	s.predictions[key] = append(s.predictions[key], p)
+	s.entries = append(s.entries, ledger.Entry{Key: key, Data: p.append(nil)})
+	if v.judging == nil {
+		return nil
+	}
+	if entity := entityOf(s.parsed.inputs, v.judging.entity); entity != "" {
+		a := about{r.At, key}
+		k := entityKey(name, entity)
+		s.abouts[k] = append(s.abouts[k], a)
+		s.entries = append(s.entries, ledger.Entry{Key: k, Data: a.append(nil)})
+	}
+	return nil
+}
+
+func predictionKey(id string, row int32) ledger.Key {
+	return ledger.KeyOf("prediction", id, strconv.Itoa(int(row)))
+}
+
+func entityKey(model, entity string) ledger.Key { return ledger.KeyOf("entity", model, entity) }
+
+// version finds out how answers of a version are judged, and what its data is compared with.
+func (s *step) version(ctx context.Context, name string, number int) (*known, error) {
+	id := versionID{name, number}
+	if v := s.versions[id]; v != nil {
+		return v, nil
+	}
+	v := &known{}
+	m, err := s.j.catalog.Manifest(ctx, name, number)
+	if err == nil {
+		v.judging, err = judgingOf(m)
+	}
+	switch {
+	case fault.Is(err, fault.NotFound), fault.Is(err, fault.Invalid), fault.Is(err, fault.Internal): // it is gone, says nothing, or is damaged
+		v.why = fault.Message(err)
+	case err != nil:
+		return nil, err
+	}
+	if v.reference, err = findReference(ctx, s.j.blob, name, number); err != nil {
+		return nil, err
+	}
+	s.versions[id] = v
+	return v, nil
+}
+
+// slicesOf names the slices that a row counts in. The first values of a column that there are get slices of their own. All commits agree on which
+// they are, so that a correction comes to where the outcome went.
+func (s *step) slicesOf(name string, number int, j *judging) (names []string) {
+	for _, column := range j.slices {
+		text := "(none)"
+		if v, ok := s.parsed.column(column); ok {
+			text = v.text()
+			text = text[:min(len(text), wordMost)]
+		}
+		id := versionID{name, number}.String()
+		values := s.next.Slices[id][column]
+		if at, known := slices.BinarySearch(values, text); !known {
+			if len(values) >= valuesMost {
+				text = otherName
+			} else {
+				all := maps.Clone(s.next.Slices) // the old commit keeps its own
+				if all == nil {
+					all = map[string]map[string][]string{}
+				}
+				own := maps.Clone(all[id])
+				if own == nil {
+					own = map[string][]string{}
+				}
+				own[column] = slices.Insert(slices.Clone(values), at, text)
+				all[id] = own
+				s.next.Slices = all
+			}
+		}
+		names = append(names, column+"="+text)
+	}
+	return names
+}
+
+// hour is what the step adds to an hour of a version.
+func (s *step) hour(name string, number int, at int64, v *known) *counting {
+	start := startOf(max(at, 0), wide)
+	hours := s.hours[name]
+	if hours == nil {
+		hours = map[int64]map[int]*counting{}
+		s.hours[name] = hours
+	}
+	if hours[start] == nil {
+		hours[start] = map[int]*counting{}
+	}
+	c := hours[start][number]
+	if c == nil {
+		c = &counting{states: map[string]*quality.State{}}
+		hours[start][number] = c
+	}
+	if c.drift == nil && v != nil && v.reference != nil {
+		c.drift = drift.NewState(v.reference)
+		s.states++
+	}
+	return c
+}
+
+func (s *step) state(at *counting, slice string, spec *quality.Spec) (*quality.State, error) {
+	state := at.states[slice]
+	if state == nil {
+		var err error
+		if state, err = quality.NewState(*spec); err != nil {
+			return nil, err
+		}
+		at.states[slice] = state
+		at.Spec = *spec
+		s.states++
+	}
+	return state, nil
+}
+
+// takeOutcomes takes objects of the inbox.
+func (s *step) takeOutcomes(ctx context.Context) (all []Outcome, objects []string, err error) {
+	for o, err := range s.j.blob.List(ctx, InboxPrefix, "") {
+		if err != nil {
+			return nil, nil, fmt.Errorf("list outcomes: %w", err)
+		}
+		if len(all) >= stepOutcomes {
+			break
+		}
+		b, _, err := store.ReadAll(ctx, s.j.blob, o.Key)
+		if fault.Is(err, fault.NotFound) {
+			continue // somebody was quicker, who then has made a commit
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("read %q: %w", o.Key, err)
+		}
+		own, err := readOutcomes(o.Key, b)
+		if err != nil {
+			s.did.Damaged = append(s.did.Damaged, o.Key)
+			if err := segment.Keep(ctx, s.j.blob, DamagedPrefix+strings.TrimPrefix(o.Key, InboxPrefix), b); err != nil {
+				return nil, nil, err
+			}
+		}
+		all, objects = append(all, own...), append(objects, o.Key)
+	}
+	s.did.Outcomes = len(all)
+	return all, objects, nil
+}
+
+// ripe tells whether an outcome has waited long enough.
+func (s *step) ripe(o *Outcome) bool {
+	return s.all && o.Created+s.j.conf.Wait.Microseconds() <= s.now.UnixMicro()
+}
+
+// join finds the predictions of outcomes and counts them there, and gives the outcomes that have to wait and those that need not wait any longer.
+func (s *step) join(ctx context.Context, waiting, fresh []Outcome) (rest, unknown []Outcome, err error) {
+	// An outcome that names a prediction is looked for among all when it comes, and later among those that come.
+	// One that names an entity is looked for once all predictions must have come.
+	var keys []ledger.Key
+	for i := range fresh {
+		if fresh[i].Prediction != "" {
+			keys = append(keys, predictionKey(fresh[i].Prediction, fresh[i].Row))
+		}
+	}
+	all := append(waiting, fresh...)
+	if len(all) > waitingMost {
+		slices.SortStableFunc(all, func(a, b Outcome) int { return int(min(max(a.Created-b.Created, -1), 1)) })
+	}
+	meant, err := s.entities(ctx, all)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, key := range meant {
+		keys = append(keys, key)
+	}
+	known, outcomes, err := s.find(ctx, keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	news := map[ledger.Key][]told{}
+	for i := range all {
+		o := &all[i]
+		key, ok := meant[i]
+		if o.Prediction != "" {
+			key, ok = predictionKey(o.Prediction, o.Row), true
+		}
+		of := func(p *prediction) bool { return o.Model == "" || o.Model == p.model }
+		switch {
+		case ok && (slices.ContainsFunc(known[key], of) || slices.ContainsFunc(s.predictions[key], of)):
+			news[key] = append(news[key], told{id: o.ID, created: o.Created, time: o.Time, value: o.Value, model: o.Model, commit: s.number})
+		case s.ripe(o) || len(all)-i > waitingMost:
+			unknown = append(unknown, *o)
+		default:
+			rest = append(rest, *o)
+		}
+	}
+	for key, own := range news {
+		for _, p := range slices.Concat(known[key], s.predictions[key]) {
+			if err := s.settle(p, outcomes[key], own); err != nil {
+				return nil, nil, err
+			}
+		}
+		for i := range own {
+			s.entries = append(s.entries, ledger.Entry{Key: key, Data: own[i].append(nil)})
+		}
+		s.did.Joined += len(own)
+	}
+	s.did.Unknown, s.did.Waiting = len(unknown), len(rest)
+	return rest, unknown, nil
+}
+
+// entities finds the predictions that ripe outcomes about entities mean: the last ones at or before a time. It gives their keys by the places of the outcomes.
+func (s *step) entities(ctx context.Context, all []Outcome) (map[int]ledger.Key, error) {
+	wanted := map[ledger.Key][]int{}
+	for i := range all {
+		if o := &all[i]; o.Prediction == "" && s.ripe(o) {
+			k := entityKey(o.Model, o.Entity)
+			wanted[k] = append(wanted[k], i)
+		}
+	}
+	meant, best := map[int]ledger.Key{}, map[int]int64{}
+	meet := func(k ledger.Key, a about) {
+		for _, i := range wanted[k] {
+			last, met := best[i]
+			if a.at <= all[i].At && (!met || a.at > last || a.at == last && a.key.Compare(meant[i]) > 0) {
+				meant[i], best[i] = a.key, a.at
+			}
+		}
+	}
+	for k := range wanted {
+		for _, a := range s.abouts[k] {
+			meet(k, a)
+		}
+	}
+	err := ledger.Find(ctx, s.j.blob, s.old.Runs, slices.Collect(maps.Keys(wanted)), func(k ledger.Key, data []byte) error {
+		if data[0] != ofEntity {
+			return nil
+		}
+		a, err := readAbout(data)
+		if err == nil {
+			meet(k, a)
+		}
+		return err
+	})
+	return meant, err
+}
+
+// find reads what earlier commits know of predictions.
+func (s *step) find(ctx context.Context, keys []ledger.Key) (known map[ledger.Key][]*prediction, outcomes map[ledger.Key][]told, err error) {
+	known, outcomes = map[ledger.Key][]*prediction{}, map[ledger.Key][]told{}
+	err = ledger.Find(ctx, s.j.blob, s.old.Runs, keys, func(k ledger.Key, data []byte) error {
+		switch data[0] {
+		case ofPrediction:
+			p, err := readPrediction(data)
+			if err != nil {
+				return err
+			}
+			known[k] = append(known[k], p)
+		case ofOutcome:
+			o, err := readTold(data)
+			if err != nil {
+				return err
+			}
+			outcomes[k] = append(outcomes[k], o)
+		}
+		return nil
+	})
+	return known, outcomes, err
+}
+
+// settle takes back what counted for a prediction and counts what does with the outcomes that came.
+func (s *step) settle(p *prediction, before, news []told) error {
+	mine := func(all []told) (own []told) {
+		for _, o := range all {
+			if (o.model == "" || o.model == p.model) && o.commit >= p.commit {
+				own = append(own, o)
+			}
+		}
+		return own
+	}
+	old := mine(before)
+	now := append(slices.Clone(old), mine(news)...)
+	at := s.hour(p.model, p.version, p.at, nil)
+	if p.why != "" {
+		at.Settlement.add(&Settlement{Unsuited: int64(len(now) - len(old)), Reason: p.why}, 1)
+		return nil
+	}
+	truthBefore, countedBefore, was := settle(&p.spec, old)
+	truth, counted, is := settle(&p.spec, now)
+	at.Settlement.add(&was, -1)
+	at.Settlement.add(&is, 1)
+	if countedBefore != nil && counted != nil && *countedBefore == *counted {
+		return nil
+	}
+	for _, slice := range append([]string{""}, p.slices...) {
+		state, err := s.state(at, slice, &p.spec)
+		if err != nil {
+			return err
+		}
+		if countedBefore != nil {
+			if err := state.Remove(p.answer, truthBefore, time.Duration(countedBefore.time-p.at)*time.Microsecond); err != nil {
+				return err
+			}
+		}
+		if counted != nil {
+			if err := state.Add(p.answer, truth, time.Duration(counted.time-p.at)*time.Microsecond); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Unknown is the reason of outcomes whose predictions did not come.
+const Unknown Reason = "unknown"
+
+// keepOutcomes writes outcomes to where they belong now: all that came to the log, those that wait, and those that need not wait any longer to the rejected ones.
+func (s *step) keepOutcomes(ctx context.Context, fresh, rest, unknown []Outcome) error {
+	write := func(prefix string, all []Outcome) (string, error) {
+		key, data, err := encode([]*batch{{good: all}})
+		if err != nil || data == nil {
+			return "", err
+		}
+		key = prefix + strings.TrimPrefix(key, InboxPrefix)
+		return key, segment.Keep(ctx, s.j.blob, key, data)
+	}
+	if _, err := write(LogPrefix, fresh); err != nil {
+		return err
+	}
+	var err error
+	if s.next.Waiting, err = write(WaitingPrefix, rest); err != nil {
+		return err
+	}
+	if s.old.Waiting != "" && s.old.Waiting != s.next.Waiting {
+		s.next.Delete = append(s.next.Delete, s.old.Waiting)
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	b := &batch{}
+	for i := range unknown {
+		o := &unknown[i]
+		detail := fmt.Sprintf("no prediction %q, row %d, was logged within %s", o.Prediction, o.Row, s.j.conf.Wait)
+		if o.Prediction == "" {
+			detail = fmt.Sprintf("no prediction of %s was about the entity then, or quality.entity of the model names other keys", o.Model)
+		}
+		b.line(o.json(), Unknown, detail, o.Source)
+	}
+	sum := sha256.Sum256(b.lines.Bytes())
+	return segment.Keep(ctx, s.j.blob, RejectedPrefix+s.now.UTC().Format(time.DateOnly)+"/"+hex.EncodeToString(sum[:16]), b.lines.Bytes())
+}
+
+// json writes an outcome as it can be sent again.
+func (o *Outcome) json() []byte {
+	var v struct {
+		Prediction string          `json:"prediction,omitempty"`
+		Row        int32           `json:"row,omitempty"`
+		Model      string          `json:"model,omitempty"`
+		Entity     json.RawMessage `json:"entity,omitempty"`
+		At         *time.Time      `json:"at,omitempty"`
+		Value      json.RawMessage `json:"value"`
+		Time       time.Time       `json:"time"`
+	}
+	v.Prediction, v.Row, v.Model, v.Value, v.Time = o.Prediction, o.Row, o.Model, json.RawMessage(o.Value), time.UnixMicro(o.Time).UTC()
+	if o.Entity != "" {
+		v.Entity = json.RawMessage(o.Entity)
+	}
+	if o.At != 0 {
+		v.At = new(time.UnixMicro(o.At).UTC())
+	}
+	b, _ := json.Marshal(&v) // value and entity are JSON, as was checked when they came
+	return b
+}
+
+// keepRuns writes what was learnt to the ledger, lets go of what is too old, and makes few runs of many.
+func (s *step) keepRuns(ctx context.Context) error {
+	for some := range slices.Chunk(s.entries, ledger.MaxEntries/8) { // so that the largest ones can be merged as well
+		own, err := ledger.Write(ctx, s.j.blob, LedgerPrefix, some, s.now.UnixMicro())
+		if err != nil {
+			return err
+		}
+		s.next.Runs = append(s.next.Runs, own)
+	}
+	drop := func(gone []ledger.Run) {
+		for _, r := range gone {
+			s.next.Delete = append(s.next.Delete, r.Object)
+			s.next.Runs = slices.DeleteFunc(s.next.Runs, func(o ledger.Run) bool { return o.Object == r.Object })
+		}
+	}
+	horizon := s.now.Add(-s.j.conf.Join).UnixMicro()
+	var old []ledger.Run
+	for _, r := range s.next.Runs {
+		if r.Until < horizon {
+			old = append(old, r)
+		}
+	}
+	drop(old)
+	if few := ledger.Mergeable(s.next.Runs); few != nil {
+		one, err := ledger.Merge(ctx, s.j.blob, LedgerPrefix, few, func([]byte) bool { return true })
+		if err != nil {
+			return err
+		}
+		drop(few)
+		s.next.Runs = append(s.next.Runs, one)
+	}
+	s.next.Delete = slices.DeleteFunc(s.next.Delete, func(key string) bool { // what is written again is the same object
+		return key == s.next.Waiting || slices.ContainsFunc(s.next.Runs, func(r ledger.Run) bool { return r.Object == key })
+	})
+	return nil
+}
+
+// writeHours writes the states down.
+func (s *step) writeHours() error {
+	s.next.Hours = map[string]map[int64]*hour{}
+	for name, hours := range s.hours {
+		s.next.Hours[name] = map[int64]*hour{}
+		for start, versions := range hours {
+			h := &hour{Versions: map[int]*tally{}}
+			for number, c := range versions {
+				t := &c.tally
+				if len(c.states) > 0 {
+					t.Quality = map[string][]byte{}
+				}
+				for slice, state := range c.states {
+					t.Quality[slice] = state.Append(nil)
+				}
+				if c.drift != nil {
+					var err error
+					t.Reference = c.drift.Profile().Digest()
+					if t.Drift, err = c.drift.AppendBinary(nil); err != nil {
+						return err
+					}
+				}
+				h.Versions[number] = t
+			}
+			s.next.Hours[name][start] = h
+		}
+	}
+	return nil
+}
