@@ -146,8 +146,8 @@ func (c *client) table(rows [][]string) error {
 	return w.Flush()
 }
 
-// whoami is who a change is recorded for, as long as the server does not know
-// its callers.
+// whoami is who a change is recorded for, where it says who made it. The server's audit log
+// has whose key it was.
 func whoami() string {
 	name := "unknown"
 	if u, err := user.Current(); err == nil {

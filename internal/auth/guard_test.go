@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -130,6 +131,53 @@ func TestEveryRouteIsKnown(t *testing.T) {
 	if err != nil || found < 20 {
 		t.Errorf("found %d routes, %v", found, err)
 	}
+}
+
+// FuzzNeeds compares what the guard takes a path for with what a mux does: for no path may a guard have looked at another model, or at
+// another action, than the handler that gets it.
+func FuzzNeeds(f *testing.F) {
+	for _, path := range []string{
+		"/v2/models/m/infer", "/v2/models/m/versions/1/infer", "/v1/models/m:predict", "/v1/models/m/versions/1:predict", "/v2/repository/models/m/load", "/v2/models/a%2fb/infer",
+		"/v2/models/../models/m/infer", "/v2//models/m/infer", "/admin/v1/keys/x", "/admin/v1/models/m/versions", "/v2/models/%6d/infer", "/v2/models/m%3a/infer", "/feedback/", "/events?x=/v2", "/v2/models/m/infer/",
+	} {
+		f.Add(path)
+	}
+	mux := http.NewServeMux()
+	var got *http.Request
+	for pattern, action := range map[string]Action{
+		"POST /v2/models/{model}/infer": Predict, "POST /v2/models/{model}/versions/{version}/infer": Predict, "POST /v1/models/{model}": Predict, "POST /v1/models/{model}/versions/{version}": Predict,
+		"POST /v2/repository/models/{model}/load": ModelsWrite, "POST /admin/v1/models/{model}/versions": ModelsWrite, "POST /admin/v1/keys/{id}/rotate": Admin, "POST /admin/v1/keys": Admin,
+		"POST /feedback": Feedback, "POST /events": Events, "POST /push": FeaturesWrite, "POST /get-online-features": FeaturesRead,
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			got = r
+			w.Header().Set("Action", string(action))
+		})
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		u, err := url.ParseRequestURI(path)
+		if err != nil || u.Host != "" || u.Scheme != "" || strings.HasPrefix(path, "//") {
+			return
+		}
+		r := &http.Request{Method: "POST", URL: u, RequestURI: path, Header: http.Header{}, Host: "x"}
+		need, err := Needs(r)
+		if err != nil {
+			return
+		}
+		got = nil
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		if got == nil {
+			return
+		}
+		model := got.PathValue("model")
+		if strings.HasPrefix(got.Pattern, "POST /v1/models/{model}") && got.PathValue("version") == "" && strings.Contains(model, ":") {
+			model = model[:strings.LastIndexByte(model, ':')]
+		}
+		if action := Action(w.Header().Get("Action")); need.Action != action || need.Model != model {
+			t.Errorf("%q: the guard looked at %+v, the handler is for %s of %q", path, need, action, model)
+		}
+	})
 }
 
 // guarded is a process behind a guard.

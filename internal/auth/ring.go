@@ -85,15 +85,16 @@ func (r *Ring) Check(ctx context.Context, whole string) (*Principal, error) {
 	if !ok {
 		return nil, errNotValid
 	}
-	if _, age, err := r.seen.Get(ctx); age > r.stale || ctx.Err() != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, unanswered(err)
+	_, age, away := r.seen.Get(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case age > r.stale:
+		return nil, unanswered(away)
 	}
 	now := r.now()
 	k, found := r.cached.GetIfPresent(id)
-	if !found || now.Sub(k.read) > keptFor {
+	if !found || now.Sub(k.read) > keptFor && (away == nil || now.Sub(k.read) > keptFor+r.stale) {
 		var err error
 		if k, err = r.lookup(ctx, id, k); err != nil {
 			return nil, err

@@ -133,7 +133,7 @@ func TestARequestIsHandedOn(t *testing.T) {
 	large := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
 	for _, body := range [][]byte{[]byte("small"), large} {
 		a := g.ask("POST", "/v2/models/m/infer?a=1;b=2", bytes.NewReader(body), "X-Request-Id", "mine", "Authorization", "Bearer x", "Connection", "X-Gone, keep-alive", "X-Gone", "hop",
-			"X-Forwarded-For", "1.2.3.4", "Te", "gzip", "Upgrade", "h2c", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", auth.ModelHeader, "other")
+			"X-Forwarded-For", "1.2.3.4", "Te", "gzip", "Upgrade", "h2c", "Knative-Serving-Revision", "other", "K-Network-Probe", "queue", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", auth.ModelHeader, "other")
 		if a.status != http.StatusTeapot || a.body != string(body) || a.header.Get("Prediction-Id") != "7" {
 			t.Fatalf("got %d %.100s %v", a.status, a.body, a.header)
 		}
@@ -141,7 +141,7 @@ func TestARequestIsHandedOn(t *testing.T) {
 			t.Errorf("got %v", a.header)
 		}
 		for name, want := range map[string]string{
-			"X-Request-Id": "mine", "Authorization": "Bearer x", "X-Gone": "", "Te": "", "Upgrade": "", "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": g.addr, auth.ModelHeader: "",
+			"X-Request-Id": "mine", "Authorization": "Bearer x", "X-Gone": "", "Te": "", "Knative-Serving-Revision": "", "K-Network-Probe": "", "Upgrade": "", "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": g.addr, auth.ModelHeader: "",
 		} {
 			if got := got.Header.Get(name); got != want {
 				t.Errorf("%s: got %q, want %q", name, got, want)

@@ -152,6 +152,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer x.settle(x.backend.gaveUp) // unless something is known by then
 	switch {
+	case x.grpc && r.ProtoMajor < 2:
+		auth.Refuse(w, r, fault.New(fault.Invalid, "gRPC needs HTTP/2"))
+		return
 	case x.grpc && streams(r.URL.Path):
 		stream(r)
 	case strings.HasPrefix(r.URL.Path, "/admin/v1/"), strings.HasPrefix(r.URL.Path, "/materialize"):
@@ -218,6 +221,11 @@ func rewrite(r *httputil.ProxyRequest) {
 	out := r.Out
 	out.URL.Scheme, out.URL.Host, out.Host = x.to.Scheme, x.to.Host, x.to.Host
 	r.SetXForwarded()
+	for name := range out.Header { // by which Knative's own parts tell each other where a request goes, and that it is a probe
+		if strings.HasPrefix(name, "Knative-") || strings.HasPrefix(name, "K-") {
+			delete(out.Header, name)
+		}
+	}
 	out.Header["X-Request-Id"] = []string{x.id}
 	for _, name := range []string{"Origin", "Sec-Fetch-Site"} { // whether a page may ask was decided here, where it knows the host by its name
 		delete(out.Header, name)

@@ -13,6 +13,7 @@ const (
 	recentSoon = 500 * time.Millisecond // it is read again behind the caller's back
 	recentMost = time.Second            // the caller waits
 	recentWait = 2 * time.Second        // for so long
+	recentHold = 5 * time.Second        // after a try that failed nobody waits: it goes on behind the callers' backs
 )
 
 // Recent keeps a small thing of a store in memory and reads it again when it is asked for, not by
@@ -26,6 +27,7 @@ type Recent[T any] struct {
 	at      time.Time     // before it was last read; zero: never
 	tried   time.Time     // before it was last tried to
 	failed  error         // of the last try
+	ended   time.Time     // when that was
 	reading chan struct{} // closed when the read under way is over; nil: none is
 	closed  bool
 	now     func() time.Time
@@ -51,7 +53,8 @@ func (r *Recent[T]) Get(ctx context.Context) (value T, age time.Duration, err er
 		r.reading, r.tried = make(chan struct{}), now
 		go r.refresh(r.reading, now)
 	}
-	if reading := r.reading; reading != nil && age >= recentMost {
+	waits := r.failed == nil || now.Sub(r.ended) >= recentHold
+	if reading := r.reading; reading != nil && age >= recentMost && waits {
 		r.mu.Unlock()
 		select {
 		case <-reading:
@@ -75,7 +78,7 @@ func (r *Recent[T]) Changed() {
 	if !r.at.IsZero() {
 		r.at = r.at.Add(-recentMost)
 	}
-	r.tried = time.Time{}
+	r.tried, r.failed = time.Time{}, nil
 }
 
 func (r *Recent[T]) refresh(done chan struct{}, at time.Time) {
@@ -88,6 +91,7 @@ func (r *Recent[T]) refresh(done chan struct{}, at time.Time) {
 	})()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ended = r.now()
 	if r.failed = err; err == nil {
 		r.value, r.at = value, at
 	}
