@@ -76,10 +76,14 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			*r = *r.WithContext(With(r.Context(), p)) // in place: whoever looks at the route later looks at this one
 			telemetry.LineFrom(r.Context()).Set(slog.String("caller", p.ID))
 		}
-		next.ServeHTTP(w, r)
 		if r.Method != http.MethodGet && r.Method != http.MethodHead && (need.Action == Admin || need.Action == ModelsWrite) {
-			g.audit.Done(r, need, p)
+			returned := false
+			defer func() { g.audit.Done(r, need, p, returned) }() // also of one that panics
+			next.ServeHTTP(w, r)
+			returned = true
+			return
 		}
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -176,10 +180,10 @@ const refusalsMost = 50
 // NewAudit makes one that writes to the log.
 func NewAudit(tel *telemetry.Telemetry) *Audit { return &Audit{log: tel.Log, now: time.Now} }
 
-// Done tells of a change that was tried for by somebody who may, and how it ended.
-func (a *Audit) Done(r *http.Request, need Need, p *Principal) {
+// Done tells of a change that somebody who may has asked for, and how it ended; returned says that its handler did.
+func (a *Audit) Done(r *http.Request, need Need, p *Principal, returned bool) {
 	outcome := "done"
-	if serve.Status(r) >= http.StatusBadRequest {
+	if !returned || serve.Status(r) >= http.StatusBadRequest || telemetry.LineFrom(r.Context()).Err() != nil { // by gRPC, the status is none of HTTP
 		outcome = "failed"
 	}
 	a.write(r, slog.LevelInfo, need, p, slog.String("outcome", outcome), slog.Int("status", serve.Status(r)))

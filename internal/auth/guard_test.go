@@ -225,6 +225,7 @@ func startGuarded(t *testing.T, blob store.Blob, environ map[string]string) *gua
 		if err := Open(p, &c, solid{blob}, true); err != nil {
 			return err
 		}
+		p.Mux.HandleFunc("POST /admin/v1/models/{model}/versions", func(http.ResponseWriter, *http.Request) { panic("a bug") })
 		p.Mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 			name := "nobody"
 			if p := From(r.Context()); p != nil {
@@ -398,11 +399,13 @@ func TestSecretsAreNowhere(t *testing.T) {
 	if status != 200 {
 		t.Fatalf("got %d %s", status, body)
 	}
+	g.ask("POST", "/admin/v1/models/x/versions", bearer(ops)) // which panics
 	_, metrics, _ := g.ask("GET", "/metrics", nil)
 	g.stop()
 	log := g.log.String()
 	for _, want := range []string{
 		`"msg":"audit","outcome":"done","status":200,"caller":"key:`, `"action":"admin","method":"DELETE","path":"/admin/v1/keys/` + key.ID + `"`,
+		`"msg":"audit","outcome":"failed","status":0,"caller":"key:`, `"action":"models:write","method":"POST","path":"/admin/v1/models/x/versions"`,
 		`"msg":"audit","outcome":"refused","kind":"denied","why":"the API key \"shop\" has no scope for admin"`,
 	} {
 		if !strings.Contains(log, want) {
