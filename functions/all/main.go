@@ -18,6 +18,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/gate"
+	"github.com/pilotlight-ml/pilotlight/internal/limit"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
@@ -87,6 +88,9 @@ func function(register serve.Register) *serve.Function {
 		}
 		blob, kv, online, meter, err := own.stores(ctx, p)
 		if err != nil {
+			return err
+		}
+		if err := limit.Keep(ctx, p, kv, meter); err != nil {
 			return err
 		}
 		if err := gate.Open(p, &gc, gate.Deps{Blob: blob, Meter: meter, Own: func() store.Meter { return memstore.NewMeter() }}); err != nil {

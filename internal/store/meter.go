@@ -36,6 +36,14 @@ type Charge struct {
 	Amount
 }
 
+// Counted is what somebody has used of quotas, in the day and the month of these numbers.
+type Counted struct {
+	Key        string
+	Day, Month int64
+	ByDay      Amount
+	ByMonth    Amount
+}
+
 // Used is how much of a limit is taken, this request included if it was granted.
 type Used struct {
 	Left  int           // requests that may come at once now; of limits without Every: 0

@@ -16,6 +16,7 @@ type Meter struct {
 	clock   func() time.Time
 	mu      sync.Mutex
 	taken   map[string]*taken
+	changed map[string]struct{} // whose counts Changed has not told yet
 	sweepAt int
 }
 
@@ -32,7 +33,7 @@ func OpenMeter(context.Context, *url.URL) (store.Meter, error) { return NewMeter
 
 // NewMeter is OpenMeter.
 func NewMeter() *Meter {
-	return &Meter{clock: time.Now, taken: map[string]*taken{}, sweepAt: minSweep}
+	return &Meter{clock: time.Now, taken: map[string]*taken{}, changed: map[string]struct{}{}, sweepAt: minSweep}
 }
 
 // of gives the counts of somebody, from anew where their time is over.
@@ -60,6 +61,7 @@ func (m *Meter) sweep(day, month int64) {
 	for key, t := range m.taken {
 		if t.full.Before(now) && (t.byDay == store.Amount{} || t.day < day) && (t.byMonth == store.Amount{} || t.month < month) {
 			delete(m.taken, key)
+			delete(m.changed, key)
 		}
 	}
 	m.sweepAt = max(minSweep, 2*len(m.taken))
@@ -102,6 +104,7 @@ func (m *Meter) Take(ctx context.Context, now time.Time, limits []store.Limit) (
 			if l.Day != (store.Amount{}) || l.Month != (store.Amount{}) {
 				t.byDay.Requests++
 				t.byMonth.Requests++
+				m.changed[l.Key] = struct{}{}
 			}
 			if l.Every > 0 {
 				t.full = later(t.full, clock).Add(l.Every)
@@ -141,8 +144,33 @@ func (m *Meter) Add(ctx context.Context, now time.Time, charges []store.Charge) 
 			a.Requests += c.Requests
 			a.Rows += c.Rows
 		}
+		m.changed[c.Key] = struct{}{}
 	}
 	return nil
+}
+
+// Changed tells what was counted of those whose counts have changed since it was last asked.
+func (m *Meter) Changed() []store.Counted {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []store.Counted
+	for key := range m.changed {
+		if t := m.taken[key]; t != nil {
+			all = append(all, store.Counted{Key: key, Day: t.day, Month: t.month, ByDay: t.byDay, ByMonth: t.byMonth})
+		}
+	}
+	clear(m.changed)
+	return all
+}
+
+// Restore has a new meter go on from what another one has told.
+func (m *Meter) Restore(counted []store.Counted) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range counted {
+		m.taken[c.Key] = &taken{day: c.Day, month: c.Month, byDay: c.ByDay, byMonth: c.ByMonth}
+	}
+	m.sweepAt = max(minSweep, 2*len(m.taken))
 }
 
 // Close forgets all of it.
