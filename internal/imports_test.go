@@ -22,9 +22,9 @@ var levels = []struct {
 }{
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
 	{"chart jsonwire row tensor yamlwire", "values, how JSON and YAML write them, and how they look, know only the ground"},
-	{"drift engine event feast oip quality store tfserving window", "ports and wire formats know values, not each other"},
+	{"drift engine event feast oip quality sequential store tfserving window", "ports and wire formats know values, not each other"},
 	{"alert cache ledger model queue segment serve", "what mains compose flows of"},
-	{"payload rpc", "what was predicted, and gRPC on the server"},
+	{"payload rollout rpc", "what was predicted, who answers it, and gRPC on the server"},
 	{"auth", "who may do what, by every protocol"},
 	{"limit", "how much they may ask for"},
 	{"feature", "features are asked for by other flows"},

@@ -29,7 +29,8 @@ func modelPath(name string) string { return modelsPath + "/" + url.PathEscape(na
 
 func modelCommand(c *client) *cobra.Command {
 	cmd := &cobra.Command{Use: "model", Short: "Publish models and move their aliases"}
-	cmd.AddCommand(pushCommand(c), listCommand(c), showCommand(c), aliasCommand(c), rollbackCommand(c))
+	cmd.AddCommand(pushCommand(c), listCommand(c), showCommand(c), aliasCommand(c),
+		canaryCommand(c), shadowCommand(c), promoteCommand(c), rollbackCommand(c))
 	return cmd
 }
 
@@ -172,23 +173,45 @@ func listCommand(c *client) *cobra.Command {
 			}
 			rows := [][]string{{"NAME", "VERSIONS", "NEWEST", "ALIASES"}}
 			for _, m := range list.Models {
-				rows = append(rows, []string{m.Name, strconv.Itoa(m.Versions), strconv.Itoa(m.Newest), aliases(m.Aliases, 0)})
+				rows = append(rows, []string{m.Name, strconv.Itoa(m.Versions), strconv.Itoa(m.Newest), aliases(m.Aliases, m.Splits, 0)})
 			}
 			return c.table(rows)
 		},
 	}
 }
 
-// aliases writes aliases as "champion=3 shadow=4", or the names of those that
-// mean one version.
-func aliases(all map[string]int, version int) string {
+// aliases writes aliases as "champion=3 other=4", or "champion=3+4@10%+5@shadow", or the names of those
+// that mean one version, with its part where they mean others, too.
+func aliases(all map[string]int, splits map[string]*model.Split, version int) string {
 	var words []string
 	for name, v := range all {
-		switch version {
-		case 0:
-			words = append(words, name+"="+strconv.Itoa(v))
-		case v:
-			words = append(words, name)
+		word := name + "=" + strconv.Itoa(v)
+		if version > 0 {
+			word = name
+		}
+		s := splits[name]
+		if s != nil && len(s.Canaries) > 0 && version == v {
+			word += "@" + percent(s.Share(v))
+		}
+		mine := version == 0 || version == v
+		part := func(v int, what string) {
+			switch version {
+			case 0:
+				word += fmt.Sprintf("+%d@%s", v, what)
+			case v:
+				word, mine = name+"@"+what, true
+			}
+		}
+		if s != nil {
+			for _, c := range s.Canaries {
+				part(c.Version, percent(c.Share))
+			}
+			if s.Shadow > 0 {
+				part(s.Shadow, "shadow")
+			}
+		}
+		if mine {
+			words = append(words, word)
 		}
 	}
 	slices.Sort(words)
@@ -213,7 +236,7 @@ func showCommand(c *client) *cobra.Command {
 				}
 				slices.Sort(labels)
 				rows = append(rows, []string{
-					strconv.Itoa(m.Version), aliases(d.Current, m.Version), humanize.IBytes(uint64(m.Size)),
+					strconv.Itoa(m.Version), aliases(d.Current, d.Splits, m.Version), humanize.IBytes(uint64(m.Size)),
 					m.CreatedAt.Local().Format(time.DateTime), m.CreatedBy, strings.Join(labels, " "), m.Digest.Hex()[:12],
 				})
 			}
@@ -234,7 +257,7 @@ func showCommand(c *client) *cobra.Command {
 				if m.Undoes > 0 {
 					why = strings.TrimSpace(fmt.Sprintf("rollback of move %d. %s", m.Undoes, why))
 				}
-				rows = append(rows, []string{strconv.Itoa(m.Seq), m.Alias, number(m.From), number(m.To), m.At.Local().Format(time.DateTime), m.By, why})
+				rows = append(rows, []string{strconv.Itoa(m.Seq), m.Alias, named(m.From, m.Before), named(m.To, m.After), m.At.Local().Format(time.DateTime), m.By, why})
 			}
 			return c.table(rows)
 		},
@@ -270,16 +293,15 @@ func aliasCommand(c *client) *cobra.Command {
 			case len(args) < 3:
 				return fmt.Errorf("which version? expected: pilotlight model alias %s %s VERSION", args[0], args[1])
 			default:
-				v, err := strconv.Atoi(args[2])
-				if err != nil {
-					return fmt.Errorf("version is %q, expected a number", args[2])
+				var err error
+				if change.Version, err = parseVersion(args[2]); err != nil {
+					return err
 				}
-				change.Version = v
 			}
 			if cmd.Flags().Changed("expect") {
 				change.Expect = &expect
 			}
-			return c.move(cmd, method, modelPath(args[0])+"/aliases/"+url.PathEscape(args[1]), &change)
+			return c.move(cmd, method, aliasPath(args[0], args[1]), &change)
 		},
 	}
 	flags := cmd.Flags()
@@ -293,14 +315,14 @@ func rollbackCommand(c *client) *cobra.Command {
 	change := predict.AliasChange{By: whoami()}
 	cmd := &cobra.Command{
 		Use:   "rollback NAME [ALIAS]",
-		Short: "Take back the last move of an alias (champion)",
+		Short: "Take back the last move of an alias (champion), or end its canary",
 		Args:  cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			alias := model.Champion
 			if len(args) == 2 {
 				alias = args[1]
 			}
-			return c.move(cmd, "POST", modelPath(args[0])+"/aliases/"+url.PathEscape(alias)+"/rollback", &change)
+			return c.move(cmd, "POST", aliasPath(args[0], alias)+"/rollback", &change)
 		},
 	}
 	cmd.Flags().StringVar(&change.Why, "why", "", "`reason`, kept in the history")
@@ -314,11 +336,11 @@ func (c *client) move(cmd *cobra.Command, method, path string, change *predict.A
 	}
 	switch {
 	case m.Seq == 0:
-		fmt.Fprintf(c.out, "%s already names version %s\n", m.Alias, number(m.To))
+		fmt.Fprintf(c.out, "%s already names version %s\n", m.Alias, named(m.To, m.After))
 	case m.To == 0:
-		fmt.Fprintf(c.out, "%s is gone; it named version %d (move %d)\n", m.Alias, m.From, m.Seq)
+		fmt.Fprintf(c.out, "%s is gone; it named version %s (move %d)\n", m.Alias, named(m.From, m.Before), m.Seq)
 	default:
-		fmt.Fprintf(c.out, "%s: %s -> %d (move %d)\n", m.Alias, number(m.From), m.To, m.Seq)
+		fmt.Fprintf(c.out, "%s: %s -> %s (move %d)\n", m.Alias, named(m.From, m.Before), named(m.To, m.After), m.Seq)
 	}
 	return nil
 }

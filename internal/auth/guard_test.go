@@ -63,6 +63,8 @@ func TestNeeds(t *testing.T) {
 		{"HEAD", "/admin/v1/models/flights", AdminRead, ""},
 		{"POST", "/admin/v1/models/flights/versions", ModelsWrite, "flights"},
 		{"DELETE", "/admin/v1/models/flights/aliases/canary", ModelsWrite, "flights"},
+		{"PUT", "/admin/v1/rollouts/flights/champion", ModelsWrite, "flights"},
+		{"GET", "/admin/v1/rollouts", AdminRead, ""},
 		{"GET", "/admin/v1/keys", Admin, ""},
 		{"GET", "/admin/v1/keys/x", Admin, ""},
 		{"POST", "/admin/v1/keys", Admin, ""},

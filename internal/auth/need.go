@@ -79,7 +79,7 @@ func administers(method, path string) Need {
 		return Need{Action: Admin}
 	case looks:
 		return Need{Action: AdminRead}
-	case what == "models" && rest != "":
+	case (what == "models" || what == "rollouts") && rest != "":
 		model, _, _ := strings.Cut(rest, "/")
 		return Need{ModelsWrite, model}
 	}

@@ -133,6 +133,12 @@ func (t Type[T]) Decode(e *Event) (T, error) {
 	return data, nil
 }
 
+// PartitionKey is what an event is about, by the extension partitionkey of CloudEvents; "": it does not say.
+func PartitionKey(e *Event) string {
+	key, _ := e.Extensions()["partitionkey"].(string)
+	return key
+}
+
 // holdsJSON tells whether an event says that its data is JSON, as the SDK reads it: by saying nothing, too.
 func holdsJSON(e *Event) bool {
 	kind, _, _ := strings.Cut(strings.ToLower(e.DataContentType()), ";")

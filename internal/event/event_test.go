@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,7 +40,7 @@ func TestTheSameDataIsTheSameEvent(t *testing.T) {
 		t.Errorf("got %s and %s", a, b)
 	}
 	back, err := event.AliasMoved.Decode(&a)
-	if err != nil || back != data {
+	if err != nil || !reflect.DeepEqual(back, data) {
 		t.Errorf("got %+v %v, want %+v", back, err, data)
 	}
 }

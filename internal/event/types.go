@@ -40,13 +40,22 @@ type Moved struct {
 	At    time.Time `json:"at" jsonschema:"when it was moved"`
 	By    string    `json:"by,omitempty" jsonschema:"who moved it"`
 	Why   string    `json:"why,omitempty" jsonschema:"the reason that was given"`
+	// Canaries and Shadow are what the alias names beside To.
+	Canaries []Share `json:"canaries,omitempty" jsonschema:"versions that answer a share of the alias's traffic now, while the rest is the version's; absent: there are none"`
+	Shadow   int     `json:"shadow,omitempty" jsonschema:"the version that is asked the same behind the answers now; absent: there is none"`
 }
 
-// AliasMoved tells that an alias of a model names another version.
+// Share is a version's share of an alias's traffic.
+type Share struct {
+	Version int     `json:"version" jsonschema:"the number of the version"`
+	Share   float64 `json:"share" jsonschema:"above 0 and below 1"`
+}
+
+// AliasMoved tells that an alias of a model names another version, or others beside it.
 var AliasMoved = declare(Type[Moved]{
 	Declaration: &Declaration{
 		Name: "dev.pilotlight.alias.moved.v1", Source: registry, Subject: "model:alias", ID: "model:alias:seq",
-		Summary: "An alias of a model names another version, or none: by a push, a move or a rollback. predict looks the model up anew and begins to load the version, if it answers this alias.",
+		Summary: "An alias of a model names another version, or none, or others beside it (then from and to may be the same): by a push, a move, a canary, a shadow, a promotion or a rollback. predict looks the model up anew and begins to load the versions, if it answers this alias.",
 	},
 	id:      func(m *Moved) string { return fmt.Sprintf("%s:%s:%d", m.Model, m.Alias, m.Seq) },
 	subject: func(m *Moved) string { return m.Model + ":" + m.Alias },

@@ -2,6 +2,7 @@ package feedback
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
+	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -61,11 +63,19 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 		return nil, err
 	}
 	alerts.Register(p.Mux)
-	journal, err := NewJournal(&c.Journal, d.Blob, model.NewCatalog(d.Blob, time.Minute, nil), p.Tel)
+	outbox, err := event.NewOutbox(d.Sink, p.Tel)
+	if err != nil {
+		return nil, err
+	}
+	p.Defer(outbox.Close)
+	catalog := model.NewCatalog(d.Blob, time.Minute, outbox)
+	journal, err := NewJournal(&c.Journal, d.Blob, catalog, p.Tel)
 	if err != nil {
 		return nil, err
 	}
 	registerAdmin(p.Mux, journal)
+	rollouts := rollout.New(d.Blob, catalog, primary, p.Tel.Log)
+	rollouts.Register(p.Mux)
 	event.On(d.Events, event.Tick, func(ctx context.Context, _ *event.Event, tick event.Ticked) error {
 		line := telemetry.LineFrom(ctx)
 		switch tick.Job {
@@ -83,7 +93,7 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 			if err != nil {
 				return err
 			}
-			return alerts.Tick(ctx, &watcher{journal, map[[2]int64]*window{}})
+			return errors.Join(rollouts.Tick(ctx, journal), alerts.Tick(ctx, &watcher{journal, map[[2]int64]*window{}}))
 		}
 		return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
 	})

@@ -147,8 +147,13 @@ func (j *Journal) span(ctx context.Context, from, until time.Time) (*window, err
 	if until.Sub(from) >= wideFrom {
 		width = wide
 	}
+	return j.between(ctx, width, startOf(max(from.UnixMicro(), 0), width), until.UnixMicro())
+}
+
+// between merges the windows of a width that start in a span of time.
+func (j *Journal) between(ctx context.Context, width time.Duration, from, until int64) (*window, error) {
 	var starts []int64
-	for start := startOf(max(from.UnixMicro(), 0), width); start < until.UnixMicro(); start += width.Microseconds() {
+	for start := from; start < until; start += width.Microseconds() {
 		starts = append(starts, start)
 	}
 	h, _, err := j.head(ctx)

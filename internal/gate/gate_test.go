@@ -161,7 +161,7 @@ func TestWhatAnswersWhat(t *testing.T) {
 	g := start(t, environ)
 	for path, want := range map[string]string{
 		"/v2/models": "predict", "/v1/models/m": "predict", "/admin/v1/models": "predict", "/push": "features", "/get-online-features": "features", "/admin/v1/features": "features",
-		"/feedback": "feedback", "/admin/v1/quality/m": "feedback", "/admin/v1/drift/m": "feedback", "/admin/v1/alerts": "feedback", "/admin/v1/deadletters": "deadletter",
+		"/feedback": "feedback", "/admin/v1/quality/m": "feedback", "/admin/v1/drift/m": "feedback", "/admin/v1/alerts": "feedback", "/admin/v1/rollouts": "feedback", "/admin/v1/deadletters": "deadletter",
 		"/v2/health/live": `{"live":true}`, "/v2/health/ready": `{"ready":true}`, "/": `{"status":"alive"}`, "/health": `{}`, "/healthz": `{"alive":true}`,
 		"/events": `{"error":"there is nothing at /events"}`, "/admin/v2/models": `{"error":"there is nothing at /admin/v2/models"}`, "/elsewhere": `{"error":"there is nothing at /elsewhere"}`,
 		"/admin/v1/keys": `{"error":"there is nothing at /admin/v1/keys"}`, // without AUTH

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -19,39 +20,71 @@ import (
 // moves leave one linear history.
 type Aliases struct {
 	Current map[string]int `json:"aliases"`
-	History []Move         `json:"history"` // oldest first
+	// Splits are of those aliases that name more than one version.
+	Splits  map[string]*Split `json:"splits,omitempty"`
+	History []Move            `json:"history"` // oldest first
 }
 
 // Move is one change of one alias.
 type Move struct {
 	Seq    int       `json:"seq"` // 1 for the model's first move
 	Alias  string    `json:"alias"`
-	From   int       `json:"from,omitempty"` // 0: the alias did not exist
-	To     int       `json:"to,omitempty"`   // 0: the alias was removed
+	From   int       `json:"from,omitempty"`   // 0: the alias did not exist
+	To     int       `json:"to,omitempty"`     // 0: the alias was removed
+	Before *Split    `json:"before,omitempty"` // what it named beside From
+	After  *Split    `json:"after,omitempty"`  // what it names beside To
 	At     time.Time `json:"at"`
 	By     string    `json:"by,omitempty"`
 	Why    string    `json:"why,omitempty"`
-	Undoes int       `json:"undoes,omitempty"` // the Seq that a rollback took back
+	// Undoes is the Seq of the move that a rollback took back, with all moves of the alias between the two.
+	Undoes int `json:"undoes,omitempty"`
 }
 
 // Change asks for a move.
 type Change struct {
-	To int // the version; 0 removes the alias
+	To int // the version; 0: none
 	// Expect, when not nil, is the version that the alias must name now (0: it
 	// must not exist); otherwise the move is refused as a Conflict.
 	Expect *int
-	By     string
-	Why    string
+	// Seen, when not nil, is the Seq of the alias's last move that the caller knows
+	// of (0: it knows of none); if there is a newer one the move is refused as a Conflict.
+	Seen *int
+	By   string
+	Why  string
 }
 
-// undoable finds the newest move of the alias that was not taken back yet.
-func (a *Aliases) undoable(alias string) (Move, bool) {
-	undone := map[int]bool{}
+// refused tells whether somebody else was quicker.
+func (ch *Change) refused(a *Aliases, name, alias string) error {
+	if from := a.Current[alias]; ch.Expect != nil && *ch.Expect != from {
+		return fault.New(fault.Conflict, "alias %q of model %q names version %d, not %d as expected", alias, name, from, *ch.Expect)
+	}
+	if last := a.Last(alias); ch.Seen != nil && *ch.Seen != last {
+		return fault.New(fault.Conflict, "alias %q of model %q was last moved by move %d, not %d as expected", alias, name, last, *ch.Seen)
+	}
+	return nil
+}
+
+// Last is the Seq of an alias's last move; 0: there is none.
+func (a *Aliases) Last(alias string) int {
+	for _, m := range slices.Backward(a.History) {
+		if m.Alias == alias {
+			return m.Seq
+		}
+	}
+	return 0
+}
+
+// earlier finds the move that a rollback takes back: the newest that was not taken
+// back yet, before which the alias was otherwise than now and had no canary. So
+// one rollback ends a canary whatever shares it went through, and none begins one.
+func (a *Aliases) earlier(alias string) (Move, bool) {
+	end := len(a.History) + 1 // moves from here on were taken back
 	for _, m := range slices.Backward(a.History) {
 		switch {
-		case m.Alias != alias || undone[m.Seq]:
+		case m.Alias != alias || m.Seq >= end:
 		case m.Undoes > 0:
-			undone[m.Undoes] = true
+			end = m.Undoes
+		case m.Before.canaries() > 0 || m.From == a.Current[alias] && m.Before.equal(a.Splits[alias]):
 		default:
 			return m, true
 		}
@@ -75,6 +108,10 @@ func (c *Catalog) readAliases(ctx context.Context, name string) (*Aliases, strin
 	if err := json.Unmarshal(b, a); err != nil {
 		return nil, "", fault.Wrap(fault.Internal, err, "the aliases of model %q are damaged in the bucket", name)
 	}
+	if a.Current == nil { // it said null
+		a.Current = map[string]int{}
+	}
+	maps.DeleteFunc(a.Splits, func(alias string, s *Split) bool { return !s.sound(a.Current[alias]) })
 	return a, o.Version, nil
 }
 
@@ -87,66 +124,73 @@ func (c *Catalog) Aliases(ctx context.Context, name string) (*Aliases, error) {
 	return a, err
 }
 
-// Move points an alias at a version. Moving it where it is already changes
+// checkMove refuses changes of what does not exist.
+func (c *Catalog) checkMove(ctx context.Context, name, alias string, to int) error {
+	if err := CheckAlias(alias); err != nil {
+		return err
+	}
+	if to == 0 {
+		return c.exists(ctx, name)
+	}
+	_, err := c.Manifest(ctx, name, to)
+	return err
+}
+
+// Move points an alias at a version, which then answers all of its traffic: a canary
+// ends, and a shadow stays unless it is the version. Moving it where it is already changes
 // nothing and adds nothing to the history, so a repeated call is harmless.
 func (c *Catalog) Move(ctx context.Context, name, alias string, ch Change) (Move, error) {
-	if err := CheckAlias(alias); err != nil {
+	if err := c.checkMove(ctx, name, alias, ch.To); err != nil {
 		return Move{}, err
 	}
-	if ch.To != 0 {
-		if _, err := c.Manifest(ctx, name, ch.To); err != nil {
-			return Move{}, err
+	return c.change(ctx, name, alias, &ch, func(a *Aliases) (Move, error) {
+		m := Move{To: ch.To}
+		if ch.To != 0 {
+			m.After = a.Splits[alias].alone(ch.To)
 		}
-	} else if err := c.exists(ctx, name); err != nil {
-		return Move{}, err
-	}
-	return c.change(ctx, name, func(a *Aliases) (Move, error) {
-		from := a.Current[alias]
-		if ch.Expect != nil && *ch.Expect != from {
-			return Move{}, fault.New(fault.Conflict, "alias %q of model %q names version %d, not %d as expected", alias, name, from, *ch.Expect)
-		}
-		return Move{Alias: alias, From: from, To: ch.To, By: ch.By, Why: ch.Why}, nil
+		return m, nil
 	})
 }
 
 // Rollback takes back the newest move of an alias that was not taken back yet;
-// called again, the one before it.
-func (c *Catalog) Rollback(ctx context.Context, name, alias, by, why string) (Move, error) {
-	if err := c.exists(ctx, name); err != nil {
+// called again, the one before it. It takes back a canary as a whole, however
+// often its share was changed. ch.To says nothing.
+func (c *Catalog) Rollback(ctx context.Context, name, alias string, ch Change) (Move, error) {
+	if err := c.checkMove(ctx, name, alias, 0); err != nil {
 		return Move{}, err
 	}
-	return c.change(ctx, name, func(a *Aliases) (Move, error) {
-		m, ok := a.undoable(alias)
+	return c.change(ctx, name, alias, &ch, func(a *Aliases) (Move, error) {
+		m, ok := a.earlier(alias)
 		if !ok || m.From == 0 {
 			return Move{}, fault.New(fault.Conflict, "alias %q of model %q has no earlier version to go back to", alias, name)
 		}
-		return Move{Alias: alias, From: a.Current[alias], To: m.From, By: by, Why: why, Undoes: m.Seq}, nil
+		return Move{To: m.From, After: m.Before, Undoes: m.Seq}, nil
 	})
 }
 
-// change applies one move by compare-and-swap; a lost race starts again from
+// change applies one move of an alias by compare-and-swap; a lost race starts again from
 // what the winner wrote.
-func (c *Catalog) change(ctx context.Context, name string, next func(*Aliases) (Move, error)) (Move, error) {
+func (c *Catalog) change(ctx context.Context, name, alias string, ch *Change, next func(*Aliases) (Move, error)) (Move, error) {
 	for attempt := range 100 {
 		a, version, err := c.readAliases(ctx, name)
 		if err != nil {
+			return Move{}, err
+		}
+		if err := ch.refused(a, name, alias); err != nil {
 			return Move{}, err
 		}
 		m, err := next(a)
 		if err != nil {
 			return Move{}, err
 		}
-		if m.From == m.To {
+		m.Alias, m.From, m.Before, m.By, m.Why = alias, a.Current[alias], a.Splits[alias], ch.By, ch.Why
+		if m.From == m.To && m.Before.equal(m.After) {
 			return m, nil
 		}
 		m.At = c.now().UTC()
 		m.Seq = len(a.History) + 1
-		a.History = append(a.History, m)
-		a.Current[m.Alias] = m.To
-		if m.To == 0 {
-			delete(a.Current, m.Alias)
-		}
-		b, err := json.Marshal(a)
+		m.After = m.After.since(m.Seq)
+		b, err := json.Marshal(a.with(m))
 		if err != nil {
 			return Move{}, fmt.Errorf("encode aliases of %q: %w", name, err)
 		}
@@ -157,7 +201,7 @@ func (c *Catalog) change(ctx context.Context, name string, next func(*Aliases) (
 		_, err = c.blob.Put(ctx, aliasKey(name), bytes.NewReader(b), int64(len(b)), condition)
 		if err == nil {
 			c.forget(name)
-			c.outbox.Give(ctx, event.AliasMoved.New(event.Moved{Model: name, Alias: m.Alias, Seq: m.Seq, From: m.From, To: m.To, At: m.At, By: m.By, Why: m.Why}))
+			c.outbox.Give(ctx, event.AliasMoved.New(m.event(name)))
 			return m, nil
 		}
 		if !fault.Is(err, fault.Conflict) {
@@ -170,4 +214,33 @@ func (c *Catalog) change(ctx context.Context, name string, next func(*Aliases) (
 		}
 	}
 	return Move{}, fault.New(fault.Conflict, "the aliases of model %q change faster than this move can be made; try again", name)
+}
+
+// with adds a move to the aliases, whose maps are theirs alone.
+func (a *Aliases) with(m Move) *Aliases {
+	a.History = append(a.History, m)
+	a.Current[m.Alias] = m.To
+	if m.To == 0 {
+		delete(a.Current, m.Alias)
+	}
+	if a.Splits == nil {
+		a.Splits = map[string]*Split{}
+	}
+	a.Splits[m.Alias] = m.After
+	if m.After == nil {
+		delete(a.Splits, m.Alias)
+	}
+	return a
+}
+
+// event is the move as it is told to others.
+func (m *Move) event(name string) event.Moved {
+	e := event.Moved{Model: name, Alias: m.Alias, Seq: m.Seq, From: m.From, To: m.To, At: m.At, By: m.By, Why: m.Why}
+	if m.After != nil {
+		e.Shadow = m.After.Shadow
+		for _, s := range m.After.Canaries {
+			e.Canaries = append(e.Canaries, event.Share{Version: s.Version, Share: s.Share})
+		}
+	}
+	return e
 }

@@ -49,7 +49,8 @@ type known struct {
 	at        time.Time
 	newest    int
 	aliases   map[string]int
-	aliasesAt string // version of the object that they were read from
+	splits    map[string]*Split // of aliases that name more than one version
+	aliasesAt string            // version of the object that they were read from
 	optimized map[attempt]optimized
 	checking  atomic.Bool
 }
@@ -214,20 +215,28 @@ func (c *Catalog) readManifest(ctx context.Context, name string, version int) (*
 	return m, nil
 }
 
-// Resolve finds the version that a ref means.
+// Resolve finds the version that a ref means. Of an alias that names several it is
+// the one that answers whatever canaries don't.
 func (c *Catalog) Resolve(ctx context.Context, ref Ref) (*Manifest, error) {
+	m, _, err := c.Route(ctx, ref)
+	return m, err
+}
+
+// Route finds the version that a ref means, and what else its alias names; nil: nothing else.
+func (c *Catalog) Route(ctx context.Context, ref Ref) (*Manifest, *Split, error) {
 	number, numbered := ref.number()
 	if numbered {
 		if m := c.manifest(ref.Name, number); m != nil {
-			return m, nil
+			return m, nil, nil
 		}
 	}
 	k, err := c.look(ctx, ref.Name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if numbered {
-		return c.Manifest(ctx, ref.Name, number)
+		m, err := c.Manifest(ctx, ref.Name, number)
+		return m, nil, err
 	}
 	alias := ref.Version
 	if alias == "" {
@@ -239,9 +248,10 @@ func (c *Catalog) Resolve(ctx context.Context, ref Ref) (*Manifest, error) {
 	case ref.Version == "":
 		version = k.newest
 	default:
-		return nil, fault.New(fault.NotFound, "model %q has no version or alias %q", ref.Name, tensor.Clip(ref.Version))
+		return nil, nil, fault.New(fault.NotFound, "model %q has no version or alias %q", ref.Name, tensor.Clip(ref.Version))
 	}
-	return c.Manifest(ctx, ref.Name, version)
+	m, err := c.Manifest(ctx, ref.Name, version)
+	return m, k.splits[alias], err
 }
 
 // look gives what is known of a model, reading it first where nothing is.
@@ -277,7 +287,7 @@ func (c *Catalog) recheck(name string, old *known) {
 	defer cancel()
 	if _, err := c.read(ctx, name, old); err != nil {
 		// Try again after another interval, not at every request.
-		again := &known{at: c.now(), newest: old.newest, aliases: old.aliases, aliasesAt: old.aliasesAt, optimized: old.optimized}
+		again := &known{at: c.now(), newest: old.newest, aliases: old.aliases, splits: old.splits, aliasesAt: old.aliasesAt, optimized: old.optimized}
 		c.known.CompareAndSwap(name, old, again)
 	}
 }
@@ -314,13 +324,16 @@ func (c *Catalog) read(ctx context.Context, name string, old *known) (*known, er
 		return nil, notFound(name)
 	}
 	if old != nil && old.aliasesAt == found {
-		k.aliases, k.aliasesAt = old.aliases, old.aliasesAt
+		k.aliases, k.splits, k.aliasesAt = old.aliases, old.splits, old.aliasesAt
 	} else if found != "" {
 		a, at, err := c.readAliases(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		k.aliases, k.aliasesAt = a.Current, at
+		if err := c.readSplits(ctx, name, a.Splits); err != nil {
+			return nil, err
+		}
+		k.aliases, k.splits, k.aliasesAt = a.Current, a.Splits, at
 	}
 	switch {
 	case old != nil:
@@ -330,6 +343,27 @@ func (c *Catalog) read(ctx context.Context, name string, old *known) (*known, er
 	}
 	return k, nil
 }
+
+// readSplits reads the manifests of all that splits name, so that whoever chooses among
+// them waits for none. A split with a version that can't be had is left out: its alias's version answers.
+func (c *Catalog) readSplits(ctx context.Context, name string, splits map[string]*Split) error {
+	for alias, s := range splits {
+		for _, version := range s.Versions() {
+			_, err := c.Manifest(ctx, name, version)
+			if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) {
+				delete(splits, alias)
+				break
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Known gives a version that was read before, as those are that the splits of Route name; nil: it was not.
+func (c *Catalog) Known(name string, version int) *Manifest { return c.manifest(name, version) }
 
 // optimized gives the optimized file of a version for a kind, as far as is known
 // here, and whether one was ever tried. The kind, which may take a while to find

@@ -172,7 +172,7 @@ func TestMove(t *testing.T) {
 		if step.do == "move" {
 			_, err = c.Move(t.Context(), "m", "champion", Change{To: step.to, Expect: step.when})
 		} else {
-			_, err = c.Rollback(t.Context(), "m", "champion", "me", "")
+			_, err = c.Rollback(t.Context(), "m", "champion", Change{By: "me"})
 		}
 		if (err != nil) != (step.err != "") || err != nil && (fault.KindOf(err) != step.kind || !strings.Contains(err.Error(), step.err)) {
 			t.Fatalf("%s to %d: got error %v, want %q", step.do, step.to, err, step.err)

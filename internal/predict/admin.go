@@ -1,6 +1,7 @@
 package predict
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -13,6 +14,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 func (h *Handler) registerAdmin(route func(string, func(http.ResponseWriter, *http.Request) error)) {
@@ -24,14 +26,20 @@ func (h *Handler) registerAdmin(route func(string, func(http.ResponseWriter, *ht
 	route("PUT "+models+"/{model}/aliases/{alias}", h.moveAlias)
 	route("DELETE "+models+"/{model}/aliases/{alias}", h.moveAlias)
 	route("POST "+models+"/{model}/aliases/{alias}/rollback", h.rollback)
+	route("PUT "+models+"/{model}/aliases/{alias}/canaries/{version}", h.canary)
+	route("DELETE "+models+"/{model}/aliases/{alias}/canaries/{version}", h.canary)
+	route("PUT "+models+"/{model}/aliases/{alias}/shadow", h.shadow)
+	route("DELETE "+models+"/{model}/aliases/{alias}/shadow", h.shadow)
+	route("POST "+models+"/{model}/aliases/{alias}/promote", h.promote)
 }
 
 // ModelSummary is one line of the list of models.
 type ModelSummary struct {
-	Name     string         `json:"name"`
-	Versions int            `json:"versions"`
-	Newest   int            `json:"newest"`
-	Aliases  map[string]int `json:"aliases"`
+	Name     string                  `json:"name"`
+	Versions int                     `json:"versions"`
+	Newest   int                     `json:"newest"`
+	Aliases  map[string]int          `json:"aliases"`
+	Splits   map[string]*model.Split `json:"splits,omitempty"` // of those that name more than one version
 }
 
 // ModelList is the answer to GET /admin/v1/models.
@@ -46,12 +54,19 @@ type ModelDetail struct {
 	model.Aliases
 }
 
-// AliasChange is the body of PUT and DELETE .../aliases/{alias} and of POST .../rollback.
+// AliasChange is the body of whatever changes an alias: PUT and DELETE of .../aliases/{alias}, of its
+// .../canaries/{version} and its .../shadow, and POST .../rollback and .../promote.
 type AliasChange struct {
-	Version int    `json:"version"`
-	Expect  *int   `json:"expect,omitempty"` // the version that the alias must name now; 0: none
-	By      string `json:"by,omitempty"`
-	Why     string `json:"why,omitempty"`
+	Version int     `json:"version,omitempty"` // that is meant, where the path does not say it
+	Share   float64 `json:"share,omitempty"`   // of a canary
+	Expect  *int    `json:"expect,omitempty"`  // the version that the alias must name now; 0: none
+	Seen    *int    `json:"seen,omitempty"`    // the alias's last move that the caller knows of; 0: none
+	By      string  `json:"by,omitempty"`
+	Why     string  `json:"why,omitempty"`
+}
+
+func (c *AliasChange) change() model.Change {
+	return model.Change{To: c.Version, Expect: c.Expect, Seen: c.Seen, By: c.By, Why: c.Why}
 }
 
 // PushSettings is the part "settings" of a push.
@@ -81,7 +96,7 @@ func (h *Handler) listModels(w http.ResponseWriter, r *http.Request) error {
 			if err != nil {
 				return err
 			}
-			list.Models[i] = ModelSummary{name, len(versions), versions[len(versions)-1], aliases.Current}
+			list.Models[i] = ModelSummary{name, len(versions), versions[len(versions)-1], aliases.Current, aliases.Splits}
 			return nil
 		})
 	}
@@ -208,32 +223,70 @@ func (f *modelFile) Read(p []byte) (int, error) {
 }
 
 func (h *Handler) moveAlias(w http.ResponseWriter, r *http.Request) error {
+	return change(w, r, toOrNone(r, h.flow.registry.Move))
+}
+
+func (h *Handler) rollback(w http.ResponseWriter, r *http.Request) error {
+	return change(w, r, h.flow.registry.Rollback)
+}
+
+func (h *Handler) promote(w http.ResponseWriter, r *http.Request) error {
+	return change(w, r, h.flow.registry.Promote)
+}
+
+// changing changes an alias of a model.
+type changing func(ctx context.Context, name, alias string, ch model.Change) (model.Move, error)
+
+// toOrNone has a PUT say which version is meant, and a DELETE mean none.
+func toOrNone(r *http.Request, do changing) changing {
+	return func(ctx context.Context, name, alias string, ch model.Change) (model.Move, error) {
+		switch remove := r.Method == http.MethodDelete; {
+		case remove:
+			ch.To = 0
+		case ch.To < 1:
+			return model.Move{}, fault.New(fault.Invalid, "version is %d, expected the number of a version", ch.To)
+		}
+		return do(ctx, name, alias, ch)
+	}
+}
+
+// change answers a request by a change of an alias.
+func change(w http.ResponseWriter, r *http.Request, do changing) error {
 	var ask AliasChange
 	if err := serve.ReadJSON(r, &ask, serve.Strict); err != nil {
 		return err
 	}
-	switch remove := r.Method == http.MethodDelete; {
-	case remove:
-		ask.Version = 0
-	case ask.Version < 1:
-		return fault.New(fault.Invalid, "version is %d, expected the number of a version", ask.Version)
-	}
-	move, err := h.flow.registry.Move(r.Context(), r.PathValue("model"), r.PathValue("alias"),
-		model.Change{To: ask.Version, Expect: ask.Expect, By: ask.By, Why: ask.Why})
+	move, err := do(r.Context(), r.PathValue("model"), r.PathValue("alias"), ask.change())
 	if err != nil {
 		return err
 	}
 	return serve.WriteJSON(w, http.StatusOK, move)
 }
 
-func (h *Handler) rollback(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) canary(w http.ResponseWriter, r *http.Request) error {
 	var ask AliasChange
 	if err := serve.ReadJSON(r, &ask, serve.Strict); err != nil {
 		return err
 	}
-	move, err := h.flow.registry.Rollback(r.Context(), r.PathValue("model"), r.PathValue("alias"), ask.By, ask.Why)
+	version, err := strconv.Atoi(r.PathValue("version"))
+	switch remove := r.Method == http.MethodDelete; {
+	case err != nil || version < 1:
+		return fault.New(fault.Invalid, "%q is not the number of a version", tensor.Clip(r.PathValue("version")))
+	case ask.Version != 0 && ask.Version != version:
+		return fault.New(fault.Invalid, "version is %d in the body and %d in the path", ask.Version, version)
+	case remove:
+		ask.Share = 0
+	case ask.Share == 0:
+		return fault.New(fault.Invalid, "the share is 0, expected one above 0 and below 1")
+	}
+	ask.Version = version
+	move, err := h.flow.registry.Canary(r.Context(), r.PathValue("model"), r.PathValue("alias"), ask.Share, ask.change())
 	if err != nil {
 		return err
 	}
 	return serve.WriteJSON(w, http.StatusOK, move)
+}
+
+func (h *Handler) shadow(w http.ResponseWriter, r *http.Request) error {
+	return change(w, r, toOrNone(r, h.flow.registry.Shadow))
 }

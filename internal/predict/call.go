@@ -73,7 +73,7 @@ func (h *Handler) respond(w http.ResponseWriter, r *http.Request, ref model.Ref,
 		c := &named{call: open()}
 		defer c.free()
 		c.take(e.Data(), header)
-		ask := &asking{ref: ref, begin: begin, from: r, id: event.PredictionMade.ID(e, asked)}
+		ask := &asking{ref: ref, begin: begin, from: r, id: event.PredictionMade.ID(e, asked), key: event.PartitionKey(e)}
 		if _, err := h.flow.pass(ctx, ask, c); err != nil {
 			return event.Event{}, err
 		}

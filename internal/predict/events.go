@@ -20,8 +20,8 @@ func (f *Flow) published(ctx context.Context, _ *event.Event, p event.Published)
 	return f.registry.Reread(ctx, p.Model)
 }
 
-// moved has the version that the alias names loaded, where one that it named
-// before is in use: it takes over once it is warm.
+// moved has the versions that the alias names loaded, where one that it named
+// before is in use: they take over once they are warm.
 func (f *Flow) moved(ctx context.Context, _ *event.Event, m event.Moved) error {
 	if err := f.registry.Reread(ctx, m.Model); err != nil {
 		return err
@@ -34,8 +34,17 @@ func (f *Flow) moved(ctx context.Context, _ *event.Event, m event.Moved) error {
 		if _, used := f.last.Load(ref); !used {
 			continue
 		}
-		if _, err := f.Pick(ctx, ref); err != nil && !fault.Is(err, fault.NotFound) { // gone again since: nothing to load
+		m, split, err := f.resolve(ctx, ref)
+		if err != nil {
+			if fault.Is(err, fault.NotFound) { // gone again since: nothing to load
+				continue
+			}
 			return err
+		}
+		for _, version := range split.Versions() {
+			if other := f.registry.Known(m.Name, version); other != nil {
+				f.registry.Warm.Prefetch(ctx, other)
+			}
 		}
 	}
 	return nil

@@ -130,7 +130,7 @@ func TestAHintReachesAnotherProcessAtOnce(t *testing.T) {
 	if v := version(); v != 2 {
 		t.Errorf("got version %d after the hint, want 2", v)
 	}
-	if _, err := here.Rollback(t.Context(), "m", model.Champion, "me", "worse"); err != nil {
+	if _, err := here.Rollback(t.Context(), "m", model.Champion, model.Change{By: "me", Why: "worse"}); err != nil {
 		t.Fatal(err)
 	}
 	tell(1)

@@ -44,6 +44,14 @@ func (e *exchange) take(body []byte, header int) { e.body, e.header = body, head
 
 func (e *exchange) answer() ([]byte, int) { return e.buf, e.outHeader }
 
+func (e *exchange) size() int { return len(e.body) }
+
+func (e *exchange) copied() (edge, error) {
+	pad := -max(e.header, 0) & 7 // as readBody has it
+	b := append(make([]byte, pad, pad+len(e.body)), e.body...)
+	return &exchange{body: b[pad:], header: e.header}, nil
+}
+
 // keepMost is the largest buffer that is kept for reuse: an odd giant must not
 // stay in memory for ever.
 const keepMost = 4 << 20

@@ -23,6 +23,7 @@ type join struct {
 	traced  *feature.Plan // the same, for what is written down
 	sources []source      // for each of the model's inputs
 	asks    []tensor.Spec // what a caller has to bring
+	keys    []string      // of them, the join keys
 	given   map[string]given
 	fields  []row.Field // the plan's columns, for the payload log
 }
@@ -55,6 +56,7 @@ func newJoin(c *feature.Compiled, m *model.Manifest) (*join, error) {
 		j.fields = append(j.fields, row.Field{Name: c.Name, Type: c.Type, ID: uint32(i + 1)})
 	}
 	for _, k := range plan.Keys {
+		j.keys = append(j.keys, k.Name)
 		j.ask(k.Name, k.Type)
 	}
 	for _, f := range plan.Inputs {

@@ -37,7 +37,8 @@ type Flow struct {
 
 	// last holds, for each ref without a number, the version that answered it last
 	// (model.Ref -> *model.Manifest): it goes on answering while a new one loads.
-	last sync.Map
+	last    sync.Map
+	shadows *shadows
 	// served holds what is kept of each version (*model.Manifest -> *served).
 	served  sync.Map
 	serving sync.Mutex // held while something is put there
@@ -46,14 +47,19 @@ type Flow struct {
 // New makes the flow of a registry, whose models share the CPUs of a queue, and
 // whose answers a cache remembers where their publishers allow it. Features come
 // of a table (nil: models that take some can't be asked), and a recorder (nil: none) gets a sample of them.
-// What was asked and answered goes to a log (nil: none).
+// What was asked and answered goes to a log (nil: none). It must be closed before them.
 func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *feature.Table, recorder *feature.Recorder, log *payload.Log, tel *telemetry.Telemetry) (*Flow, error) {
 	instruments, err := newInstruments(tel)
 	if err != nil {
 		return nil, err
 	}
-	return &Flow{registry: registry, queue: q, cache: c, features: features, recorder: recorder, log: log, tel: instruments}, nil
+	f := &Flow{registry: registry, queue: q, cache: c, features: features, recorder: recorder, log: log, tel: instruments}
+	f.shadows = newShadows(f, tel.Log)
+	return f, nil
 }
+
+// Close ends what is done behind the answers. Nobody may ask any more.
+func (f *Flow) Close() error { return f.shadows.close() }
 
 // served is what the flow keeps of one version.
 type served struct {
@@ -129,7 +135,7 @@ type Answer struct {
 	Cache    cache.Outcome
 }
 
-// Infer answers one request. The inputs are read until it returns.
+// Infer answers one request, by the version that answers where no canary does. The inputs are read until it returns.
 func (f *Flow) Infer(ctx context.Context, r *Request) (*Answer, error) {
 	m, err := f.Pick(ctx, r.Ref)
 	if err != nil {
@@ -201,21 +207,29 @@ func (f *Flow) compute(ctx context.Context, m *model.Manifest, s *served, inputs
 // a version that is not warm here, the one that answered before goes on until
 // the new one has loaded: an alias moves without a pause, and a version that
 // fails to load never takes over.
+// Canaries have no say here.
 func (f *Flow) Pick(ctx context.Context, ref model.Ref) (*model.Manifest, error) {
-	if err := auth.CheckModel(ctx, auth.Predict, ref.Name); err != nil { // whatever protocol it was named by
-		return nil, err
-	}
-	return f.pick(ctx, ref)
+	m, _, err := f.route(ctx, ref)
+	return m, err
 }
 
-func (f *Flow) pick(ctx context.Context, ref model.Ref) (*model.Manifest, error) {
-	m, err := f.registry.Resolve(ctx, ref)
+// route is Pick, and tells what else the alias names; nil: nothing else.
+func (f *Flow) route(ctx context.Context, ref model.Ref) (*model.Manifest, *model.Split, error) {
+	if err := auth.CheckModel(ctx, auth.Predict, ref.Name); err != nil { // whatever protocol it was named by
+		return nil, nil, err
+	}
+	return f.resolve(ctx, ref)
+}
+
+// resolve is route for those who need not be allowed to ask the model.
+func (f *Flow) resolve(ctx context.Context, ref model.Ref) (*model.Manifest, *model.Split, error) {
+	m, split, err := f.registry.Route(ctx, ref)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	v, ok := f.last.Load(ref)
 	if ok && v.(*model.Manifest) == m {
-		return m, nil
+		return m, split, nil
 	}
 	if ok {
 		before := v.(*model.Manifest)
@@ -223,11 +237,11 @@ func (f *Flow) pick(ctx context.Context, ref model.Ref) (*model.Manifest, error)
 		then, _ := f.registry.Warm.State(before)
 		if now != model.Ready && then == model.Ready {
 			f.registry.Warm.Prefetch(ctx, m)
-			return before, nil
+			return before, split, nil
 		}
 	}
 	f.last.Store(ref, m)
-	return m, nil
+	return m, split, nil
 }
 
 func knownOutputs(m *model.Manifest, names []string) error {

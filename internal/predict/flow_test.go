@@ -58,6 +58,7 @@ func TestFlowNeedsNoProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer flow.Close()
 	one, two := make([]int32, 16), make([]int32, 16)
 	for i := range one {
 		one[i], two[i] = 1, 2

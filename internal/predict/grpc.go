@@ -1,6 +1,7 @@
 package predict
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -81,6 +82,7 @@ func askedOf(a *oip.ModelAsk) model.Ref { return model.Ref{Name: a.Name, Version
 
 // grpcCall is one ModelInferRequest and its answer. Its memory is reused by later ones.
 type grpcCall struct {
+	message []byte
 	in      oip.Request
 	request Request
 	names   []string
@@ -98,13 +100,13 @@ func (c *grpcCall) free() {
 	if cap(c.buf) > keepMost || c.large {
 		return
 	}
-	c.request, c.out = Request{}, oip.Response{}
+	c.message, c.request, c.out = nil, Request{}, oip.Response{}
 	grpcCalls.Put(c)
 }
 
 // read takes the message, which alone tells what model is asked.
 func (c *grpcCall) read(b []byte) (model.Ref, error) {
-	c.large = len(b) > keepMost
+	c.message, c.large = b, len(b) > keepMost
 	if err := c.in.DecodeProto(b); err != nil {
 		return model.Ref{}, err
 	}
@@ -126,6 +128,14 @@ func (c *grpcCall) encode(a *Answer, version string) error {
 	c.out.ModelName, c.out.ModelVersion, c.out.ID, c.out.Outputs = a.Manifest.Name, version, c.in.ID, a.Outputs
 	c.buf = c.out.AppendProto(c.buf[:rpc.Prefix], c.in.Raw)
 	return nil
+}
+
+func (c *grpcCall) size() int { return len(c.message) }
+
+func (c *grpcCall) copied() (edge, error) {
+	o := &grpcCall{buf: make([]byte, rpc.Prefix)}
+	_, err := o.read(bytes.Clone(c.message))
+	return o, err
 }
 
 // inferCall answers one message; the answer is in c.buf.

@@ -66,7 +66,10 @@ func (k *keeping) add(log *payload.Log, o *payload.Origin, ask *asking, err erro
 	case k.ID == "" || len(k.ID) > idMost:
 		k.ID = log.NewID()
 	}
-	k.Asked, k.Caller, k.Err = ask.begin, callerOf(ask.from), err
+	k.Asked, k.Caller, k.Err = ask.begin, ask.caller, err
+	if ask.from != nil {
+		k.Caller = callerOf(ask.from)
+	}
 	if k.At.IsZero() {
 		k.At = ask.begin
 	}

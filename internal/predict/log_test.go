@@ -56,14 +56,6 @@ func memBlob(t *testing.T) store.Blob {
 	return b
 }
 
-// answered checks the status alone.
-func answered(t *testing.T, got predicttest.Answer, status int) {
-	t.Helper()
-	if got.Status != status {
-		t.Fatalf("got %d %s, want %d", got.Status, got.Body, status)
-	}
-}
-
 // Whatever protocol a request comes by, the log has it, under the id that its caller knows.
 func TestPredictionsAreLogged(t *testing.T) {
 	b := memBlob(t)

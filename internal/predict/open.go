@@ -80,6 +80,7 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 	if err != nil {
 		return nil, err
 	}
+	p.Defer(flow.Close)
 	if d.Events != nil {
 		flow.Hear(d.Events)
 	}

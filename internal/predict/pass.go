@@ -23,6 +23,9 @@ type edge interface {
 	decode(m *model.Manifest, asks []tensor.Spec) (*Request, error)
 	// encode writes the answer into memory; version is the number of the one that gave it.
 	encode(a *Answer, version string) error
+	// size is how many bytes the request has, and copied another edge with a copy of it.
+	size() int
+	copied() (edge, error)
 }
 
 // asking is what is known of a request before it is read.
@@ -30,8 +33,11 @@ type asking struct {
 	ref     model.Ref
 	begin   time.Time     // when its body began to be read
 	control cache.Control // what its caller says of remembered answers
-	from    *http.Request // whose caller it is
-	id      string        // of the prediction, if it has one already
+	from    *http.Request // whose caller it is; nil: caller says
+	caller  string
+	id      string    // of the prediction, if it has one already
+	key     string    // whose it is, if that is known
+	at      time.Time // as of when it is, unless it says so itself; zero: begin
 }
 
 // told is what a caller is told beside the answer.
@@ -77,39 +83,57 @@ func visible(id string) bool {
 // pass takes a request through the flow, tells its log line and the
 // statistics of the version what each step took, and writes it to the payload log.
 func (f *Flow) pass(ctx context.Context, ask *asking, e edge) (told, error) {
-	m, err := f.Pick(ctx, ask.ref)
+	m, split, err := f.route(ctx, ask.ref)
 	if err != nil {
 		return told{}, err
+	}
+	var r *Request
+	if split != nil {
+		m, r = f.choose(ctx, ask, m, split, e)
 	}
 	s := f.of(m)
 	line := telemetry.LineFrom(ctx)
 	line.SetModel(m.Name, s.version)
 	keep := f.keep(s)
 	defer keep.free()
-	about, err := f.answer(ctx, ask, m, s, keep, line, e)
+	about, err := f.answer(ctx, ask, m, s, r, keep, line, e)
 	switch {
 	case keep != nil && (err != nil || keep.wanted):
 		keep.add(f.log, s.origin, ask, err)
 		about.id = keep.ID
+		if split != nil && err == nil {
+			f.shadows.ask(ctx, m.Name, split.Shadow, keep, s.origin.Sample, e)
+		}
 	case keep != nil:
 		f.log.Skip()
 	}
 	return about, err
 }
 
-func (f *Flow) answer(ctx context.Context, ask *asking, m *model.Manifest, s *served, keep *keeping, line *telemetry.Line, e edge) (told, error) {
+// read reads a request for a version, unless there is no hope that it would run.
+func (f *Flow) read(ctx context.Context, m *model.Manifest, s *served, e edge) (*Request, error) {
 	if s.answers == nil { // else it may need no run
 		if err := s.lane.Admit(ctx); err != nil {
-			return told{}, err
+			return nil, err
 		}
 	}
 	asks, err := f.asks(ctx, m)
 	if err != nil {
-		return told{}, err
+		return nil, err
 	}
-	r, err := e.decode(m, asks)
-	if err != nil {
-		return told{}, err
+	return e.decode(m, asks)
+}
+
+// answer answers a request by a version; r is what was read for it already, or nil.
+func (f *Flow) answer(ctx context.Context, ask *asking, m *model.Manifest, s *served, r *Request, keep *keeping, line *telemetry.Line, e edge) (told, error) {
+	if r == nil {
+		var err error
+		if r, err = f.read(ctx, m, s, e); err != nil {
+			return told{}, err
+		}
+	}
+	if r.FeatureTime.IsZero() {
+		r.FeatureTime = ask.at
 	}
 	r.Cache = ask.control
 	if r.ID != "" {

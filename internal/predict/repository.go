@@ -81,7 +81,7 @@ func (f *Flow) unload(ctx context.Context, ref model.Ref) error {
 	if err := auth.CheckModel(ctx, auth.ModelsWrite, ref.Name); err != nil {
 		return err
 	}
-	m, err := f.pick(ctx, ref)
+	m, _, err := f.resolve(ctx, ref)
 	if err != nil {
 		return err
 	}

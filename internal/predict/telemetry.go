@@ -18,11 +18,12 @@ type instruments struct {
 	duration metric.Float64Histogram
 	rows     metric.Int64Counter
 	failures metric.Int64Counter
+	shadows  metric.Int64Counter
 }
 
 func newInstruments(tel *telemetry.Telemetry) (*instruments, error) {
 	var t instruments
-	var errs [3]error
+	var errs [4]error
 	t.duration, errs[0] = tel.Meter.Float64Histogram("pilotlight.inference.duration", metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5),
 		metric.WithDescription("How long a model ran for one request."))
@@ -30,6 +31,8 @@ func newInstruments(tel *telemetry.Telemetry) (*instruments, error) {
 		metric.WithDescription("Rows that models answered."))
 	t.failures, errs[2] = tel.Meter.Int64Counter("pilotlight.inference.failures",
 		metric.WithDescription("Requests that a version could not answer, by kind of error."))
+	t.shadows, errs[3] = tel.Meter.Int64Counter("pilotlight.shadow.requests",
+		metric.WithDescription("Requests that shadows were to be asked, by result: asked; and dropped, as the shadow was not loaded yet or others waited already."))
 	return &t, errors.Join(errs[:]...)
 }
 

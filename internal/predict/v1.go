@@ -1,6 +1,7 @@
 package predict
 
 import (
+	"bytes"
 	"net/http"
 	"strings"
 	"sync"
@@ -106,6 +107,10 @@ func newRows() call { return rowsCalls.Get().(*rowsCall) }
 func (c *rowsCall) take(body []byte, _ int) { c.body = body }
 
 func (c *rowsCall) answer() ([]byte, int) { return c.buf, -1 }
+
+func (c *rowsCall) size() int { return len(c.body) }
+
+func (c *rowsCall) copied() (edge, error) { return &rowsCall{body: bytes.Clone(c.body)}, nil }
 
 func (c *rowsCall) free() {
 	if cap(c.buf) > keepMost || len(c.body) > keepMost {

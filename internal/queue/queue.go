@@ -86,6 +86,13 @@ func New(c *Config, tel *telemetry.Telemetry) (*Queue, error) {
 	return q, nil
 }
 
+// Spare tells whether a CPU is free and nobody waits for one: what nobody waits for should begin only then.
+func (q *Queue) Spare() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.free > 0 && q.waiting == 0
+}
+
 // Lane is where the requests of one model wait.
 type Lane struct {
 	queue    *Queue

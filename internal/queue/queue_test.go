@@ -143,6 +143,24 @@ func TestAnIdleQueueRunsAtOnceAndAlone(t *testing.T) {
 	}
 }
 
+func TestSpare(t *testing.T) {
+	q := open(t, Config{Runs: 1, Length: 10})
+	if !q.Spare() {
+		t.Error("an idle queue has nothing to spare")
+	}
+	during := true
+	session := &fake{run: func(context.Context, []float32) ([]float32, error) {
+		during = q.Spare()
+		return []float32{0, 0}, nil
+	}}
+	if _, err := q.Lane("m", twice, 0).Infer(t.Context(), time.Now(), session, input(1, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if during || !q.Spare() {
+		t.Errorf("spare: got %v during the only run that there may be, %v afterwards", during, q.Spare())
+	}
+}
+
 func TestWhatWaitsIsJoined(t *testing.T) {
 	for _, c := range []struct {
 		most int

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/rollout"
+	"github.com/pilotlight-ml/pilotlight/internal/tensor"
+)
+
+// TestABadVersionIsTakenBack brings a version out that says the opposite: it gets half of the callers, and is taken back by the first tick that knows what
+// came true. All by what callers have.
+func TestABadVersionIsTakenBack(t *testing.T) {
+	url, _ := start(t, map[string]string{"PAYLOAD_LOG": "on", "PAYLOAD_EVERY": "100ms", "LOG_LEVEL": "ERROR"})
+	in, out := []onnxtest.Value{onnxtest.Tensor("INPUT0", tensor.FP64, -1)}, []onnxtest.Value{onnxtest.Tensor("OUTPUT0", tensor.FP64, -1)}
+	for _, file := range [][]byte{onnxtest.Apply("Identity", in, out).Bytes(), onnxtest.Apply("Neg", in, out).Bytes()} {
+		upload(t, url, "echo", file)
+	}
+	post := func(method, path, body string, want int) string {
+		t.Helper()
+		status, answer := call(t, method, url+path, strings.NewReader(body))
+		if status != want {
+			t.Fatalf("%s: got %d %s", path, status, answer)
+		}
+		return answer
+	}
+	post("PUT", "/admin/v1/rollouts/echo/champion", `{"version": 2, "shares": [0.5]}`, http.StatusCreated)
+	said := map[string]int{}
+	const n = 400
+	var outcomes []string
+	for i := range n {
+		answer := post("POST", "/v2/models/echo/infer", fmt.Sprintf(`{"id":"order-%d","inputs":[{"name":"INPUT0","datatype":"FP64","shape":[1],"data":[%d]}]}`, i, 1+i%7), http.StatusOK)
+		var got struct {
+			Version string `json:"model_version"`
+		}
+		if err := json.Unmarshal([]byte(answer), &got); err != nil {
+			t.Fatal(err)
+		}
+		said[got.Version]++
+		outcomes = append(outcomes, fmt.Sprintf(`{"prediction":"order-%d","value":%d}`, i, 1+i%7))
+	}
+	if said["1"] < n/3 || said["2"] < n/3 {
+		t.Fatalf("got answers of %v, want half of each", said)
+	}
+	post("POST", "/feedback", "["+strings.Join(outcomes, ",")+"]", http.StatusAccepted)
+	var r rollout.Rollout
+	for deadline := time.Now().Add(30 * time.Second); r.End == ""; time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("got %+v", r.Latest)
+		}
+		tick(t, url, "alerts")
+		if err := json.Unmarshal([]byte(post("GET", "/admin/v1/rollouts/echo/champion", "", http.StatusOK)), &r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.End != rollout.TakenBack || !strings.HasPrefix(r.Why, "mae is ") {
+		t.Errorf("got %s: %s", r.End, r.Why)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		others := 0
+		for i := range 20 {
+			if answer := post("POST", "/v2/models/echo/infer", fmt.Sprintf(`{"id":"order-%d","inputs":[{"name":"INPUT0","datatype":"FP64","shape":[1],"data":[1]}]}`, i), http.StatusOK); !strings.Contains(answer, `"model_version":"1"`) {
+				others++
+			}
+		}
+		if others == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of 20 are still answered by the version that was taken back", others)
+		}
+	}
+}
+
+// tick tells functions that it is time for something, as a PingSource does.
+func tick(t *testing.T, url, name string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/events", strings.NewReader(`{"job":"evaluate-alerts"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range map[string]string{"Id": time.Now().String(), "Source": "/test", "Type": "dev.knative.sources.ping", "Specversion": "1.0", "Tick": name} {
+		r.Header.Set("Ce-"+k, v)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusAccepted {
+		t.Fatalf("got %d", resp.StatusCode)
+	}
+}

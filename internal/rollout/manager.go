@@ -1,0 +1,343 @@
+package rollout
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+)
+
+// Prefix is where rollouts lie in the bucket, by model and alias: the newest of each.
+const Prefix = "rollouts/"
+
+func key(name, alias string) string { return Prefix + name + "/" + alias }
+
+// Rollout is a plan and what became of it.
+type Rollout struct {
+	Plan
+	Created time.Time `json:"created"`
+	Seq     int       `json:"seq"` // of the alias's last move before it
+	Ended   time.Time `json:"ended,omitzero"`
+	End     End       `json:"end,omitempty"`
+	Why     string    `json:"why,omitempty"`
+	Looks   int       `json:"looks,omitempty"`
+	Latest  *Look     `json:"latest,omitempty"`
+	Steps   []Look    `json:"steps,omitempty"` // looks that led to a move, oldest first
+}
+
+// End is how a rollout ended.
+type End string
+
+// The ends.
+const (
+	Promoted  End = "promoted"
+	TakenBack End = "taken back" // by it, or by a person
+	TakenOver End = "taken over" // somebody gave the candidate another share, and is in charge now
+	Cancelled End = "cancelled"
+)
+
+// Look is what was seen at one time.
+type Look struct {
+	At       time.Time `json:"at"`
+	Share    float64   `json:"share"`
+	Answers  int64     `json:"answers"` // of the candidate, with this share
+	Verdict  Verdict   `json:"verdict"`
+	Why      string    `json:"why"`
+	Findings []Finding `json:"findings"`
+}
+
+// Query asks for what was counted of two versions.
+type Query struct {
+	Model              string
+	Version, Candidate int
+	Stages             []time.Time // when the candidate got each of its shares, the last one being the one that it has
+	Until              time.Time
+	Metrics            []string // ErrorRate, SlowRate, means of quality
+}
+
+// Evidence is the answer.
+type Evidence struct {
+	Answers int64 // of the candidate, since the last stage began
+	Metrics map[string]Compared
+}
+
+// Source counts answers, failures, latencies and outcomes. An error says that they are not known for now.
+type Source interface {
+	Evidence(ctx context.Context, q *Query) (*Evidence, error)
+}
+
+// Manager carries rollouts out. It is safe for concurrent use, by any number of processes on one bucket.
+type Manager struct {
+	blob    store.Blob
+	catalog *model.Catalog
+	primary func(*model.Manifest) string
+	log     *slog.Logger
+	now     func() time.Time
+}
+
+// New makes a manager. Primary names the mean of quality that is a guard of a version's where its plan names none; "": there is none.
+func New(blob store.Blob, catalog *model.Catalog, primary func(*model.Manifest) string, log *slog.Logger) *Manager {
+	return &Manager{blob: blob, catalog: catalog, primary: primary, log: log, now: time.Now}
+}
+
+// by is who moves aliases.
+const by = "rollout"
+
+// Start begins a rollout, and gives the candidate its first share. It is a Conflict while the alias has one, or a canary.
+func (m *Manager) Start(ctx context.Context, p Plan) (*Rollout, error) {
+	plain := len(p.Guards) == 0
+	p = p.whole()
+	if err := p.validate(); err != nil {
+		return nil, err
+	}
+	manifest, err := m.catalog.Manifest(ctx, p.Model, p.Version)
+	if err != nil {
+		return nil, err
+	}
+	if metric := m.primary(manifest); plain && metric != "" {
+		p.Guards = append(p.Guards, Guard{metric, .05})
+	}
+	a, err := m.catalog.Aliases(ctx, p.Model)
+	if err != nil {
+		return nil, err
+	}
+	switch at := a.Current[p.Alias]; {
+	case at == 0:
+		return nil, fault.New(fault.NotFound, "model %q has no alias %q", p.Model, p.Alias)
+	case at == p.Version:
+		return nil, fault.New(fault.Conflict, "alias %q of model %q names version %d already", p.Alias, p.Model, at)
+	case a.Splits[p.Alias] != nil && len(a.Splits[p.Alias].Canaries) > 0:
+		return nil, fault.New(fault.Conflict, "alias %q of model %q has a canary; promote it or take it back first", p.Alias, p.Model)
+	}
+	r := &Rollout{Plan: p, Created: m.now().UTC(), Seq: a.Last(p.Alias)}
+	old, version, err := m.get(ctx, p.Model, p.Alias)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	if old != nil && old.End == "" {
+		return nil, fault.New(fault.Conflict, "version %d is being brought to alias %q of model %q; cancel that first", old.Version, p.Alias, p.Model)
+	}
+	if version, err = m.put(ctx, r, version); err != nil {
+		return nil, err
+	}
+	return r, m.step(ctx, r, version, nil)
+}
+
+// Get gives the newest rollout of an alias.
+func (m *Manager) Get(ctx context.Context, name, alias string) (*Rollout, error) {
+	r, _, err := m.get(ctx, name, alias)
+	return r, err
+}
+
+func (m *Manager) get(ctx context.Context, name, alias string) (*Rollout, string, error) {
+	if err := model.CheckName(name); err != nil {
+		return nil, "", err
+	}
+	b, o, err := store.ReadAll(ctx, m.blob, key(name, alias))
+	if fault.Is(err, fault.NotFound) {
+		return nil, "", fault.New(fault.NotFound, "nothing was brought to alias %q of model %q", alias, name)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("read the rollout of %s: %w", key(name, alias), err)
+	}
+	r := &Rollout{}
+	if err := json.Unmarshal(b, r); err != nil || r.Model != name || r.Alias != alias || len(r.Shares) == 0 {
+		return nil, o.Version, fault.Wrap(fault.Internal, err, "the bucket's %s is damaged", key(name, alias))
+	}
+	return r, o.Version, nil
+}
+
+func (m *Manager) put(ctx context.Context, r *Rollout, version string) (string, error) {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return "", err
+	}
+	condition := store.IfAbsent()
+	if version != "" {
+		condition = store.IfVersion(version)
+	}
+	version, err = m.blob.Put(ctx, key(r.Model, r.Alias), bytes.NewReader(b), int64(len(b)), condition)
+	if err != nil {
+		return "", fmt.Errorf("write %s: %w", key(r.Model, r.Alias), err)
+	}
+	return version, nil
+}
+
+// List gives the newest rollout of each alias.
+func (m *Manager) List(ctx context.Context) ([]*Rollout, error) {
+	all := []*Rollout{}
+	for o, err := range m.blob.List(ctx, Prefix, "") {
+		if err != nil {
+			return nil, fmt.Errorf("list rollouts: %w", err)
+		}
+		name, alias, _ := strings.Cut(strings.TrimPrefix(o.Key, Prefix), "/")
+		r, err := m.Get(ctx, name, alias)
+		if fault.Is(err, fault.Internal) || fault.Is(err, fault.Invalid) {
+			m.log.ErrorContext(ctx, "a rollout can't be read", slog.String("key", o.Key), slog.String("error", err.Error()))
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// Cancel takes a candidate back, and ends its rollout.
+func (m *Manager) Cancel(ctx context.Context, name, alias, who string) (*Rollout, error) {
+	r, version, err := m.get(ctx, name, alias)
+	if err != nil {
+		return nil, err
+	}
+	if r.End != "" {
+		return nil, fault.New(fault.Conflict, "the rollout of version %d has ended already: %s", r.Version, r.End)
+	}
+	a, err := m.catalog.Aliases(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if a.Splits[alias].Share(r.Version) < 1 && a.Current[alias] != r.Version {
+		if _, err := m.catalog.Canary(ctx, name, alias, 0, model.Change{To: r.Version, Seen: new(a.Last(alias)), By: who, Why: "rollout: cancelled"}); err != nil {
+			return nil, err
+		}
+	}
+	return r, m.end(ctx, r, version, Cancelled, "by "+who)
+}
+
+func (m *Manager) end(ctx context.Context, r *Rollout, version string, end End, why string) error {
+	r.End, r.Ended, r.Why = end, m.now().UTC(), why
+	m.log.InfoContext(ctx, "rollout ended", slog.String("model", r.Model), slog.String("alias", r.Alias), slog.Int("version", r.Version), slog.String("end", string(end)), slog.String("why", why))
+	_, err := m.put(ctx, r, version)
+	return err
+}
+
+// Tick looks at all rollouts that have not ended, and makes at most one move of each. What goes wrong with one costs no other.
+func (m *Manager) Tick(ctx context.Context, source Source) error {
+	all, err := m.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range all {
+		if r.End != "" {
+			continue
+		}
+		r, version, err := m.get(ctx, r.Model, r.Alias)
+		if err == nil {
+			err = m.step(ctx, r, version, source)
+		}
+		if err != nil && !fault.Is(err, fault.Conflict) { // somebody else was quicker: the next tick sees what they did
+			errs = append(errs, fmt.Errorf("rollout of %s:%d: %w", r.Model, r.Version, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// step does what is to be done next. Without a source it makes the first move only.
+func (m *Manager) step(ctx context.Context, r *Rollout, version string, source Source) error {
+	a, err := m.catalog.Aliases(ctx, r.Model)
+	if err != nil {
+		return err
+	}
+	var moves []model.Move // since the plan was made
+	for _, move := range a.History {
+		if move.Alias == r.Alias && move.Seq > r.Seq {
+			moves = append(moves, move)
+		}
+	}
+	current, split := a.Current[r.Alias], a.Splits[r.Alias]
+	share := 0.0
+	if split != nil {
+		for _, c := range split.Canaries {
+			if c.Version == r.Version {
+				share = c.Share
+			}
+		}
+	}
+	switch {
+	case current == r.Version:
+		return m.end(ctx, r, version, Promoted, last(moves).Why)
+	case len(moves) == 0:
+		return m.move(ctx, r, 0, &Look{Why: "it begins"})
+	case share == 0:
+		return m.end(ctx, r, version, TakenBack, last(moves).Why)
+	case source == nil:
+		return nil
+	}
+	stage := slices.Index(r.Shares, share)
+	if stage < 0 {
+		return m.end(ctx, r, version, TakenOver, fmt.Sprintf("%s gave it a share of %g", last(moves).By, share))
+	}
+	q := &Query{Model: r.Model, Version: current, Candidate: r.Version, Until: m.now()}
+	for _, move := range moves {
+		q.Stages = append(q.Stages, move.At)
+	}
+	for _, g := range r.Guards {
+		q.Metrics = append(q.Metrics, g.Metric)
+	}
+	evidence, err := source.Evidence(ctx, q)
+	if err != nil {
+		return err
+	}
+	look := Look{At: q.Until.UTC(), Share: share, Answers: evidence.Answers, Findings: []Finding{}}
+	for _, g := range r.Guards {
+		look.Findings = append(look.Findings, r.find(g, evidence.Metrics[g.Metric]))
+	}
+	look.Verdict, look.Why = r.decide(stage, q.Until.Sub(last(moves).At), evidence.Answers, look.Findings)
+	r.Latest = &look
+	r.Looks++
+	if look.Verdict != Hold {
+		r.Steps = append(r.Steps, look)
+	}
+	if version, err = m.put(ctx, r, version); err != nil || look.Verdict == Hold {
+		return err
+	}
+	if err := m.act(ctx, r, stage, last(moves).Seq, &look); err != nil {
+		return err
+	}
+	switch look.Verdict {
+	case Promote:
+		return m.end(ctx, r, version, Promoted, look.Why)
+	case Back:
+		return m.end(ctx, r, version, TakenBack, look.Why)
+	}
+	return nil
+}
+
+// act makes the move that a look asks for, unless somebody has moved the alias since.
+func (m *Manager) act(ctx context.Context, r *Rollout, stage, seq int, look *Look) error {
+	change := model.Change{To: r.Version, Seen: &seq, By: by, Why: "rollout: " + look.Why}
+	var err error
+	switch look.Verdict {
+	case Advance:
+		_, err = m.catalog.Canary(ctx, r.Model, r.Alias, r.Shares[stage+1], change)
+	case Promote:
+		_, err = m.catalog.Promote(ctx, r.Model, r.Alias, change)
+	case Back:
+		_, err = m.catalog.Canary(ctx, r.Model, r.Alias, 0, change)
+	}
+	return err
+}
+
+// move gives the candidate its first share.
+func (m *Manager) move(ctx context.Context, r *Rollout, stage int, look *Look) error {
+	_, err := m.catalog.Canary(ctx, r.Model, r.Alias, r.Shares[stage], model.Change{To: r.Version, Seen: &r.Seq, By: by, Why: "rollout: " + look.Why})
+	return err
+}
+
+func last(moves []model.Move) model.Move {
+	if len(moves) == 0 {
+		return model.Move{}
+	}
+	return moves[len(moves)-1]
+}
