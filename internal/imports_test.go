@@ -25,8 +25,10 @@ var levels = []struct {
 	{"drift engine event feast oip quality sequential store tfserving window", "ports and wire formats know values, not each other"},
 	{"alert cache ledger model queue segment serve", "what mains compose flows of"},
 	{"payload rollout rpc", "what was predicted, who answers it, and gRPC on the server"},
+	{"auth", "who may do what, by every protocol"},
+	{"limit", "how much they may ask for"},
 	{"feature", "features are asked for by other flows"},
-	{"deadletter feedback offline predict", "flows"},
+	{"deadletter feedback gate offline predict", "flows"},
 }
 
 // sideways are the imports within a level that are meant.

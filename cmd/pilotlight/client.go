@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,7 @@ type client struct {
 	key    string
 	format string
 	out    io.Writer
+	caller *http.Client // nil: the one that all commands share
 }
 
 func (c *client) check() error {
@@ -82,7 +84,7 @@ func (c *client) send(ctx context.Context, method, path, contentType string, bod
 	if c.key != "" {
 		r.Header.Set("Authorization", "Bearer "+c.key)
 	}
-	resp, err := caller.Do(r)
+	resp, err := cmp.Or(c.caller, caller).Do(r)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, fmt.Errorf("no server answers at %s; start one with `make run`, or name another with --server", c.server)
 	}
@@ -144,8 +146,8 @@ func (c *client) table(rows [][]string) error {
 	return w.Flush()
 }
 
-// whoami is who a change is recorded for, as long as the server does not know
-// its callers.
+// whoami is who a change is recorded for, where it says who made it. The server's audit log
+// has whose key it was.
 func whoami() string {
 	name := "unknown"
 	if u, err := user.Current(); err == nil {

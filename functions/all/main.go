@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
@@ -16,6 +17,8 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
+	"github.com/pilotlight-ml/pilotlight/internal/gate"
+	"github.com/pilotlight-ml/pilotlight/internal/limit"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
@@ -49,9 +52,10 @@ func (c *config) in(set, place string) (string, error) {
 }
 
 var (
-	blobs = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
-	kvs   = store.Openers[store.KV]{"mem": memstore.OpenKV, "file": diskstore.OpenKV, "redis": redisstore.OpenKV}
-	rows  = store.Openers[store.Online]{"mem": memstore.OpenOnline, "file": diskstore.OpenOnline, "redis": redisstore.OpenOnline}
+	blobs  = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
+	kvs    = store.Openers[store.KV]{"mem": memstore.OpenKV, "file": diskstore.OpenKV, "redis": redisstore.OpenKV}
+	meters = store.Openers[store.Meter]{"mem": memstore.OpenMeter, "file": memstore.OpenMeter, "redis": redisstore.OpenMeter}
+	rows   = store.Openers[store.Online]{"mem": memstore.OpenOnline, "file": diskstore.OpenOnline, "redis": redisstore.OpenOnline}
 )
 
 func main() { function(functions.HTTP).Main() }
@@ -65,6 +69,7 @@ func main() { function(functions.HTTP).Main() }
 //	                        store.Blob -> feedback.Intake, alert.Manager ------+
 //	                        store.Blob -> deadletter.Store --------------------+
 //	DATA_DIR, KV_URL     -> store.KV --> bus.Bus, between them by triggers/ ---'--> /events
+//	                        store.Blob, store.Meter -> auth.Guard, gate.Door: before all of it
 func function(register serve.Register) *serve.Function {
 	var own config
 	var oc onnx.Config
@@ -74,14 +79,21 @@ func function(register serve.Register) *serve.Function {
 	var dc deadletter.Config
 	var bf feedback.Config
 	var bc bus.Config
+	var gc gate.Options
 	wire := func(ctx context.Context, p *serve.Process) error {
 		pc.Model.LimitHeap()
 		format, err := onnx.New(oc)
 		if err != nil {
 			return err
 		}
-		blob, kv, online, err := own.stores(ctx, p)
+		blob, kv, online, meter, err := own.stores(ctx, p)
 		if err != nil {
+			return err
+		}
+		if err := limit.Keep(ctx, p, kv, meter); err != nil {
+			return err
+		}
+		if err := gate.Open(p, &gc, gate.Deps{Blob: blob, Meter: meter, Own: func() store.Meter { return memstore.NewMeter() }}); err != nil {
 			return err
 		}
 		events, hear, err := broker(&bc, kv, p)
@@ -116,5 +128,5 @@ func function(register serve.Register) *serve.Function {
 		s := seed{dir: own.Seed, registry: registry, features: features, history: history, blob: blob, events: hear.features}
 		return s.plant(ctx, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: append(append(append(pc.Parts(), fc.Parts()...), bf.Parts()...), &own, &oc, &hc, &dc, &bc), Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: slices.Concat(pc.Parts(), fc.Parts(), bf.Parts(), gc.Parts(), []any{&own, &oc, &hc, &dc, &bc}), Wire: wire, Register: register}
 }

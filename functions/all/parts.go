@@ -13,19 +13,23 @@ import (
 	"github.com/pilotlight-ml/pilotlight/triggers"
 )
 
-// stores opens the bucket, the small state and the newest values of features.
-func (c *config) stores(ctx context.Context, p *serve.Process) (store.Blob, store.KV, store.Online, error) {
+// stores opens the bucket, the small state, the newest values of features, and what counts against limits.
+func (c *config) stores(ctx context.Context, p *serve.Process) (store.Blob, store.KV, store.Online, store.Meter, error) {
 	defer p.Tel.ColdStart.Begin(telemetry.StageStore)()
 	blob, err := open(ctx, c, p, blobs, c.Blob, "blob")
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, nil, err
 	}
 	kv, err := open(ctx, c, p, kvs, c.KV, "kv")
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, nil, err
 	}
 	online, err := open(ctx, c, p, rows, c.Online, "online")
-	return blob, kv, online, err
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	counts, err := open(ctx, c, p, meters, c.KV, "kv")
+	return blob, kv, online, counts, err
 }
 
 func open[T io.Closer](ctx context.Context, c *config, p *serve.Process, by store.Openers[T], set, place string) (T, error) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -34,6 +35,7 @@ func function(register serve.Register) *serve.Function {
 	var own config
 	var dc deadletter.Config
 	var ec event.Config
+	var ac auth.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)
 		blob, err := blobs.Open(ctx, own.Blob)
@@ -41,6 +43,9 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(blob.Close)
+		if err := auth.Open(p, &ac, blob, false); err != nil {
+			return err
+		}
 		opened()
 		sink, err := event.Open(&ec, p.Tel)
 		if err != nil {
@@ -54,5 +59,5 @@ func function(register serve.Register) *serve.Function {
 		_, err = deadletter.Open(p, &dc, deadletter.Deps{Blob: blob, Sink: sink, Events: events})
 		return err
 	}
-	return &serve.Function{Name: "deadletter", Configs: []any{&own, &dc, &ec}, Wire: wire, Register: register}
+	return &serve.Function{Name: "deadletter", Configs: []any{&own, &dc, &ec, &ac}, Wire: wire, Register: register}
 }

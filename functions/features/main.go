@@ -8,6 +8,7 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
@@ -48,6 +49,7 @@ func function(register serve.Register) *serve.Function {
 	var lc feature.LayoutConfig
 	var oc offline.Config
 	var ec event.Config
+	var ac auth.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)
 		blob, err := blobs.Open(ctx, own.Blob)
@@ -55,6 +57,9 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(blob.Close)
+		if err := auth.Open(p, &ac, blob, false); err != nil {
+			return err
+		}
 		kv, err := kvs.Open(ctx, cmp.Or(own.KV, "mem:"))
 		if err != nil {
 			return err
@@ -84,5 +89,5 @@ func function(register serve.Register) *serve.Function {
 		_, err = offline.Mount(ctx, p, &oc, offline.Deps{Blob: blob, KV: kv, Online: online}, flow.Catalog, events, sink)
 		return err
 	}
-	return &serve.Function{Name: "features", Configs: append(fc.Parts(), &lc, &own, &oc, &ec), Wire: wire, Register: register}
+	return &serve.Function{Name: "features", Configs: append(fc.Parts(), &lc, &own, &oc, &ec, &ac), Wire: wire, Register: register}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
@@ -51,6 +52,7 @@ func function(register serve.Register) *serve.Function {
 	var fc feature.Config
 	var lc feature.LayoutConfig
 	var ec event.Config
+	var ac auth.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		pc.Model.LimitHeap()
 		format, err := onnx.New(oc)
@@ -69,6 +71,9 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(blob.Close)
+		if err := auth.Open(p, &ac, blob, false); err != nil {
+			return err
+		}
 		kv, err := kvs.Open(ctx, cmp.Or(own.KV, "mem:"))
 		if err != nil {
 			return err
@@ -95,5 +100,5 @@ func function(register serve.Register) *serve.Function {
 		})
 		return err
 	}
-	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &fc, &lc, &own, &oc, &ec), Wire: wire, Register: register}
+	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &fc, &lc, &own, &oc, &ec, &ac), Wire: wire, Register: register}
 }

@@ -180,6 +180,7 @@ func TestAnswersSpeakToABroker(t *testing.T) {
 		{nil, 202, false},
 		{fault.New(fault.Invalid, "x"), 400, false},
 		{fault.New(fault.Denied, "x"), 403, false},
+		{fault.New(fault.Unauthenticated, "x"), 401, false},
 		{fault.New(fault.NotFound, "x"), 422, false},
 		{fault.New(fault.Conflict, "x"), 422, false},
 		{fault.New(fault.Overloaded, "x"), 429, true},

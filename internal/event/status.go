@@ -8,8 +8,8 @@ import (
 )
 
 // Status gives the HTTP status that tells a broker what to do with an event
-// whose handling ended with err. What can never succeed gets 400, 403, 413 or
-// 422, which a broker dead-letters at once; the rest gets 429 or 503, which it
+// whose handling ended with err. What can never succeed gets 400, 401, 403, 413
+// or 422, which a broker dead-letters at once; the rest gets 429 or 503, which it
 // tries again. 404, 408 and 409 are never given: brokers retry those, against
 // all that they mean.
 func Status(err error) int {
@@ -24,6 +24,8 @@ func Status(err error) int {
 		return http.StatusBadRequest
 	case fault.Denied:
 		return http.StatusForbidden
+	case fault.Unauthenticated:
+		return http.StatusUnauthorized
 	case fault.NotFound, fault.Conflict:
 		return http.StatusUnprocessableEntity
 	case fault.Overloaded:

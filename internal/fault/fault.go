@@ -23,17 +23,18 @@ type Kind uint8
 
 // The kinds. Anything that nobody classified is Internal.
 const (
-	Internal    Kind = iota // a defect or an impossible state: 500
-	Invalid                 // the request can never succeed as it is: 400
-	NotFound                // what was asked for does not exist: 404
-	Conflict                // the state moved on, or is taken: 409
-	Denied                  // the caller may not do this: 403
-	Overloaded              // too much at once, try again later: 429
-	Deadline                // time ran out: 504
-	Unavailable             // a part that is needed is away, try again: 503
+	Internal        Kind = iota // a defect or an impossible state: 500
+	Invalid                     // the request can never succeed as it is: 400
+	NotFound                    // what was asked for does not exist: 404
+	Conflict                    // the state moved on, or is taken: 409
+	Denied                      // the caller may not do this: 403
+	Overloaded                  // too much at once, try again later: 429
+	Deadline                    // time ran out: 504
+	Unavailable                 // a part that is needed is away, try again: 503
+	Unauthenticated             // nobody knows who the caller is: 401
 )
 
-var names = [...]string{"internal", "invalid", "not_found", "conflict", "denied", "overloaded", "deadline", "unavailable"}
+var names = [...]string{"internal", "invalid", "not_found", "conflict", "denied", "overloaded", "deadline", "unavailable", "unauthenticated"}
 
 // String gives the kind's name as it stands in logs and metrics.
 func (k Kind) String() string { return names[k] }
@@ -147,7 +148,7 @@ const StatusClientClosed = 499
 var statuses = [...]int{
 	Internal: http.StatusInternalServerError, Invalid: http.StatusBadRequest, NotFound: http.StatusNotFound,
 	Conflict: http.StatusConflict, Denied: http.StatusForbidden, Overloaded: http.StatusTooManyRequests,
-	Deadline: http.StatusGatewayTimeout, Unavailable: http.StatusServiceUnavailable,
+	Deadline: http.StatusGatewayTimeout, Unavailable: http.StatusServiceUnavailable, Unauthenticated: http.StatusUnauthorized,
 }
 
 // HTTPStatus gives the HTTP status that answers err.

@@ -29,6 +29,7 @@ func TestFaults(t *testing.T) {
 		{"outermost counts", Wrap(Conflict, New(NotFound, "inner"), "outer"), Conflict, 409, "outer", "outer: inner"},
 		{"not found", New(NotFound, "no"), NotFound, 404, "no", "no"},
 		{"denied", New(Denied, "no"), Denied, 403, "no", "no"},
+		{"unauthenticated", New(Unauthenticated, "who?"), Unauthenticated, 401, "who?", "who?"},
 		{"overloaded", New(Overloaded, "no"), Overloaded, 429, "no", "no"},
 		{"deadline", fmt.Errorf("run: %w", context.DeadlineExceeded), Deadline, 504, "the request's time ran out", "run: context deadline exceeded"},
 		{"gone", fmt.Errorf("run: %w", context.Canceled), Deadline, StatusClientClosed, "the caller went away", "run: context canceled"},

@@ -34,7 +34,7 @@ func (f *Flow) moved(ctx context.Context, _ *event.Event, m event.Moved) error {
 		if _, used := f.last.Load(ref); !used {
 			continue
 		}
-		m, split, err := f.route(ctx, ref)
+		m, split, err := f.resolve(ctx, ref)
 		if err != nil {
 			if fault.Is(err, fault.NotFound) { // gone again since: nothing to load
 				continue

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
@@ -214,6 +215,14 @@ func (f *Flow) Pick(ctx context.Context, ref model.Ref) (*model.Manifest, error)
 
 // route is Pick, and tells what else the alias names; nil: nothing else.
 func (f *Flow) route(ctx context.Context, ref model.Ref) (*model.Manifest, *model.Split, error) {
+	if err := auth.CheckModel(ctx, auth.Predict, ref.Name); err != nil { // whatever protocol it was named by
+		return nil, nil, err
+	}
+	return f.resolve(ctx, ref)
+}
+
+// resolve is route for those who need not be allowed to ask the model.
+func (f *Flow) resolve(ctx context.Context, ref model.Ref) (*model.Manifest, *model.Split, error) {
 	m, split, err := f.registry.Route(ctx, ref)
 	if err != nil {
 		return nil, nil, err

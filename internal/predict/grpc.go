@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"sync"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/limit"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
@@ -143,6 +146,9 @@ func (h *Handler) inferCall(ctx context.Context, c *grpcCall, message []byte, as
 	if err != nil {
 		return told{}, err
 	}
+	if let := ask.from.Header[auth.ModelHeader]; len(let) == 1 && let[0] != ref.Name {
+		return told{}, fault.New(fault.Invalid, "the message names the model %q, and another one before", tensor.Clip(ref.Name))
+	}
 	ask.ref = ref
 	outcome, err := h.flow.pass(ctx, &ask, c)
 	return outcome, h.compat.word(err, ref.Name, false)
@@ -174,6 +180,12 @@ func (h *Handler) modelStreamInfer(r *rpc.Call) error {
 	c := grpcCalls.Get().(*grpcCall)
 	defer c.free()
 	answer := make([]byte, rpc.Prefix)
+	rows := int64(0)
+	defer func() {
+		if rows > 0 {
+			r.Header()[http.TrailerPrefix+limit.RowsHeader] = rowsValue(rows)
+		}
+	}()
 	for {
 		message, err := r.Receive()
 		if errors.Is(err, io.EOF) {
@@ -185,6 +197,7 @@ func (h *Handler) modelStreamInfer(r *rpc.Call) error {
 		ctx, cancel := context.WithTimeout(r.Context(), serve.Timeout(r.Request))
 		about, err := h.inferCall(ctx, c, message, asking{from: r.Request})
 		cancel()
+		rows += about.rows
 		switch {
 		case r.Context().Err() != nil: // nobody waits for an answer
 			return context.Cause(r.Context())

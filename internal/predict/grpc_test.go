@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/encoding/gzip" // which callers may ask for
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -26,7 +27,9 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/limit"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
 	"github.com/pilotlight-ml/pilotlight/internal/predict/predicttest"
@@ -200,6 +203,32 @@ func TestGRPCForms(t *testing.T) {
 		`{"model_name":"text",`+fmt.Sprintf(answer, "", "BYTES", `,"raw_output_contents":["AQAAAGE="]`))
 	c.want(t, "ModelInfer", `{"model_name":"half","inputs":[{"name":"INPUT0","datatype":"FP16","shape":[1]}],"raw_input_contents":["ADw="]}`,
 		`{"model_name":"half",`+fmt.Sprintf(answer, "", "FP16", `,"raw_output_contents":["ADw="]`))
+}
+
+// TestWhatTheGatewayGoesBy: it reads the name of a model in a message's beginning, and how many rows were answered in the header.
+func TestWhatTheGatewayGoesBy(t *testing.T) {
+	s := predicttest.Start(t, nil, nil)
+	s.Push(t, "simple", onnxtest.Simple(-1).Bytes(), model.Settings{})
+	c := dial(t, s)
+	ask := strings.Replace(rowOf(5, 3), `"id"`, `"model_version":"1","id"`, 1)
+	as := func(name string) context.Context {
+		return metadata.AppendToOutgoingContext(t.Context(), strings.ToLower(auth.ModelHeader), name)
+	}
+	var header metadata.MD
+	if _, err := c.call(as("simple"), t, "ModelInfer", ask, grpc.Header(&header)); err != nil || len(header.Get(limit.RowsHeader)) != 1 || header.Get(limit.RowsHeader)[0] != "1" {
+		t.Errorf("got %v, %v", header, err)
+	}
+	_, err := c.call(as("cheap"), t, "ModelInfer", ask)
+	wantStatus(t, err, codes.InvalidArgument, `the message names the model "simple", and another one before`)
+	stream := openStream(t.Context(), t, c)
+	for i := range 3 {
+		stream.send(rowOf(i, 0))
+		stream.receive()
+	}
+	stream.end()
+	if err := stream.RecvMsg(stream.answer()); !errors.Is(err, io.EOF) || len(stream.Trailer().Get(limit.RowsHeader)) != 1 || stream.Trailer().Get(limit.RowsHeader)[0] != "3" {
+		t.Errorf("got %v %v", err, stream.Trailer())
+	}
 }
 
 func TestGRPCStream(t *testing.T) {

@@ -3,9 +3,11 @@ package predict
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/cache"
+	"github.com/pilotlight-ml/pilotlight/internal/limit"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -42,6 +44,7 @@ type asking struct {
 type told struct {
 	cache cache.Outcome
 	id    string // of the prediction; empty: it is not kept
+	rows  int64
 }
 
 // predictionID is the header with the id by which outcomes find a prediction.
@@ -52,6 +55,19 @@ func (t *told) tell(head http.Header) {
 	if t.id != "" && visible(t.id) {
 		head[predictionID] = []string{t.id}
 	}
+	if t.rows > 0 {
+		head[limit.RowsHeader] = rowsValue(t.rows)
+	}
+}
+
+// oneRow is shared: most predictions are for one.
+var oneRow = []string{"1"}
+
+func rowsValue(n int64) []string {
+	if n == 1 {
+		return oneRow
+	}
+	return []string{strconv.FormatInt(n, 10)}
 }
 
 // visible tells whether an id can stand in a header as it is. One that can't is its caller's own.
@@ -149,7 +165,7 @@ func (f *Flow) answer(ctx context.Context, ask *asking, m *model.Manifest, s *se
 	line.Timing("decode", decoded.Sub(ask.begin))
 	line.Timing("infer", inferred.Sub(decoded))
 	line.Timing("encode", encoded.Sub(inferred))
-	return told{cache: a.Cache}, nil
+	return told{cache: a.Cache, rows: n}, nil
 }
 
 // originOf is a version as the payload log knows it.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
@@ -58,6 +59,9 @@ func (f *Flow) index(ctx context.Context, ready bool) (oip.Index, error) {
 // load has a version loaded now. A most that is not nil is how many rows its runs may have
 // here until it is loaded anew; else it is what the version's manifest says.
 func (f *Flow) load(ctx context.Context, ref model.Ref, most *int) error {
+	if err := auth.CheckModel(ctx, auth.ModelsWrite, ref.Name); err != nil {
+		return err
+	}
 	m, err := f.registry.Resolve(ctx, ref)
 	if err != nil {
 		return err
@@ -74,7 +78,10 @@ func (f *Flow) load(ctx context.Context, ref model.Ref, most *int) error {
 }
 
 func (f *Flow) unload(ctx context.Context, ref model.Ref) error {
-	m, err := f.Pick(ctx, ref)
+	if err := auth.CheckModel(ctx, auth.ModelsWrite, ref.Name); err != nil {
+		return err
+	}
+	m, _, err := f.resolve(ctx, ref)
 	if err != nil {
 		return err
 	}

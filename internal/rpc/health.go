@@ -26,8 +26,8 @@ const (
 // watchEvery is how often a watched state is looked at.
 const watchEvery = time.Second
 
-// health makes grpc.health.v1.Health: all services stand as the server does.
-func health(ready func() error, services []Service) Service {
+// Health makes grpc.health.v1.Health: all services stand as the server does.
+func Health(ready func() error, services ...Service) Service {
 	const name = "grpc.health.v1.Health"
 	state := func(service string) uint64 {
 		known := service == "" || service == name || slices.ContainsFunc(services, func(s Service) bool { return s.Name == service })

@@ -51,16 +51,20 @@ func Unary(f func(ctx context.Context, message, dst []byte) ([]byte, error)) Met
 // Register adds services to a mux, with reflection of them and the standard
 // health service; ready says what the server still waits for, or nil.
 func Register(mux *http.ServeMux, ready func() error, services ...Service) {
-	services = append(services, health(ready, services))
+	services = append(services, Health(ready, services...))
 	services = append(services, reflection(services)...)
 	for _, s := range services {
-		path := "POST /" + s.Name + "/"
-		for name, method := range s.Methods {
-			mux.HandleFunc(path+name, handler(method))
-		}
-		mux.HandleFunc(path+"{method}", handler(func(c *Call) error {
+		Mount(mux, s)
+		mux.HandleFunc("POST /"+s.Name+"/{method}", handler(func(c *Call) error {
 			return unimplemented("method %s is not one that this server has of %s", tensor.Clip(c.Request.PathValue("method")), s.Name)
 		}))
+	}
+}
+
+// Mount adds the methods of a service to a mux, and nothing else: for a part of it that others have the rest of.
+func Mount(mux *http.ServeMux, s Service) {
+	for name, method := range s.Methods {
+		mux.HandleFunc("POST /"+s.Name+"/"+name, handler(method))
 	}
 }
 

@@ -144,6 +144,7 @@ func TestFaultsBecomeCodes(t *testing.T) {
 		{fault.Wrap(fault.NotFound, errors.New("secret"), "no such thing"), codes.NotFound, "no such thing"},
 		{fault.New(fault.Conflict, "taken"), codes.Aborted, "taken"},
 		{fault.New(fault.Denied, "no"), codes.PermissionDenied, "no"},
+		{fault.New(fault.Unauthenticated, "who?"), codes.Unauthenticated, "who?"},
 		{fault.New(fault.Overloaded, "too much"), codes.Unavailable, "too much"},
 		{fault.New(fault.Unavailable, "away"), codes.Unavailable, "away"},
 		{fault.New(fault.Deadline, "late"), codes.DeadlineExceeded, "late"},

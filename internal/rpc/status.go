@@ -26,11 +26,12 @@ const (
 	notImplemented    code = 12
 	internal          code = 13
 	unavailable       code = 14
+	unauthenticated   code = 16
 )
 
 var codesOf = [...]code{
 	fault.Internal: internal, fault.Invalid: invalidArgument, fault.NotFound: notFound, fault.Conflict: aborted,
-	fault.Denied: permissionDenied, fault.Overloaded: unavailable, fault.Deadline: deadlineExceeded, fault.Unavailable: unavailable,
+	fault.Denied: permissionDenied, fault.Overloaded: unavailable, fault.Deadline: deadlineExceeded, fault.Unavailable: unavailable, fault.Unauthenticated: unauthenticated,
 }
 
 // codeOf gives the code that answers err.
@@ -57,6 +58,9 @@ func (*missing) Error() string { return "not implemented" }
 func unimplemented(format string, args ...any) error {
 	return fault.Wrap(fault.Invalid, &missing{}, format, args...)
 }
+
+// Refuse ends a call with the status of an error, for those who stand before the methods; see serve.ErrorsBy.
+func Refuse(w http.ResponseWriter, begun bool, err error) { finish(w, begun, err) }
 
 // finish ends a call with the status of its error, or OK for none: in the trailers
 // if the answer has begun, else in the header of an answer that has nothing else.

@@ -100,6 +100,9 @@ func (s *Server) exchange(ctx context.Context, begin time.Time, w http.ResponseW
 	w.Header()["X-Request-Id"] = x.id[:]
 
 	defer func() { x.end(recover()) }()
+	if len(s.config.Sites) > 0 && sites(s.config.Sites).answer(x, x.r) {
+		return
+	}
 	if err := s.cross.Check(r); err != nil {
 		Error(x, x.r, fault.Wrap(fault.Denied, err, "a page of another site may not ask this"))
 		return

@@ -39,12 +39,24 @@ type Process struct {
 	Mux *http.ServeMux
 
 	server *Server
+	guard  func(http.Handler) http.Handler
 	opened []func(*Server)
 	ready  []func() error
 	closes []func() error
 	ctx    context.Context // of work
 	stop   context.CancelFunc
 	work   sync.WaitGroup
+}
+
+// Guard puts a handler before all others, which lets those through who may. The last that was put is the first that is asked.
+func (p *Process) Guard(wrap func(http.Handler) http.Handler) {
+	inner := p.guard
+	p.guard = func(h http.Handler) http.Handler {
+		if inner != nil {
+			h = inner(h)
+		}
+		return wrap(h)
+	}
 }
 
 // Ready adds a condition for readiness; its errors are for strangers.
@@ -145,7 +157,14 @@ func (f *Function) Start(ctx context.Context, environ map[string]string) (_ *Pro
 	if err := f.Wire(ctx, p); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
-	if p.server, err = Open(ctx, &sc, tel, p.Mux, p.ready...); err != nil {
+	var handler http.Handler = p.Mux
+	switch {
+	case p.guard != nil:
+		handler = p.guard(handler)
+	case sc.Auth == "on":
+		return nil, errors.Join(fault.New(fault.Invalid, "AUTH=on, and this function has nobody who would check callers"), p.close())
+	}
+	if p.server, err = Open(ctx, &sc, tel, handler, p.ready...); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	for _, f := range p.opened {

@@ -1,6 +1,6 @@
 // Package serve owns the one HTTP server that every function runs behind.
 //
-// It speaks HTTP/1.1 and HTTP/2 without TLS on one port, and promises to what
+// It speaks HTTP/1.1 and HTTP/2 on one port, by TLS if it is given a certificate, and promises to what
 // it serves: each request has a deadline, an id, a log line, metrics and, when
 // traces are on, a span; a body is neither too large nor too slow; a panic
 // costs its request alone; and when the process is told to end, requests under
@@ -57,7 +57,10 @@ func Open(ctx context.Context, c *Config, tel *telemetry.Telemetry, handler http
 	s := &Server{config: *c, tel: tel, handler: handler, ready: ready, cross: http.NewCrossOriginProtection()}
 	s.draining, s.drain = context.WithCancel(context.WithoutCancel(ctx))
 	s.own = map[string]http.HandlerFunc{"/healthz": healthz, "/readyz": s.readyz, "/metrics": tel.Metrics().ServeHTTP}
-	var err error
+	err := sites(c.Sites).trust(s.cross)
+	if err != nil {
+		return nil, err
+	}
 	if s.metrics, err = newInstruments(tel, s.active.Load); err != nil {
 		return nil, err
 	}
@@ -76,7 +79,11 @@ func Open(ctx context.Context, c *Config, tel *telemetry.Telemetry, handler http
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	s.lanes = newLanes(l, s)
+	secured, err := c.secure(l, tel)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	s.lanes = newLanes(secured, s)
 	end()
 	return s, nil
 }
@@ -227,6 +234,9 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	h := w.Header()
 	h.Del("Content-Encoding") // of the answer that didn't come about
+	if status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", "Bearer")
+	}
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", fault.RetryHeader(err))
 	}
@@ -264,6 +274,22 @@ func ErrorsBy(r *http.Request, refuse func(w http.ResponseWriter, begun bool, er
 	if x := exchangeOf(r.Context()); x != nil {
 		x.refuse = refuse
 	}
+}
+
+// Status gives the status that a request was answered with; 0: it was not yet.
+func Status(r *http.Request) int {
+	if x := exchangeOf(r.Context()); x != nil {
+		return x.status
+	}
+	return 0 // on a host that isn't this server
+}
+
+// RequestID gives the request's id, which its log line has.
+func RequestID(r *http.Request) string {
+	if x := exchangeOf(r.Context()); x != nil {
+		return x.id[0]
+	}
+	return "" // on a host that isn't this server
 }
 
 // Timeout gives how long one request may take, for those who take many on one stream.

@@ -575,12 +575,56 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 	})
 }
 
+func TestPagesOfNamedSites(t *testing.T) {
+	const site = "https://console.example.com"
+	s := run(t, map[string]string{"CORS_ORIGINS": site + ",http://127.0.0.1:3000"}, routes(map[string]http.HandlerFunc{"/echo": echo}))
+	for _, test := range []struct {
+		method, origin, asks string
+		status               int
+		allowed              bool
+	}{
+		{"OPTIONS", site, "POST", 204, true},
+		{"POST", site, "", 200, true},
+		{"GET", "http://127.0.0.1:3000", "", 200, true},
+		{"POST", "https://evil.example", "", 403, false},
+		{"POST", "https://console.example.com.evil.example", "", 403, false},
+		{"POST", "null", "", 403, false},
+		{"GET", "https://evil.example", "", 200, false},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), test.method, s.url+"/echo", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Origin", test.origin)
+		if test.asks != "" {
+			r.Header.Set("Access-Control-Request-Method", test.asks)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		want := ""
+		if test.allowed {
+			want = test.origin
+		}
+		if got := resp.Header.Get("Access-Control-Allow-Origin"); resp.StatusCode != test.status || got != want || resp.Header.Get("Access-Control-Allow-Credentials") != "" {
+			t.Errorf("%s from %s: got %d, allowed %q; want %d, %q", test.method, test.origin, resp.StatusCode, got, test.status, want)
+		}
+	}
+	for _, bad := range []string{"*", "console.example.com", "https://console.example.com/", "https://x,ftp://y"} {
+		if _, err := env.Load(map[string]string{"CORS_ORIGINS": bad}, &serve.Config{}); err == nil || !strings.Contains(err.Error(), "CORS_ORIGINS has") {
+			t.Errorf("%s: got %v", bad, err)
+		}
+	}
+}
+
 func TestOnlyLoopbackUnlessAuthIsOff(t *testing.T) {
 	for _, test := range []struct{ host, auth, want string }{
-		{"0.0.0.0", "", `HOST "0.0.0.0" can be reached from other machines and nothing checks who calls: set AUTH=off if that is meant`},
-		{"::", "", `HOST "::" can be reached from other machines and nothing checks who calls: set AUTH=off if that is meant`},
-		{"10.1.2.3", "", `HOST "10.1.2.3" can be reached from other machines and nothing checks who calls: set AUTH=off if that is meant`},
-		{"127.0.0.1", "on", `AUTH is "on", expected 'off' or nothing`},
+		{"0.0.0.0", "", `HOST "0.0.0.0" can be reached from other machines and nothing checks who calls: set AUTH=on, or AUTH=off if that is meant`},
+		{"::", "", `HOST "::" can be reached from other machines and nothing checks who calls: set AUTH=on, or AUTH=off if that is meant`},
+		{"10.1.2.3", "", `HOST "10.1.2.3" can be reached from other machines and nothing checks who calls: set AUTH=on, or AUTH=off if that is meant`},
+		{"127.0.0.1", "yes", `AUTH is "yes", expected 'on', 'off' or nothing`},
 		{"0.0.0.0", "off", ""},
 		{"127.0.0.2", "", ""},
 		{"::1", "", ""},

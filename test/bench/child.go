@@ -23,6 +23,7 @@ import (
 var roles = map[string]func(ctx context.Context, args []string) error{
 	"hello":    hello,
 	"echo":     echo,
+	"bare":     bare,
 	"profile":  profile,
 	"engine":   engineLoop,
 	"open":     openModel,

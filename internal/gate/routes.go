@@ -1,0 +1,226 @@
+package gate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+)
+
+// Routes say which predictions do not go to the shared pool: models that have a service of their own, and tenants that have one.
+type Routes struct {
+	Models  map[string]string `json:"models,omitempty"`  // by name, or a pattern in which * stands for any characters: the URL of a service
+	Tenants map[string]string `json:"tenants,omitempty"` // the same; a model's route goes before a tenant's
+}
+
+const (
+	routesKey  = "auth/routes"
+	routesMost = 1 << 20
+)
+
+// table is Routes made ready.
+type table struct{ models, tenants []route }
+
+type route struct {
+	pattern string
+	to      *url.URL
+}
+
+// compile refuses routes to other places than services of ours.
+func (r *Routes) compile(hosts []string) (*table, error) {
+	t := &table{}
+	for what, of := range map[string]map[string]string{"models": r.Models, "tenants": r.Tenants} {
+		for pattern, raw := range of {
+			if pattern == "" || len(pattern) > 100 || strings.ContainsAny(pattern, `/?[]\`) {
+				return nil, fault.New(fault.Invalid, "%s: %.60q is no name or pattern; * stands for any characters", what, pattern)
+			}
+			to, err := target(raw)
+			if err != nil {
+				return nil, fault.New(fault.Invalid, "%s: %s: %s", what, pattern, fault.Message(err))
+			}
+			if !ours(to.Hostname(), hosts) {
+				return nil, fault.New(fault.Invalid, "%s: %s: %.100q is not a host that the gateway may route to; ROUTE_HOSTS says which are: %s", what, pattern, to.Host, strings.Join(hosts, ", "))
+			}
+			if what == "models" {
+				t.models = append(t.models, route{pattern, to})
+			} else {
+				t.tenants = append(t.tenants, route{pattern, to})
+			}
+		}
+	}
+	return t, nil
+}
+
+// ours tells whether a host is one of those: by its whole name, or by an ending that begins with a dot.
+func ours(host string, those []string) bool {
+	for _, h := range those {
+		if host == h && !strings.HasPrefix(h, ".") || strings.HasPrefix(h, ".") && strings.HasSuffix(host, h) && len(host) > len(h) {
+			return true
+		}
+	}
+	return false
+}
+
+// find gives the route of a name; of patterns the longest counts. nil: it has none.
+func find(routes []route, name string) *url.URL {
+	var best *route
+	if name == "" {
+		return nil
+	}
+	for i := range routes {
+		r := &routes[i]
+		if r.pattern == name {
+			return r.to
+		}
+		if ok, _ := path.Match(r.pattern, name); ok && (best == nil || len(r.pattern) > len(best.pattern)) {
+			best = r
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	return best.to
+}
+
+// Router knows where requests go. It is safe for concurrent use.
+type Router struct {
+	blob      store.Blob
+	hosts     []string
+	functions map[string]*url.URL
+	recent    *store.Recent[*table]
+}
+
+// NewRouter makes a router of a bucket's routes.
+func NewRouter(c *RouteConfig, blob store.Blob) (*Router, error) {
+	r := &Router{blob: blob, hosts: c.Hosts, functions: map[string]*url.URL{}}
+	for name, raw := range map[string]string{"predict": c.Predict, "features": c.Features, "feedback": c.Feedback, "deadletter": c.Deadletter} {
+		to, err := target(raw)
+		if err != nil {
+			return nil, err
+		}
+		r.functions[name] = to
+	}
+	r.recent = store.NewRecent(func(ctx context.Context) (*table, error) {
+		routes, err := r.read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return routes.compile(r.hosts)
+	})
+	return r, nil
+}
+
+// Close waits for what it does on its own.
+func (r *Router) Close() error { return r.recent.Close() }
+
+func (r *Router) read(ctx context.Context) (*Routes, error) {
+	routes := &Routes{}
+	body, _, err := r.blob.Get(ctx, routesKey, 0, routesMost+1)
+	if fault.Is(err, fault.NotFound) {
+		return routes, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", routesKey, err)
+	}
+	b, err := io.ReadAll(body)
+	if err = errors.Join(err, body.Close()); err != nil {
+		return nil, fmt.Errorf("read %s: %w", routesKey, err)
+	}
+	if err := json.Unmarshal(b, routes); err != nil || len(b) > routesMost {
+		return nil, fault.Wrap(fault.Internal, err, "the bucket's %s is damaged", routesKey)
+	}
+	return routes, nil
+}
+
+// Find tells where a request goes; nil: nowhere. When the bucket does not answer, routes stay as they were.
+func (r *Router) Find(req *http.Request, need auth.Need) *url.URL {
+	function := functionOf(req.URL.Path)
+	if function != "predict" || strings.HasPrefix(req.URL.Path, "/admin/") {
+		return r.functions[function]
+	}
+	t, _, _ := r.recent.Get(req.Context())
+	if t == nil {
+		return r.functions[function]
+	}
+	to := find(t.models, need.Model)
+	if p := auth.From(req.Context()); to == nil && p != nil {
+		to = find(t.tenants, p.Tenant)
+	}
+	if to == nil {
+		to = r.functions[function]
+	}
+	return to
+}
+
+// functionOf tells whose a path is; "": nobody's. Events are not here: the broker goes to functions by itself.
+func functionOf(p string) string {
+	first, rest, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
+	switch first {
+	case "v1", "v2", "inference.GRPCInferenceService", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection":
+		return "predict"
+	case "get-online-features", "push", "write-to-online-store", "materialize", "materialize-incremental", "feast.serving.ServingService":
+		return "features"
+	case "feedback":
+		return "feedback"
+	case "admin":
+		version, rest, _ := strings.Cut(rest, "/")
+		what, _, _ := strings.Cut(rest, "/")
+		if version == "v1" {
+			return map[string]string{
+				"models": "predict", "features": "features", "quality": "feedback", "drift": "feedback", "alerts": "feedback", "rollouts": "feedback", "deadletters": "deadletter",
+			}[what]
+		}
+	}
+	return ""
+}
+
+// Register mounts
+//
+//	GET /admin/v1/routes   Routes
+//	PUT /admin/v1/routes   Routes, in place of those that there are
+func (r *Router) Register(mux *http.ServeMux) {
+	mux.HandleFunc("GET /admin/v1/routes", func(w http.ResponseWriter, req *http.Request) {
+		routes, err := r.read(req.Context())
+		if err == nil {
+			err = serve.WriteJSON(w, http.StatusOK, routes)
+		}
+		if err != nil {
+			serve.Error(w, req, err)
+		}
+	})
+	mux.HandleFunc("PUT /admin/v1/routes", func(w http.ResponseWriter, req *http.Request) {
+		if err := r.put(w, req); err != nil {
+			serve.Error(w, req, err)
+		}
+	})
+}
+
+func (r *Router) put(w http.ResponseWriter, req *http.Request) error {
+	routes := &Routes{}
+	if err := serve.ReadJSON(req, routes, serve.Strict); err != nil {
+		return err
+	}
+	if _, err := routes.compile(r.hosts); err != nil {
+		return err
+	}
+	b, err := json.Marshal(routes)
+	if err != nil {
+		return err
+	}
+	if _, err := r.blob.Put(req.Context(), routesKey, bytes.NewReader(b), int64(len(b)), store.Condition{}); err != nil {
+		return fmt.Errorf("write %s: %w", routesKey, err)
+	}
+	r.recent.Changed()
+	return serve.WriteJSON(w, http.StatusOK, routes)
+}
