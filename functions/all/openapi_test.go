@@ -21,11 +21,13 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/pilotlight-ml/pilotlight/internal/alert"
+	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
+	"github.com/pilotlight-ml/pilotlight/internal/limit"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
@@ -123,7 +125,9 @@ var placeholder = regexp.MustCompile(`\{[^}]*\}`)
 // TestOpenAPIHasTheRoutes compares the paths of docs/openapi.yaml with those that are served, both ways.
 func TestOpenAPIHasTheRoutes(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	process, err := function(nil).Start(ctx, map[string]string{"PORT": "0", "LOG_LEVEL": "WARN", "ORT_LIB": onnxtest.Library(t), "MODEL_CACHE_DIR": t.TempDir()})
+	process, err := function(nil).Start(ctx, map[string]string{
+		"PORT": "0", "LOG_LEVEL": "WARN", "ORT_LIB": onnxtest.Library(t), "MODEL_CACHE_DIR": t.TempDir(), "AUTH": "on", "EVENTS_FROM": "anyone", "DATA_DIR": t.TempDir(),
+	})
 	cancel()
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +182,7 @@ func TestOpenAPISchemasAreTheTypes(t *testing.T) {
 		"AliasChange": predict.AliasChange{}, "PushSettings": predict.PushSettings{},
 		"Pushed": feature.Result{}, "FeatureSet": feature.Set{}, "FeaturesChanged": feature.Changed{}, "Runs": offline.Runs{}, "Skew": offline.Skew{},
 		"OutcomesTaken": feedback.Result{}, "Judgement": feedback.Judgement{}, "Drift": feedback.Drift{},
-		"Rollout": rollout.Rollout{}, "AlertStatus": alert.Status{}, "Rules": alert.Rules{}, "RulesApplied": alert.Applied{},
+		"Rollout": rollout.Rollout{}, "Key": auth.Key{}, "Policy": limit.Policy{}, "AlertStatus": alert.Status{}, "Rules": alert.Rules{}, "RulesApplied": alert.Applied{},
 		"LetterSummary": deadletter.Summary{}, "Letter": deadletter.Letter{},
 	} {
 		c.compare(name, &schema{Ref: "#/components/schemas/" + name}, reflect.TypeOf(v))

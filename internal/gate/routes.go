@@ -207,9 +207,12 @@ func (r *Router) Register(mux *http.ServeMux) {
 }
 
 func (r *Router) put(w http.ResponseWriter, req *http.Request) error {
-	routes := &Routes{}
-	if err := serve.ReadJSON(req, routes, serve.Strict); err != nil {
+	var routes *Routes
+	if err := serve.ReadJSON(req, &routes, serve.Strict); err != nil {
 		return err
+	}
+	if routes == nil {
+		return fault.New(fault.Invalid, "there are no routes in the body; {} has none of them any more")
 	}
 	if _, err := routes.compile(r.hosts); err != nil {
 		return err

@@ -152,8 +152,11 @@ func (p *Policies) Register(mux *http.ServeMux) {
 		}
 	})
 	mux.HandleFunc("PUT /admin/v1/limits", func(w http.ResponseWriter, r *http.Request) {
-		policy := &Policy{}
-		err := serve.ReadJSON(r, policy, serve.Strict)
+		var policy *Policy
+		err := serve.ReadJSON(r, &policy, serve.Strict)
+		if err == nil && policy == nil {
+			err = fault.New(fault.Invalid, "there are no limits in the body; {} has none of them any more")
+		}
 		if err == nil {
 			err = p.Write(r.Context(), policy)
 		}
