@@ -1,6 +1,7 @@
 package feedback
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 )
 
@@ -165,21 +167,22 @@ func (j *Journal) Judge(ctx context.Context, q *Question) (*Judgement, error) {
 	if err != nil {
 		return nil, err
 	}
-	byLog := func() (*Judgement, error) {
-		if q.Every != 0 {
-			return nil, fault.New(fault.Invalid, "windows are told of what the manifest says of quality only: of its task, output, threshold and slices, and of versions that the registry has")
-		}
-		return Judge(ctx, j.blob, q)
-	}
-	if q.Spec != (quality.Spec{}) || q.Output != "" {
-		return byLog()
-	}
 	all, err := j.look(ctx, q, f)
 	if err != nil {
 		return nil, err
 	}
-	if !all.sliced || len(all.states) == 0 && len(all.unjudged) > 0 {
-		return byLog()
+	if !all.sliced || q.Spec != (quality.Spec{}) || q.Output != "" || len(all.states) == 0 && len(all.unjudged) > 0 {
+		if q.Every != 0 {
+			return nil, fault.New(fault.Invalid, "windows are told of what the manifest says of quality only: of its task, output, threshold and slices, and of versions that the registry has")
+		}
+		newest := 0 // of the versions whose answers can be judged
+		for p := range all.states {
+			newest = max(newest, p.version)
+		}
+		if q, err = j.asManifest(ctx, q, newest); err != nil {
+			return nil, err
+		}
+		return Judge(ctx, j.blob, q)
 	}
 	out := &Judgement{
 		Model: q.Model, From: time.UnixMicro(f.from).UTC(), Until: time.UnixMicro(f.until).UTC(), By: ByWindows, Versions: []Judged{}, Outcomes: all.outcomes,
@@ -220,6 +223,36 @@ func (j *Journal) Judge(ctx context.Context, q *Question) (*Judgement, error) {
 	return out, err
 }
 
+// asManifest completes a question by what the manifest of a version says of how answers are judged; of version 0 nothing does.
+func (j *Journal) asManifest(ctx context.Context, q *Question, version int) (*Question, error) {
+	if version == 0 {
+		return q, nil
+	}
+	m, err := j.catalog.Manifest(ctx, q.Model, version)
+	if fault.Is(err, fault.NotFound) {
+		return q, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	asked := *q
+	if asked.Output != "" {
+		m = &model.Manifest{Signature: m.Signature, Settings: m.Settings} // the catalog keeps its own
+		m.Quality.Output = asked.Output
+	}
+	told, err := judgingOf(m)
+	if err != nil { // it says nothing; the question and the outcomes may
+		return q, nil //nolint:nilerr // as it says
+	}
+	asked.Output, asked.labels = told.output, told.labels
+	if asked.Spec.Task == "" || asked.Spec.Task == told.spec.Task {
+		asked.Spec.Task = told.spec.Task
+		asked.Spec.Threshold = cmp.Or(asked.Spec.Threshold, told.spec.Threshold)
+		asked.Spec.Quantile = cmp.Or(asked.Spec.Quantile, told.spec.Quantile)
+	}
+	return &asked, nil
+}
+
 // elsewhere finds when there are predictions of a model; nil: never.
 func (j *Journal) elsewhere(ctx context.Context, model string) (*Elsewhere, error) {
 	h, _, err := j.head(ctx)
@@ -247,11 +280,7 @@ func (j *Journal) elsewhere(ctx context.Context, model string) (*Elsewhere, erro
 
 // waitingOf counts outcomes that may be of a model.
 func (j *Journal) waitingOf(ctx context.Context, model string) (n int, err error) {
-	h, _, err := j.head(ctx)
-	if err != nil {
-		return 0, err
-	}
-	c, err := j.commit(ctx, h)
+	_, c, err := j.newest(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -295,6 +324,10 @@ func (j *Journal) Moved(ctx context.Context, q *Question, o drift.Options) (*Dri
 			state := drift.NewState(reference)
 			if err := state.Decode(t.Drift); err != nil {
 				return fmt.Errorf("%s of %s: %w", time.UnixMicro(start).UTC().Format(time.RFC3339), q.Model, err)
+			}
+			if int64(state.Rows()) < t.Rows { // the reference came within the hour
+				complete = false
+				continue
 			}
 			for _, to := range m.at(version, start) {
 				if err := to.Merge(state); err != nil {
