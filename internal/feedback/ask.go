@@ -3,6 +3,7 @@ package feedback
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -77,6 +78,9 @@ func (j *Journal) hours(ctx context.Context, model string, f frame, each func(st
 		for i, start := range some {
 			group.Go(fault.Guard(func() (err error) {
 				parts[i], _, err = readNumbered(ctx, j.blob, prefix+micros(start), func() *hour { return &hour{} })
+				if fault.Is(err, fault.Internal) {
+					err = damagedHour(err, prefix+micros(start))
+				}
 				return err
 			}))
 		}
@@ -84,12 +88,24 @@ func (j *Journal) hours(ctx context.Context, model string, f frame, each func(st
 			return err
 		}
 		for i, start := range some {
-			if err := each(start, parts[i]); err != nil {
+			maps.DeleteFunc(parts[i].Versions, func(_ int, t *tally) bool { return t == nil })
+			err := each(start, parts[i])
+			if errors.Is(err, errState) {
+				err = damagedHour(err, prefix+micros(start))
+			}
+			if err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// errState is of an hour whose states can't be read.
+var errState = errors.New("a state can't be read")
+
+func damagedHour(err error, key string) error {
+	return fault.Wrap(fault.Internal, err, "%q is damaged in the bucket; delete it, and its hour is left out, or %q, and everything that is in the logs counts anew", key, HeadKey)
 }
 
 // whole is the number of what is of all windows.
@@ -134,7 +150,7 @@ func (j *Journal) look(ctx context.Context, q *Question, f frame) (*found, error
 				}
 				state, err := quality.Decode(b)
 				if err != nil {
-					return fmt.Errorf("%s of %s: %w", time.UnixMicro(start).UTC().Format(time.RFC3339), q.Model, err)
+					return fmt.Errorf("%w: %w", errState, err)
 				}
 				windows := []int64{whole}
 				if f.every > 0 {
@@ -323,7 +339,7 @@ func (j *Journal) Moved(ctx context.Context, q *Question, o drift.Options) (*Dri
 			}
 			state := drift.NewState(reference)
 			if err := state.Decode(t.Drift); err != nil {
-				return fmt.Errorf("%s of %s: %w", time.UnixMicro(start).UTC().Format(time.RFC3339), q.Model, err)
+				return fmt.Errorf("%w: %w", errState, err)
 			}
 			if int64(state.Rows()) < t.Rows { // the reference came within the hour
 				complete = false

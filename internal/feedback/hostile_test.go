@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/ledger"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
@@ -375,5 +377,65 @@ func TestRowsThatNobodyWrote(t *testing.T) {
 		if err := s.takeRow(t.Context(), &payload.Row{ID: "p", Model: "m", Version: 1, Weight: weight}); err != nil || len(s.traffic) > 0 {
 			t.Errorf("%g: %d windows, %v", weight, len(s.traffic), err)
 		}
+	}
+}
+
+// Many outcomes of an entity that is often asked about find its last predictions, as looking at each pair does.
+func TestEntities(t *testing.T) {
+	w := newWorld(t, 1)
+	s := newStep(w.later(0), &commit{}, 1, time.Now())
+	s.all = true
+	var all []Outcome
+	for range 300 {
+		tail := fmt.Sprintf(`{"tail":"N%d"}`, w.random.IntN(3))
+		all = append(all, Outcome{Model: "m", Entity: tail, At: 1 + w.random.Int64N(100)})
+		for range w.random.IntN(2) {
+			k := entityKey("m", tail)
+			s.abouts[k] = append(s.abouts[k], about{10 + w.random.Int64N(100), ledger.KeyOf(fmt.Sprint(w.random.Int()))})
+		}
+	}
+	got, err := s.entities(t.Context(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range all {
+		var want about
+		for _, a := range s.abouts[entityKey("m", all[i].Entity)] {
+			if a.at <= all[i].At && (a.at > want.at || a.at == want.at && a.key.Compare(want.key) > 0) {
+				want = a
+			}
+		}
+		if key, ok := got[i]; ok != (want.at > 0) || key != want.key {
+			t.Errorf("%+v: got %x, %t, want %+v", all[i], key, ok, want)
+		}
+	}
+}
+
+// An hour that can't be read says what to do.
+func TestDamagedHours(t *testing.T) {
+	w := newWorld(t, 1)
+	w.say("p", monday, "AA", .7)
+	j := w.later(0)
+	w.catchUp(j)
+	h, _, err := j.head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := hourPrefix(h.Generation, "m") + micros(startOf(monday.UnixMicro(), wide))
+	for _, text := range []string{"junk", `{"versions":{"1":{"rows":1,"spec":{"task":"binary"},"quality":{"":"AAAA"}}}}`} {
+		if _, err := w.blob.Put(t.Context(), key, strings.NewReader(text), int64(len(text)), store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := j.Judge(t.Context(), &Question{Model: "m", From: monday.Truncate(time.Hour), Until: monday.AddDate(0, 0, 1)})
+		if want := fmt.Sprintf("%q is damaged in the bucket; delete it, and its hour is left out, or %q, and everything that is in the logs counts anew", key, HeadKey); !fault.Is(err, fault.Internal) || fault.Message(err) != want {
+			t.Errorf("%s: got %v", text, err)
+		}
+	}
+	text := `{"versions":{"1":null}}`
+	if _, err := w.blob.Put(t.Context(), key, strings.NewReader(text), int64(len(text)), store.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.judge(j, Question{}); len(got.Versions) != 0 {
+		t.Errorf("a version that is null: got %+v", got)
 	}
 }

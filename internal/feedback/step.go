@@ -1,6 +1,7 @@
 package feedback
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -470,16 +471,21 @@ func (s *step) entities(ctx context.Context, all []Outcome) (map[int]ledger.Key,
 			wanted[k] = append(wanted[k], i)
 		}
 	}
-	meant, best := map[int]ledger.Key{}, map[int]int64{}
-	meet := func(k ledger.Key, a about) {
-		for _, i := range wanted[k] {
-			last, met := best[i]
-			if a.at <= all[i].At && (!met || a.at > last || a.at == last && a.key.Compare(meant[i]) > 0) {
-				meant[i], best[i] = a.key, a.at
-			}
+	// A prediction is tried for the first outcome at or after it. Those behind are then of it as well, unless there is a later one.
+	best := map[int]about{}
+	better := func(i int, a about) {
+		if last, met := best[i]; !met || cmp.Or(cmp.Compare(a.at, last.at), a.key.Compare(last.key)) > 0 {
+			best[i] = a
 		}
 	}
-	for k := range wanted {
+	meet := func(k ledger.Key, a about) {
+		own := wanted[k]
+		if at, _ := slices.BinarySearchFunc(own, a.at, func(i int, at int64) int { return cmp.Compare(all[i].At, at) }); at < len(own) {
+			better(own[at], a)
+		}
+	}
+	for k, own := range wanted {
+		slices.SortFunc(own, func(a, b int) int { return cmp.Compare(all[a].At, all[b].At) })
 		for _, a := range s.abouts[k] {
 			meet(k, a)
 		}
@@ -494,6 +500,19 @@ func (s *step) entities(ctx context.Context, all []Outcome) (map[int]ledger.Key,
 		}
 		return err
 	})
+	meant := map[int]ledger.Key{}
+	for _, own := range wanted {
+		for n, i := range own {
+			if n > 0 {
+				if a, met := best[own[n-1]]; met {
+					better(i, a)
+				}
+			}
+			if a, met := best[i]; met {
+				meant[i] = a.key
+			}
+		}
+	}
 	return meant, err
 }
 
