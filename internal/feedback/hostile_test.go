@@ -439,3 +439,26 @@ func TestDamagedHours(t *testing.T) {
 		t.Errorf("a version that is null: got %+v", got)
 	}
 }
+
+// Over windows of two versions false alarms are as rare as over those of one.
+func TestAlarmsOfSeveralVersions(t *testing.T) {
+	w := newWorld(t, 1)
+	putReferenceOf(t, w, 1)
+	putReferenceOf(t, w, 2)
+	w.predict(300, 500)
+	j := w.later(0)
+	w.catchUp(j)
+	got, err := j.Moved(t.Context(), &Question{Model: "m", From: monday.Truncate(time.Hour), Until: monday.AddDate(0, 0, 2), Every: 24 * time.Hour}, drift.Default)
+	if err != nil || len(got.Windows) != 2 {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	level := 0.0
+	for _, window := range got.Windows {
+		for _, v := range window.Versions {
+			level += v.Report.Level
+		}
+	}
+	if math.Abs(level-drift.Default.Alpha) > 1e-12 {
+		t.Errorf("together the windows have a level of %g, want %g", level, drift.Default.Alpha)
+	}
+}
