@@ -1,7 +1,9 @@
 package feedback
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 )
 
@@ -75,6 +78,9 @@ func (j *Journal) hours(ctx context.Context, model string, f frame, each func(st
 		for i, start := range some {
 			group.Go(fault.Guard(func() (err error) {
 				parts[i], _, err = readNumbered(ctx, j.blob, prefix+micros(start), func() *hour { return &hour{} })
+				if fault.Is(err, fault.Internal) {
+					err = damagedHour(err, prefix+micros(start))
+				}
 				return err
 			}))
 		}
@@ -82,12 +88,24 @@ func (j *Journal) hours(ctx context.Context, model string, f frame, each func(st
 			return err
 		}
 		for i, start := range some {
-			if err := each(start, parts[i]); err != nil {
+			maps.DeleteFunc(parts[i].Versions, func(_ int, t *tally) bool { return t == nil })
+			err := each(start, parts[i])
+			if errors.Is(err, errState) {
+				err = damagedHour(err, prefix+micros(start))
+			}
+			if err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// errState is of an hour whose states can't be read.
+var errState = errors.New("a state can't be read")
+
+func damagedHour(err error, key string) error {
+	return fault.Wrap(fault.Internal, err, "%q is damaged in the bucket; delete it, and its hour is left out, or %q, and everything that is in the logs counts anew", key, HeadKey)
 }
 
 // whole is the number of what is of all windows.
@@ -132,7 +150,7 @@ func (j *Journal) look(ctx context.Context, q *Question, f frame) (*found, error
 				}
 				state, err := quality.Decode(b)
 				if err != nil {
-					return fmt.Errorf("%s of %s: %w", time.UnixMicro(start).UTC().Format(time.RFC3339), q.Model, err)
+					return fmt.Errorf("%w: %w", errState, err)
 				}
 				windows := []int64{whole}
 				if f.every > 0 {
@@ -165,21 +183,22 @@ func (j *Journal) Judge(ctx context.Context, q *Question) (*Judgement, error) {
 	if err != nil {
 		return nil, err
 	}
-	byLog := func() (*Judgement, error) {
-		if q.Every != 0 {
-			return nil, fault.New(fault.Invalid, "windows are told of what the manifest says of quality only: of its task, output, threshold and slices, and of versions that the registry has")
-		}
-		return Judge(ctx, j.blob, q)
-	}
-	if q.Spec != (quality.Spec{}) || q.Output != "" {
-		return byLog()
-	}
 	all, err := j.look(ctx, q, f)
 	if err != nil {
 		return nil, err
 	}
-	if !all.sliced || len(all.states) == 0 && len(all.unjudged) > 0 {
-		return byLog()
+	if !all.sliced || q.Spec != (quality.Spec{}) || q.Output != "" || len(all.states) == 0 && len(all.unjudged) > 0 {
+		if q.Every != 0 {
+			return nil, fault.New(fault.Invalid, "windows are told of what the manifest says of quality only: of its task, output, threshold and slices, and of versions that the registry has")
+		}
+		newest := 0 // of the versions whose answers can be judged
+		for p := range all.states {
+			newest = max(newest, p.version)
+		}
+		if q, err = j.asManifest(ctx, q, newest); err != nil {
+			return nil, err
+		}
+		return Judge(ctx, j.blob, q)
 	}
 	out := &Judgement{
 		Model: q.Model, From: time.UnixMicro(f.from).UTC(), Until: time.UnixMicro(f.until).UTC(), By: ByWindows, Versions: []Judged{}, Outcomes: all.outcomes,
@@ -220,6 +239,36 @@ func (j *Journal) Judge(ctx context.Context, q *Question) (*Judgement, error) {
 	return out, err
 }
 
+// asManifest completes a question by what the manifest of a version says of how answers are judged; of version 0 nothing does.
+func (j *Journal) asManifest(ctx context.Context, q *Question, version int) (*Question, error) {
+	if version == 0 {
+		return q, nil
+	}
+	m, err := j.catalog.Manifest(ctx, q.Model, version)
+	if fault.Is(err, fault.NotFound) {
+		return q, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	asked := *q
+	if asked.Output != "" {
+		m = &model.Manifest{Signature: m.Signature, Settings: m.Settings} // the catalog keeps its own
+		m.Quality.Output = asked.Output
+	}
+	told, err := judgingOf(m)
+	if err != nil { // it says nothing; the question and the outcomes may
+		return q, nil //nolint:nilerr // as it says
+	}
+	asked.Output, asked.labels = told.output, told.labels
+	if asked.Spec.Task == "" || asked.Spec.Task == told.spec.Task {
+		asked.Spec.Task = told.spec.Task
+		asked.Spec.Threshold = cmp.Or(asked.Spec.Threshold, told.spec.Threshold)
+		asked.Spec.Quantile = cmp.Or(asked.Spec.Quantile, told.spec.Quantile)
+	}
+	return &asked, nil
+}
+
 // elsewhere finds when there are predictions of a model; nil: never.
 func (j *Journal) elsewhere(ctx context.Context, model string) (*Elsewhere, error) {
 	h, _, err := j.head(ctx)
@@ -247,11 +296,7 @@ func (j *Journal) elsewhere(ctx context.Context, model string) (*Elsewhere, erro
 
 // waitingOf counts outcomes that may be of a model.
 func (j *Journal) waitingOf(ctx context.Context, model string) (n int, err error) {
-	h, _, err := j.head(ctx)
-	if err != nil {
-		return 0, err
-	}
-	c, err := j.commit(ctx, h)
+	_, c, err := j.newest(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -294,7 +339,11 @@ func (j *Journal) Moved(ctx context.Context, q *Question, o drift.Options) (*Dri
 			}
 			state := drift.NewState(reference)
 			if err := state.Decode(t.Drift); err != nil {
-				return fmt.Errorf("%s of %s: %w", time.UnixMicro(start).UTC().Format(time.RFC3339), q.Model, err)
+				return fmt.Errorf("%w: %w", errState, err)
+			}
+			if int64(state.Rows()) < t.Rows { // the reference came within the hour
+				complete = false
+				continue
 			}
 			for _, to := range m.at(version, start) {
 				if err := to.Merge(state); err != nil {

@@ -251,6 +251,8 @@ func (j *Journal) commit(ctx context.Context, h *head) (*commit, error) {
 
 // begin brings outcomes that were taken back to the inbox. Those that somebody else takes meanwhile are the same ones again, and don't count.
 func (j *Journal) begin(ctx context.Context) error {
+	// They get names that no commit before has told anybody to delete.
+	again := micros(j.now().UnixMicro())
 	for o, err := range j.blob.List(ctx, LogPrefix, "") {
 		if err != nil {
 			return fmt.Errorf("list outcomes: %w", err)
@@ -260,7 +262,8 @@ func (j *Journal) begin(ctx context.Context) error {
 			continue
 		}
 		if err == nil {
-			err = segment.Keep(ctx, j.blob, InboxPrefix+strings.TrimPrefix(o.Key, LogPrefix), b)
+			created, hash, _ := strings.Cut(strings.TrimPrefix(o.Key, LogPrefix), "-")
+			err = segment.Keep(ctx, j.blob, InboxPrefix+created+"-"+again+"-"+hash, b)
 		}
 		if err == nil {
 			err = j.blob.Delete(ctx, o.Key)
@@ -338,6 +341,23 @@ func (j *Journal) finish(ctx context.Context, h *head, c *commit) error {
 	return nil
 }
 
+// newest reads the newest commit. One that is gone once it is to be read is not the newest any more.
+func (j *Journal) newest(ctx context.Context) (*head, *commit, error) {
+	for {
+		h, version, err := j.head(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := j.commit(ctx, h)
+		if err == nil {
+			return h, c, nil
+		}
+		if _, now, failed := j.head(ctx); failed != nil || now == version {
+			return nil, nil, err
+		}
+	}
+}
+
 // waiting reads the outcomes whose predictions were not known by a commit.
 func (j *Journal) waiting(ctx context.Context, c *commit) ([]Outcome, error) {
 	if c.Waiting == "" {
@@ -349,7 +369,7 @@ func (j *Journal) waiting(ctx context.Context, c *commit) ([]Outcome, error) {
 	}
 	all, err := readOutcomes(c.Waiting, b)
 	if err != nil {
-		return nil, fault.Wrap(fault.Internal, err, "%q is damaged in the bucket", c.Waiting)
+		return nil, fault.Wrap(fault.Internal, err, "%q is damaged in the bucket; delete %q, and everything that is in the logs counts anew", c.Waiting, HeadKey)
 	}
 	return all, nil
 }
@@ -357,11 +377,7 @@ func (j *Journal) waiting(ctx context.Context, c *commit) ([]Outcome, error) {
 // sweep deletes what no commit needs: what somebody wrote who then lost a race, or was killed, and windows of generations before. Before is a
 // time that no work under way is from.
 func (j *Journal) sweep(ctx context.Context, before time.Time) (deleted int, err error) {
-	h, _, err := j.head(ctx)
-	if err != nil {
-		return 0, err
-	}
-	c, err := j.commit(ctx, h)
+	h, c, err := j.newest(ctx)
 	if err != nil {
 		return 0, err
 	}

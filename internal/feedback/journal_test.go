@@ -34,6 +34,7 @@ type world struct {
 	random *rand.Rand
 	n      int // predictions
 	ids    []string
+	ahead  time.Duration // of clocks that predictions are answered by
 }
 
 var carriers = []string{"AA", "B6", "DL", "UA"}

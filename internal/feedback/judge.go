@@ -109,7 +109,7 @@ func Judge(ctx context.Context, blob store.Blob, q *Question) (*Judgement, error
 		blob: blob, q: q, how: judging{spec: q.Spec, output: q.Output, labels: q.labels}, byID: map[predicted]*settled{},
 		states: map[key]*quality.State{}, out: &Judgement{Model: q.Model, From: q.From.UTC(), Until: q.Until.UTC(), By: ByLog, Versions: []Judged{}},
 	}
-	for _, prefix := range [...]string{LogPrefix, InboxPrefix} {
+	for _, prefix := range [...]string{InboxPrefix, LogPrefix} { // the way that outcomes go, so that none is missed
 		if err := j.outcomes(ctx, prefix); err != nil {
 			return nil, err
 		}

@@ -30,7 +30,7 @@ const usual = "probability"
 // judgingOf is told by the manifest: by what its publisher said or, where that is nothing, by what it puts out. The probability
 // of something is binary, texts and whole numbers are classes, and other numbers are amounts. An error says why there can't be one.
 func judgingOf(m *model.Manifest) (*judging, error) {
-	j := &judging{spec: m.Quality.Spec, output: m.Quality.Output, entity: m.Quality.Entity, slices: m.Quality.Slices}
+	j := &judging{spec: m.Quality.Spec, output: m.Quality.Output, entity: m.Quality.Entity, slices: slices.Clone(m.Quality.Slices)}
 	outputs := m.Signature.Outputs
 	at := slices.IndexFunc(outputs, func(o tensor.Spec) bool { return o.Name == j.output })
 	switch {
@@ -47,11 +47,10 @@ func judgingOf(m *model.Manifest) (*judging, error) {
 	}
 	o := &outputs[at]
 	j.output, j.labels = o.Name, o.Labels
-	if err := j.spec.Validate(); err != nil && j.spec.Task != "" {
-		return nil, err
-	}
+	slices.Sort(j.slices)
+	j.slices = slices.Compact(j.slices) // or answers would count twice
 	if j.spec.Task != "" {
-		return j, nil
+		return j, j.spec.Validate()
 	}
 	values := int64(1) // of a row; -1: not known
 	for _, n := range o.Shape[min(1, len(o.Shape)):] {
@@ -67,7 +66,7 @@ func judgingOf(m *model.Manifest) (*judging, error) {
 	default:
 		j.spec.Task = quality.Multiclass
 	}
-	return j, nil
+	return j, j.spec.Validate()
 }
 
 // answer reads what was predicted out of the outputs of a row: a number, a text or, of probabilities, one for each class. Classes

@@ -119,20 +119,24 @@ func (m *moving) at(version int, micros int64) []*drift.State {
 	return of
 }
 
-// report compares. False alarms are bounded over all windows together.
+// report compares. False alarms are bounded over all windows of all versions together.
 func (m *moving) report(by string, o drift.Options) (*Drift, error) {
 	d := &Drift{Model: m.q.Model, From: time.UnixMicro(m.frame.from).UTC(), Until: time.UnixMicro(m.frame.until).UTC(), By: by, Versions: []Drifted{}}
 	if by == ByLog {
 		d.From, d.Until = m.q.From.UTC(), m.q.Until.UTC()
 	}
 	windows := map[int64][]int{}
+	compared := 0
 	for p := range m.states {
 		windows[p.window] = append(windows[p.window], p.version)
+		if p.window != whole {
+			compared++
+		}
 	}
 	for _, n := range slices.Sorted(maps.Keys(windows)) {
 		options := o
 		if n != whole {
-			options.Windows = max(len(windows)-1, 1)
+			options.Windows = compared
 		}
 		var all []Drifted
 		slices.Sort(windows[n])

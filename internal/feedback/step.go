@@ -1,6 +1,7 @@
 package feedback
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,13 +132,17 @@ func (s *step) prepare(ctx context.Context) (*commit, error) {
 
 // takeSegments takes segments of the payload log that were not taken yet.
 func (s *step) takeSegments(ctx context.Context) error {
-	taken := map[string]bool{}
+	taken := map[string]bool{} // and not listed yet
 	for _, id := range s.old.Segments {
 		taken[id] = true
 	}
 	s.all = true
-	since := s.now.Add(-catchUp).UnixMicro()
-	var kept []string
+	type listed struct {
+		id    string
+		until int64
+	}
+	var there []listed
+	newest := int64(0)
 	after := ""
 	if s.old.Since > 0 {
 		after = segments + micros(s.old.Since)
@@ -146,20 +152,19 @@ func (s *step) takeSegments(ctx context.Context) error {
 			return fmt.Errorf("list segments of predictions: %w", err)
 		}
 		id, until, ok := segmentID(o.Key)
-		if !ok || taken[id] {
-			if ok && until >= since {
-				kept = append(kept, id)
-			}
+		if !ok {
+			continue
+		}
+		if taken[id] {
+			delete(taken, id)
+			there, newest = append(there, listed{id, until}), until
 			continue
 		}
 		if s.did.Predictions >= stepRows || s.states >= stepStates {
-			s.all = false
-			since = min(since, until) // it is for the next commit, and whatever is behind it
+			s.all = false // it is for the next commit, and whatever is behind it
 			for id := range taken {
-				kept = append(kept, id)
+				there = append(there, listed{id, math.MaxInt64})
 			}
-			slices.Sort(kept)
-			kept = slices.Compact(kept)
 			break
 		}
 		err := payload.Load(ctx, s.j.blob, o.Key, func(rows []payload.Row) error {
@@ -181,18 +186,22 @@ func (s *step) takeSegments(ctx context.Context) error {
 			return err
 		}
 		s.did.Segments++
-		taken[id] = true
-		if until >= since {
-			kept = append(kept, id)
+		there, newest = append(there, listed{id, until}), until
+	}
+	// No clock that is ahead, here or where segments are written, makes those of others too late.
+	s.next.Since = max(s.old.Since, min(s.now.UnixMicro(), newest)-catchUp.Microseconds())
+	for _, l := range there {
+		if l.until >= s.next.Since {
+			s.next.Segments = append(s.next.Segments, l.id)
 		}
 	}
-	s.next.Since, s.next.Segments = max(s.old.Since, since), kept
+	slices.Sort(s.next.Segments)
 	return nil
 }
 
 // takeRow counts a row of a prediction.
 func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
-	if model.CheckName(r.Model) != nil || r.Version < 1 {
+	if model.CheckName(r.Model) != nil || r.Version < 1 || !(r.Weight >= 0 && r.Weight <= math.MaxInt64) {
 		return nil // no predict wrote it
 	}
 	name, number := strings.Clone(r.Model), int(r.Version)
@@ -296,7 +305,7 @@ func (s *step) slicesOf(name string, number int, j *judging) (names []string) {
 		text := "(none)"
 		if v, ok := s.parsed.column(column); ok {
 			text = v.text()
-			text = text[:min(len(text), wordMost)]
+			text = strings.ToValidUTF8(text[:min(len(text), wordMost)], "") // as JSON will have it
 		}
 		id := versionID{name, number}.String()
 		values := s.next.Slices[id][column]
@@ -322,9 +331,12 @@ func (s *step) slicesOf(name string, number int, j *judging) (names []string) {
 	return names
 }
 
+// latest is the last time, in microseconds since 1970, that has its place in the order of keys; callers may say any.
+const latest = 1e16 - 1
+
 // hour is what the step adds to an hour of a version.
 func (s *step) hour(name string, number int, at int64, v *known) *counting {
-	start := startOf(max(at, 0), wide)
+	start := startOf(min(max(at, 0), latest), wide)
 	hours := s.hours[name]
 	if hours == nil {
 		hours = map[int64]map[int]*counting{}
@@ -437,7 +449,7 @@ func (s *step) join(ctx context.Context, waiting, fresh []Outcome) (rest, unknow
 	}
 	for key, own := range news {
 		for _, p := range slices.Concat(known[key], s.predictions[key]) {
-			if err := s.settle(p, outcomes[key], own); err != nil {
+			if err := s.settle(ctx, p, outcomes[key], own); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -459,16 +471,21 @@ func (s *step) entities(ctx context.Context, all []Outcome) (map[int]ledger.Key,
 			wanted[k] = append(wanted[k], i)
 		}
 	}
-	meant, best := map[int]ledger.Key{}, map[int]int64{}
-	meet := func(k ledger.Key, a about) {
-		for _, i := range wanted[k] {
-			last, met := best[i]
-			if a.at <= all[i].At && (!met || a.at > last || a.at == last && a.key.Compare(meant[i]) > 0) {
-				meant[i], best[i] = a.key, a.at
-			}
+	// A prediction is tried for the first outcome at or after it. Those behind are then of it as well, unless there is a later one.
+	best := map[int]about{}
+	better := func(i int, a about) {
+		if last, met := best[i]; !met || cmp.Or(cmp.Compare(a.at, last.at), a.key.Compare(last.key)) > 0 {
+			best[i] = a
 		}
 	}
-	for k := range wanted {
+	meet := func(k ledger.Key, a about) {
+		own := wanted[k]
+		if at, _ := slices.BinarySearchFunc(own, a.at, func(i int, at int64) int { return cmp.Compare(all[i].At, at) }); at < len(own) {
+			better(own[at], a)
+		}
+	}
+	for k, own := range wanted {
+		slices.SortFunc(own, func(a, b int) int { return cmp.Compare(all[a].At, all[b].At) })
 		for _, a := range s.abouts[k] {
 			meet(k, a)
 		}
@@ -483,10 +500,27 @@ func (s *step) entities(ctx context.Context, all []Outcome) (map[int]ledger.Key,
 		}
 		return err
 	})
+	meant := map[int]ledger.Key{}
+	for _, own := range wanted {
+		for n, i := range own {
+			if n > 0 {
+				if a, met := best[own[n-1]]; met {
+					better(i, a)
+				}
+			}
+			if a, met := best[i]; met {
+				meant[i] = a.key
+			}
+		}
+	}
 	return meant, err
 }
 
-// find reads what earlier commits know of predictions.
+// horizon is the first commit whose predictions still count. Numbers of commits are times that never go back.
+func (s *step) horizon() int64 { return s.number - s.j.conf.Join.Microseconds() }
+
+// find reads what earlier commits know of predictions. What is as old as runs that are dropped is not known any more, wherever it lies: its
+// outcomes may be gone.
 func (s *step) find(ctx context.Context, keys []ledger.Key) (known map[ledger.Key][]*prediction, outcomes map[ledger.Key][]told, err error) {
 	known, outcomes = map[ledger.Key][]*prediction{}, map[ledger.Key][]told{}
 	err = ledger.Find(ctx, s.j.blob, s.old.Runs, keys, func(k ledger.Key, data []byte) error {
@@ -496,7 +530,9 @@ func (s *step) find(ctx context.Context, keys []ledger.Key) (known map[ledger.Ke
 			if err != nil {
 				return err
 			}
-			known[k] = append(known[k], p)
+			if p.commit >= s.horizon() {
+				known[k] = append(known[k], p)
+			}
 		case ofOutcome:
 			o, err := readTold(data)
 			if err != nil {
@@ -510,7 +546,7 @@ func (s *step) find(ctx context.Context, keys []ledger.Key) (known map[ledger.Ke
 }
 
 // settle takes back what counted for a prediction and counts what does with the outcomes that came.
-func (s *step) settle(p *prediction, before, news []told) error {
+func (s *step) settle(ctx context.Context, p *prediction, before, news []told) error {
 	mine := func(all []told) (own []told) {
 		for _, o := range all {
 			if (o.model == "" || o.model == p.model) && o.commit >= p.commit {
@@ -522,6 +558,13 @@ func (s *step) settle(p *prediction, before, news []told) error {
 	old := mine(before)
 	now := append(slices.Clone(old), mine(news)...)
 	at := s.hour(p.model, p.version, p.at, nil)
+	v, err := s.version(ctx, p.model, p.version)
+	if err != nil {
+		return err
+	}
+	if v.judging != nil && v.judging.spec != p.spec || len(at.states) > 0 && at.Spec != p.spec {
+		return nil // answers are judged otherwise by now, and the windows of before are not added to
+	}
 	if p.why != "" {
 		at.Settlement.add(&Settlement{Unsuited: int64(len(now) - len(old)), Reason: p.why}, 1)
 		return nil
@@ -569,10 +612,11 @@ func (s *step) keepOutcomes(ctx context.Context, fresh, rest, unknown []Outcome)
 		return err
 	}
 	var err error
-	if s.next.Waiting, err = write(WaitingPrefix, rest); err != nil {
+	// What waits may be the same as some commits ago. It has another name, as who is late may still be deleting that.
+	if s.next.Waiting, err = write(WaitingPrefix+micros(s.number)+"-", rest); err != nil {
 		return err
 	}
-	if s.old.Waiting != "" && s.old.Waiting != s.next.Waiting {
+	if s.old.Waiting != "" {
 		s.next.Delete = append(s.next.Delete, s.old.Waiting)
 	}
 	if len(unknown) == 0 {
@@ -615,8 +659,8 @@ func (o *Outcome) json() []byte {
 
 // keepRuns writes what was learnt to the ledger, lets go of what is too old, and makes few runs of many.
 func (s *step) keepRuns(ctx context.Context) error {
-	for some := range slices.Chunk(s.entries, ledger.MaxEntries/8) { // so that the largest ones can be merged as well
-		own, err := ledger.Write(ctx, s.j.blob, LedgerPrefix, some, s.now.UnixMicro())
+	for some := range ledger.Split(s.entries) {
+		own, err := ledger.Write(ctx, s.j.blob, LedgerPrefix, some, s.number)
 		if err != nil {
 			return err
 		}
@@ -628,7 +672,7 @@ func (s *step) keepRuns(ctx context.Context) error {
 			s.next.Runs = slices.DeleteFunc(s.next.Runs, func(o ledger.Run) bool { return o.Object == r.Object })
 		}
 	}
-	horizon := s.now.Add(-s.j.conf.Join).UnixMicro()
+	horizon := s.horizon()
 	var old []ledger.Run
 	for _, r := range s.next.Runs {
 		if r.Until < horizon {
@@ -645,7 +689,7 @@ func (s *step) keepRuns(ctx context.Context) error {
 		s.next.Runs = append(s.next.Runs, one)
 	}
 	s.next.Delete = slices.DeleteFunc(s.next.Delete, func(key string) bool { // what is written again is the same object
-		return key == s.next.Waiting || slices.ContainsFunc(s.next.Runs, func(r ledger.Run) bool { return r.Object == key })
+		return slices.ContainsFunc(s.next.Runs, func(r ledger.Run) bool { return r.Object == key })
 	})
 	return nil
 }

@@ -286,7 +286,7 @@ func errorRate(t *traffic) alert.Sample {
 // outcomes tells how old the newest outcome is. Outcomes name predictions, and need not name models: so it is that of all.
 func (w *watcher) outcomes(ctx context.Context, q *alert.Query) ([]alert.Sample, error) {
 	newest, n := int64(0), int64(0)
-	for _, prefix := range [...]string{LogPrefix, InboxPrefix} {
+	for _, prefix := range [...]string{InboxPrefix, LogPrefix} { // the way that they go
 		after := fmt.Sprintf("%s%016d", prefix, max(q.From.UnixMicro(), 1))
 		for o, err := range w.blob.List(ctx, prefix, after) {
 			if err != nil {

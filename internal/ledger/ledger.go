@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"iter"
 	"slices"
 	"sync"
 
@@ -122,6 +123,23 @@ func Write(ctx context.Context, blob store.Blob, prefix string, entries []Entry,
 		return Run{}, fmt.Errorf("write %q: %w", r.Object, err)
 	}
 	return r, nil
+}
+
+// Split cuts entries so that each part makes a run, and so do together of those.
+func Split(entries []Entry) iter.Seq[[]Entry] {
+	return func(yield func([]Entry) bool) {
+		for len(entries) > 0 {
+			n, size := 0, 0
+			for n < len(entries) && n < MaxEntries/together && (n == 0 || size+len(entries[n].Data) <= MaxSize/together/2) {
+				size += len(entries[n].Data) // what stands beside it is less than the other half
+				n++
+			}
+			if !yield(entries[:n:n]) {
+				return
+			}
+			entries = entries[n:]
+		}
+	}
 }
 
 // Found is told of a record whose key was looked for. Data is valid until it returns.

@@ -231,3 +231,28 @@ func FuzzRun(f *testing.F) {
 		_ = Find(t.Context(), b, []Run{r}, keys, func(Key, []byte) error { return nil })
 	})
 }
+
+// However large entries are, what Split cuts is a run, and eight of those are.
+func TestSplit(t *testing.T) {
+	large := make([]byte, 60<<10)
+	for _, c := range []struct{ small, large int }{{0, 0}, {1, 0}, {3 * MaxEntries, 0}, {0, 5000}, {MaxEntries / 4, 1000}} {
+		entries := make([]Entry, c.small+c.large)
+		for i := range c.large {
+			entries[i].Data = large
+		}
+		n := 0
+		for some := range Split(entries) {
+			size := 0
+			for i := range some {
+				size += 32 + len(some[i].Data)
+			}
+			if len(some) == 0 || 8*len(some) > MaxEntries || 8*size > MaxSize {
+				t.Errorf("%+v: got a part of %d entries, %d bytes", c, len(some), size)
+			}
+			n += len(some)
+		}
+		if n != len(entries) {
+			t.Errorf("%+v: got %d entries", c, n)
+		}
+	}
+}
