@@ -366,6 +366,28 @@ func TestRunsAreMerged(t *testing.T) {
 	}
 }
 
+// A run of the ledger that is damaged is said, with what to do; and doing that helps.
+func TestDamagedLedger(t *testing.T) {
+	w := newWorld(t, 5)
+	w.predict(10, 500)
+	w.catchUp(w.later(0))
+	for key := range objectsOf(t, w.blob, LedgerPrefix) {
+		if _, err := w.blob.Put(t.Context(), key, strings.NewReader("junk"), 4, store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.send(`{"prediction":"p1","value":true}`)
+	if _, err := w.later(0).CatchUp(t.Context()); !strings.Contains(fault.Message(err), `delete "feedback/head", and everything`) {
+		t.Fatalf("got %v", err)
+	}
+	if err := w.blob.Delete(t.Context(), HeadKey); err != nil {
+		t.Fatal(err)
+	}
+	if did := w.catchUp(w.later(0)); did.Joined != 1 {
+		t.Errorf("got %+v", did)
+	}
+}
+
 // What is damaged costs nobody else, and is kept.
 func TestJournalOutlivesDamage(t *testing.T) {
 	w := newWorld(t, 4)

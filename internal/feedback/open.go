@@ -69,7 +69,9 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 	}
 	p.Defer(outbox.Close)
 	catalog := model.NewCatalog(d.Blob, time.Minute, outbox)
-	journal, err := NewJournal(&c.Journal, d.Blob, catalog, p.Tel)
+	conf := c.Journal
+	conf.Join = min(conf.Join, c.Keep.Keep) // a correction of what is swept would take back what is not there
+	journal, err := NewJournal(&conf, d.Blob, catalog, p.Tel)
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,8 @@ import (
 const (
 	stepRows     = 20_000 // of predictions
 	stepOutcomes = 20_000
-	stepStates   = 5_000 // of quality, a few KB each
+	stepStates   = 5_000    // of quality, a few KB each
+	stepBytes    = 64 << 20 // of records
 	waitingMost  = 200_000
 	valuesMost   = 100 // of a column that answers are told apart by
 )
@@ -60,6 +61,7 @@ type step struct {
 	traffic     map[span]*window
 	hours       map[string]map[int64]map[int]*counting
 	states      int
+	size        int // of the entries' data, in bytes
 }
 
 // span is that of a window.
@@ -160,7 +162,7 @@ func (s *step) takeSegments(ctx context.Context) error {
 			there, newest = append(there, listed{id, until}), until
 			continue
 		}
-		if s.did.Predictions >= stepRows || s.states >= stepStates {
+		if s.did.Predictions >= stepRows || s.states >= stepStates || s.size >= stepBytes {
 			s.all = false // it is for the next commit, and whatever is behind it
 			for id := range taken {
 				there = append(there, listed{id, math.MaxInt64})
@@ -255,7 +257,8 @@ func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
 	}
 	key := predictionKey(r.ID, r.Row)
 	s.predictions[key] = append(s.predictions[key], p)
-	s.entries = append(s.entries, ledger.Entry{Key: key, Data: p.append(nil)})
+	data := p.append(nil)
+	s.entries, s.size = append(s.entries, ledger.Entry{Key: key, Data: data}), s.size+len(data)
 	if v.judging == nil {
 		return nil
 	}
@@ -513,11 +516,19 @@ func (s *step) entities(ctx context.Context, all []Outcome) (map[int]ledger.Key,
 			}
 		}
 	}
-	return meant, err
+	return meant, lostRun(err)
 }
 
 // horizon is the first commit whose predictions still count. Numbers of commits are times that never go back.
 func (s *step) horizon() int64 { return s.number - s.j.conf.Join.Microseconds() }
+
+// lostRun says what to do about a run of the ledger that is damaged, or is not there.
+func lostRun(err error) error {
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) {
+		return fault.Wrap(fault.Internal, err, "the ledger can't be read from the bucket: %s; delete %q, and everything that is in the logs counts anew", fault.Message(err), HeadKey)
+	}
+	return err
+}
 
 // find reads what earlier commits know of predictions. What is as old as runs that are dropped is not known any more, wherever it lies: its
 // outcomes may be gone.
@@ -542,7 +553,7 @@ func (s *step) find(ctx context.Context, keys []ledger.Key) (known map[ledger.Ke
 		}
 		return nil
 	})
-	return known, outcomes, err
+	return known, outcomes, lostRun(err)
 }
 
 // settle takes back what counted for a prediction and counts what does with the outcomes that came.
@@ -683,7 +694,7 @@ func (s *step) keepRuns(ctx context.Context) error {
 	if few := ledger.Mergeable(s.next.Runs); few != nil {
 		one, err := ledger.Merge(ctx, s.j.blob, LedgerPrefix, few, func([]byte) bool { return true })
 		if err != nil {
-			return err
+			return lostRun(err)
 		}
 		drop(few)
 		s.next.Runs = append(s.next.Runs, one)

@@ -328,6 +328,8 @@ func TestPolicyByHTTP(t *testing.T) {
 		`{"models":{"a/b":{"rate":1}}}`: `is no name or pattern`,
 		`{"tenant":{}}`:                 "unknown field",
 		`{`:                             "not the JSON",
+		``:                              "there are no limits in the body",
+		`null`:                          "there are no limits in the body",
 	} {
 		say("PUT", body, 400, want)
 	}
