@@ -14,6 +14,10 @@ type Config struct {
 	Port uint16 `env:"PORT" default:"8080" help:"Port to listen on; 0: any free one."`
 	Auth string `env:"AUTH" help:"'off' lets everyone who reaches the server use it, wherever it listens."`
 
+	Cert     string `env:"TLS_CERT" help:"File with the server's certificate and those that lead to its authority, as PEM: the port then speaks TLS alone. When the files change, what they hold is taken over within seconds."`
+	Key      string `env:"TLS_KEY" help:"File with the private key of TLS_CERT, as PEM."`
+	ClientCA string `env:"TLS_CLIENT_CA" help:"File with authorities, as PEM: callers then have to show a certificate by one of them."`
+
 	MaxBody       env.Size      `env:"MAX_BODY" default:"64MiB" help:"How large a request's body may be."`
 	Timeout       time.Duration `env:"REQUEST_TIMEOUT" default:"30s" help:"How long a request may take."`
 	MaxUpload     env.Size      `env:"MAX_UPLOAD" default:"16GiB" help:"MAX_BODY for uploads of models and other long requests."`
@@ -38,6 +42,10 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "MAX_BODY, MAX_UPLOAD, MAX_HEADER and MIN_PACE must be positive")
 	case c.Timeout <= 0 || c.UploadTimeout <= 0 || c.HeaderTimeout <= 0 || c.IdleTimeout <= 0 || c.Stall <= 0 || c.Drain <= 0:
 		return fault.New(fault.Invalid, "REQUEST_TIMEOUT, UPLOAD_TIMEOUT, HEADER_TIMEOUT, IDLE_TIMEOUT, STALL_TIMEOUT and DRAIN_TIMEOUT must be positive")
+	case (c.Cert == "") != (c.Key == ""):
+		return fault.New(fault.Invalid, "TLS_CERT and TLS_KEY belong together: set both, or neither")
+	case c.ClientCA != "" && c.Cert == "":
+		return fault.New(fault.Invalid, "TLS_CLIENT_CA needs TLS_CERT and TLS_KEY: without TLS nobody shows a certificate")
 	}
 	return nil
 }
