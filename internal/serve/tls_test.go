@@ -173,6 +173,22 @@ func TestClientsOfTLS(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "remote error: tls: protocol version not supported") {
 		t.Errorf("TLS 1.1: got %v", err)
 	}
+	resumes := tlsClient(t, &tls.Config{RootCAs: ca.Pool(), ClientSessionCache: tls.NewLRUClientSessionCache(0)}, true)
+	for _, again := range []bool{false, true} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := resumes.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, w.Body)
+		w.Body.Close()
+		if w.TLS.DidResume != again {
+			t.Errorf("took a session up again: %t, want %t", w.TLS.DidResume, again)
+		}
+	}
 	plain := dial(t, s.addr)
 	fmt.Fprint(plain, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	if b, _ := io.ReadAll(plain); !strings.HasPrefix(string(b), "HTTP/1.0 400 ") {

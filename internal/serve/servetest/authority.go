@@ -38,7 +38,7 @@ func NewAuthority(t testing.TB, name string) *Authority {
 func (a *Authority) Issue(t testing.TB, change func(*x509.Certificate), names ...string) (cert, key []byte) {
 	t.Helper()
 	c := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "test"}, SerialNumber: serial(t), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		Subject: pkix.Name{CommonName: "localhost"}, SerialNumber: serial(t), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		DNSNames: append(names, "localhost"), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
