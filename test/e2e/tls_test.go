@@ -77,7 +77,7 @@ func TestTLSAtTheIngress(t *testing.T) {
 		t.Cleanup(x.CloseIdleConnections)
 		return x
 	}
-	infer := func(ctx context.Context, by *http.Transport) (*http.Response, error) {
+	infer := func(ctx context.Context, by *http.Transport) (*tls.ConnectionState, error) {
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+name+"/v2/models/flights/infer", bytes.NewReader(flights(3)))
 		if err != nil {
 			return nil, err
@@ -94,16 +94,16 @@ func TestTLSAtTheIngress(t *testing.T) {
 		if err == nil {
 			err = right(b, 3)
 		}
-		return w, err
+		return w.TLS, err
 	}
 	by := transport(config, false)
 	within(t, time.Minute, "the ingress shows the certificate", func() bool {
 		_, err = infer(t.Context(), by)
 		return err == nil
 	})
-	w, err := infer(t.Context(), by)
-	if err != nil || w.ProtoMajor != 2 || w.TLS.PeerCertificates[0].SerialNumber.Cmp(first.SerialNumber) != 0 {
-		t.Fatalf("got %v %v, want an answer by HTTP/2 with certificate %s", w, err, first.SerialNumber)
+	state, err := infer(t.Context(), by)
+	if err != nil || state.NegotiatedProtocol != "h2" || state.PeerCertificates[0].SerialNumber.Cmp(first.SerialNumber) != 0 {
+		t.Fatalf("got %v %v, want an answer by HTTP/2 with certificate %s", state, err, first.SerialNumber)
 	}
 
 	port := door.Port()
@@ -178,8 +178,8 @@ func TestTLSAtTheIngress(t *testing.T) {
 	second := putSecret(t, ca, name)
 	fresh := transport(config, true)
 	within(t, time.Minute, "the new certificate is shown", func() bool {
-		w, err := infer(t.Context(), fresh)
-		return err == nil && w.TLS.PeerCertificates[0].SerialNumber.Cmp(second.SerialNumber) == 0
+		state, err := infer(t.Context(), fresh)
+		return err == nil && state.PeerCertificates[0].SerialNumber.Cmp(second.SerialNumber) == 0
 	})
 	after, before := time.Since(begin), asked.Load()
 	within(t, time.Minute, "a hundred more are answered", func() bool { return asked.Load() >= before+100 || len(ended) > 0 })
