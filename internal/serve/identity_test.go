@@ -236,3 +236,22 @@ func TestFilesThatAreNone(t *testing.T) {
 		t.Errorf("the key's file is gone: got refused %t and log %s", ids.refused.Load(), &log)
 	}
 }
+
+// Whatever the files hold: it is taken and can be shown, or refused in one sentence that names the variable.
+func FuzzIdentity(f *testing.F) {
+	ca := servetest.NewAuthority(f, "ca")
+	cert, key := ca.Issue(f, nil)
+	f.Add(cert, key, ca.PEM)
+	f.Add(append(bytes.Clone(key), cert...), append(bytes.Clone(cert), key...), []byte(nil))
+	f.Add(cert[:100], key[:50], []byte("-----BEGIN CERTIFICATE-----\n"))
+	f.Fuzz(func(t *testing.T, cert, key, clientCA []byte) {
+		files := pemFiles{cert, key, clientCA}
+		i, err := files.identity()
+		switch {
+		case err != nil && !strings.HasPrefix(err.Error(), "TLS_"):
+			t.Errorf("got %q", err)
+		case err == nil && (i.tls.Certificates[0].Leaf == nil || i.from.IsZero() || i.until.IsZero()):
+			t.Errorf("got %+v", i)
+		}
+	})
+}
