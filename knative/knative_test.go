@@ -20,6 +20,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -31,6 +32,7 @@ import (
 	"knative.dev/serving/pkg/apis/config"
 	"knative.dev/serving/pkg/apis/serving"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+	servingv1beta1 "knative.dev/serving/pkg/apis/serving/v1beta1"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
@@ -46,19 +48,21 @@ const (
 
 // kinds are those that manifests may hold.
 var kinds = map[string]func() metav1.Object{
-	"v1/Namespace":                       func() metav1.Object { return new(corev1.Namespace) },
-	"v1/ServiceAccount":                  func() metav1.Object { return new(corev1.ServiceAccount) },
-	"v1/ConfigMap":                       func() metav1.Object { return new(corev1.ConfigMap) },
-	"v1/PersistentVolumeClaim":           func() metav1.Object { return new(corev1.PersistentVolumeClaim) },
-	"v1/Service":                         func() metav1.Object { return new(corev1.Service) },
-	"apps/v1/Deployment":                 func() metav1.Object { return new(appsv1.Deployment) },
-	"policy/v1/PodDisruptionBudget":      func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
-	"scheduling.k8s.io/v1/PriorityClass": func() metav1.Object { return new(schedulingv1.PriorityClass) },
-	"serving.knative.dev/v1/Service":     func() metav1.Object { return new(servingv1.Service) },
-	"eventing.knative.dev/v1/Broker":     func() metav1.Object { return new(eventingv1.Broker) },
-	"eventing.knative.dev/v1/Trigger":    func() metav1.Object { return new(eventingv1.Trigger) },
-	"sources.knative.dev/v1/PingSource":  func() metav1.Object { return new(sourcesv1.PingSource) },
-	"sources.knative.dev/v1/SinkBinding": func() metav1.Object { return new(sourcesv1.SinkBinding) },
+	"v1/Namespace":                              func() metav1.Object { return new(corev1.Namespace) },
+	"v1/ServiceAccount":                         func() metav1.Object { return new(corev1.ServiceAccount) },
+	"v1/ConfigMap":                              func() metav1.Object { return new(corev1.ConfigMap) },
+	"v1/PersistentVolumeClaim":                  func() metav1.Object { return new(corev1.PersistentVolumeClaim) },
+	"v1/Service":                                func() metav1.Object { return new(corev1.Service) },
+	"networking.k8s.io/v1/NetworkPolicy":        func() metav1.Object { return new(networkingv1.NetworkPolicy) },
+	"apps/v1/Deployment":                        func() metav1.Object { return new(appsv1.Deployment) },
+	"policy/v1/PodDisruptionBudget":             func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
+	"scheduling.k8s.io/v1/PriorityClass":        func() metav1.Object { return new(schedulingv1.PriorityClass) },
+	"serving.knative.dev/v1/Service":            func() metav1.Object { return new(servingv1.Service) },
+	"serving.knative.dev/v1beta1/DomainMapping": func() metav1.Object { return new(servingv1beta1.DomainMapping) },
+	"eventing.knative.dev/v1/Broker":            func() metav1.Object { return new(eventingv1.Broker) },
+	"eventing.knative.dev/v1/Trigger":           func() metav1.Object { return new(eventingv1.Trigger) },
+	"sources.knative.dev/v1/PingSource":         func() metav1.Object { return new(sourcesv1.PingSource) },
+	"sources.knative.dev/v1/SinkBinding":        func() metav1.Object { return new(sourcesv1.SinkBinding) },
 }
 
 // annotations are the ones with a meaning to Knative that a template may carry. Knative itself overlooks one that
@@ -93,6 +97,7 @@ var variants = []struct {
 	{name: "dev", overlay: "dev", open: true},
 	{name: "dev, pinned", overlay: "dev", components: []string{"pinned"}, open: true},
 	{name: "dev, pvc", overlay: "dev", components: []string{"pvc"}, features: claims, open: true},
+	{name: "dev, tls", overlay: "dev", components: []string{"tls"}, open: true},
 	{name: "prod", overlay: "prod", features: placement},
 	{name: "prod, pinned, pvc", overlay: "prod", components: []string{"pinned", "pvc"}, features: append(claims, placement...)},
 	{name: "dev, pinned, pvc", overlay: "dev", components: []string{"pinned", "pvc"}, features: claims, open: true},
@@ -120,7 +125,7 @@ func TestManifests(t *testing.T) {
 				t.Error(problem)
 			}
 			for _, s := range m.services {
-				closed := s.Labels[networking.VisibilityLabelKey] == serving.VisibilityClusterLocal
+				closed := s.Labels[networking.VisibilityLabelKey] == serving.VisibilityClusterLocal && !m.mapped(s)
 				if !v.open && !closed && m.environ(s)["AUTH"] == "off" {
 					t.Errorf("service %s: AUTH=off, and not cluster-local", s.Name)
 				}
@@ -356,6 +361,7 @@ func (m *manifests) check(t *testing.T, features ...func(*config.Features)) (pro
 		}
 	}
 	problems = append(problems, m.checkEvents(t)...)
+	problems = append(problems, m.checkNetwork(ctx)...)
 	for name, c := range m.configs {
 		for key := range c.Data {
 			if !read[key] && !slices.Contains(foreign, key) {

@@ -54,8 +54,8 @@ func (s *seed) plant(ctx context.Context, p *serve.Process, out io.Writer) error
 		return nil
 	}
 	p.Listening(func(srv *serve.Server) {
-		fmt.Fprintf(out, "\nPilotlight answers on http://%s. Ask it for a prediction:\n\n  curl -s http://%s/v2/models/%s/infer -d @%s\n\n",
-			srv.Addr(), srv.Addr(), name, request)
+		fmt.Fprintf(out, "\nPilotlight answers on %s. Ask it for a prediction:\n\n  curl -s %s/v2/models/%s/infer -d @%s\n\n",
+			srv.URL(), srv.URL(), name, request)
 	})
 	return nil
 }

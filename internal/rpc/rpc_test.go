@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/bufbuild/protocompile"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
@@ -30,6 +32,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/serve/servetest"
 )
 
 var update = flag.Bool("update", false, "write the compiled .proto files")
@@ -62,6 +65,9 @@ func TestDescriptorsAreThoseOfTheProtos(t *testing.T) {
 	}
 }
 
+// overTLS has start speak TLS by certificates of this authority; nil: no TLS.
+var overTLS *servetest.Authority
+
 // server is a process that serves a service test.Test.
 type server struct {
 	*grpc.ClientConn
@@ -76,6 +82,18 @@ func start(t *testing.T, ready func() error, methods map[string]Method, environ 
 		name, value, _ := strings.Cut(e, "=")
 		env[name] = value
 	}
+	credential := insecure.NewCredentials()
+	if overTLS != nil {
+		cert, key := overTLS.Issue(t, nil)
+		dir := t.TempDir()
+		for name, b := range map[string][]byte{"TLS_CERT": cert, "TLS_KEY": key} {
+			env[name] = filepath.Join(dir, name)
+			if err := os.WriteFile(env[name], b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		credential = credentials.NewTLS(overTLS.Client(t))
+	}
 	f := &serve.Function{Name: "test", Wire: func(_ context.Context, p *serve.Process) error {
 		Register(p.Mux, ready, Service{Name: "test.Test", File: testFile(t), Methods: methods})
 		return nil
@@ -87,11 +105,11 @@ func start(t *testing.T, ready func() error, methods map[string]Method, environ 
 	}
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
-	conn, err := grpc.NewClient(p.Server().Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(p.Server().Addr().String(), grpc.WithTransportCredentials(credential))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{ClientConn: conn, url: "http://" + p.Server().Addr().String(), end: func() error { cancel(); return <-done }}
+	s := &server{ClientConn: conn, url: p.Server().URL(), end: func() error { cancel(); return <-done }}
 	t.Cleanup(func() {
 		conn.Close()
 		cancel()
@@ -123,6 +141,17 @@ func (s *server) call(t *testing.T, method, text string, options ...grpc.CallOpt
 }
 
 var echo = Unary(func(_ context.Context, message, dst []byte) ([]byte, error) { return append(dst, message...), nil })
+
+// What grpc-go gets without TLS it gets with it.
+func TestTheSameOverTLS(t *testing.T) {
+	overTLS = servetest.NewAuthority(t, "ca")
+	defer func() { overTLS = nil }()
+	for name, test := range map[string]func(*testing.T){
+		"streams": TestAStreamFails, "health": TestHealth, "drain": TestDrainEndsStreams, "reflection": TestReflection,
+	} {
+		t.Run(name, test)
+	}
+}
 
 func TestFaultsBecomeCodes(t *testing.T) {
 	var fail error

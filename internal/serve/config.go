@@ -10,13 +10,15 @@ import (
 
 // Config says where the server listens and how much a caller may ask of it.
 type Config struct {
-	Host        string `env:"HOST" default:"127.0.0.1" help:"Address to listen on; anything but a loopback address needs AUTH."`
-	Port        uint16 `env:"PORT" default:"8080" help:"Port to listen on; 0: any free one."`
-	Auth        string `env:"AUTH" help:"'on' asks each caller for an API key or a token; 'off' lets everyone who reaches the server use it, wherever it listens. Empty: 'off' on a loopback address, elsewhere the process does not start."`
-	Certificate string `env:"TLS_CERT_FILE" help:"File with the certificate to be served by, and those between it and a known one, as PEM; empty: without TLS. A change is noticed within a second."`
-	Key         string `env:"TLS_KEY_FILE" help:"File with the certificate's key."`
+	Host string `env:"HOST" default:"127.0.0.1" help:"Address to listen on; anything but a loopback address needs AUTH."`
+	Port uint16 `env:"PORT" default:"8080" help:"Port to listen on; 0: any free one."`
+	Auth string `env:"AUTH" help:"'on' asks each caller for an API key or a token; 'off' lets everyone who reaches the server use it, wherever it listens. Empty: 'off' on a loopback address, elsewhere the process does not start."`
 
 	Sites []string `env:"CORS_ORIGINS" help:"Origins of web pages elsewhere whose scripts may ask the server, such as https://console.example.com, separated by commas; empty: none."`
+
+	Cert     string `env:"TLS_CERT" help:"File with the server's certificate and those that lead to its authority, as PEM: the port then speaks TLS alone. When the files change, what they hold is taken over within seconds."`
+	Key      string `env:"TLS_KEY" help:"File with the private key of TLS_CERT, as PEM."`
+	ClientCA string `env:"TLS_CLIENT_CA" help:"File with authorities, as PEM: callers then have to show a certificate by one of them."`
 
 	MaxBody       env.Size      `env:"MAX_BODY" default:"64MiB" help:"How large a request's body may be."`
 	Timeout       time.Duration `env:"REQUEST_TIMEOUT" default:"30s" help:"How long a request may take."`
@@ -38,12 +40,14 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "AUTH is %q, expected 'on', 'off' or nothing", c.Auth)
 	case c.Auth == "" && !loopback(c.Host):
 		return fault.New(fault.Invalid, "HOST %q can be reached from other machines and nothing checks who calls: set AUTH=on, or AUTH=off if that is meant", c.Host)
-	case (c.Certificate == "") != (c.Key == ""):
-		return fault.New(fault.Invalid, "TLS_CERT_FILE and TLS_KEY_FILE go together, and one is missing")
 	case c.MaxBody <= 0 || c.MaxUpload <= 0 || c.MaxHeader <= 0 || c.Pace <= 0:
 		return fault.New(fault.Invalid, "MAX_BODY, MAX_UPLOAD, MAX_HEADER and MIN_PACE must be positive")
 	case c.Timeout <= 0 || c.UploadTimeout <= 0 || c.HeaderTimeout <= 0 || c.IdleTimeout <= 0 || c.Stall <= 0 || c.Drain <= 0:
 		return fault.New(fault.Invalid, "REQUEST_TIMEOUT, UPLOAD_TIMEOUT, HEADER_TIMEOUT, IDLE_TIMEOUT, STALL_TIMEOUT and DRAIN_TIMEOUT must be positive")
+	case (c.Cert == "") != (c.Key == ""):
+		return fault.New(fault.Invalid, "TLS_CERT and TLS_KEY belong together: set both, or neither")
+	case c.ClientCA != "" && c.Cert == "":
+		return fault.New(fault.Invalid, "TLS_CLIENT_CA needs TLS_CERT and TLS_KEY: without TLS nobody shows a certificate")
 	}
 	return checkSites(c.Sites)
 }

@@ -17,7 +17,7 @@ import (
 // itself, with a third of the work that net/http has with them (docs/adr/0014), and hands a
 // connection over to net/http, for good, as soon as something else comes: another
 // protocol, a larger body, a slow one, or anything that is in doubt. So no caller can tell
-// them apart, and net/http alone decides what is refused.
+// them apart, and net/http alone decides what is refused. With TLS all connections are net/http's at once.
 //
 // To net/http it is the listener that those connections come from.
 type lanes struct {
@@ -91,6 +91,10 @@ func temporary(err error) bool {
 }
 
 func (ls *lanes) open(ctx context.Context, c net.Conn) {
+	if ls.server.tls != nil {
+		ls.handOver(c)
+		return
+	}
 	ctx, cancel := context.WithCancel(context.WithValue(ctx, http.LocalAddrContextKey, c.LocalAddr()))
 	l := &lane{
 		lanes: ls, conn: newConn(c, ls.server.config.Stall), ctx: ctx, cancel: cancel,
@@ -206,10 +210,14 @@ func (l *lane) end() {
 func (l *lane) handOver() {
 	l.conn.begin(l.in)
 	_ = l.conn.SetDeadline(time.Time{})
+	l.lanes.handOver(l.conn)
+}
+
+func (ls *lanes) handOver(c net.Conn) {
 	select {
-	case l.lanes.strange <- l.conn:
-	case <-l.lanes.closed:
-		_ = l.conn.Close()
+	case ls.strange <- c:
+	case <-ls.closed:
+		_ = c.Close()
 	}
 }
 

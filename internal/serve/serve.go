@@ -1,6 +1,6 @@
 // Package serve owns the one HTTP server that every function runs behind.
 //
-// It speaks HTTP/1.1 and HTTP/2 on one port, by TLS if it is given a certificate, and promises to what
+// It speaks HTTP/1.1 and HTTP/2 on one port, all of it by TLS or none, and promises to what
 // it serves: each request has a deadline, an id, a log line, metrics and, when
 // traces are on, a span; a body is neither too large nor too slow; a panic
 // costs its request alone; and when the process is told to end, requests under
@@ -24,6 +24,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -45,6 +46,7 @@ type Server struct {
 	drain    context.CancelFunc
 	active   atomic.Int64
 	lanes    *lanes
+	tls      *identities // nil: without TLS
 	http     *http.Server
 }
 
@@ -61,35 +63,43 @@ func Open(ctx context.Context, c *Config, tel *telemetry.Telemetry, handler http
 	if err != nil {
 		return nil, err
 	}
-	if s.metrics, err = newInstruments(tel, s.active.Load); err != nil {
+	if c.Cert != "" {
+		if s.tls, err = openIdentities(&s.config, tel.Log); err != nil {
+			return nil, err
+		}
+	}
+	if s.metrics, err = newInstruments(tel, s.active.Load, s.tls); err != nil {
 		return nil, err
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
+	protocols.SetHTTP2(s.tls != nil)
+	protocols.SetUnencryptedHTTP2(s.tls == nil)
 	s.http = &http.Server{
 		Handler: s, Protocols: protocols,
 		ReadHeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxHeaderBytes: int(c.MaxHeader),
 		WriteTimeout: c.Timeout + c.Stall, // what an exchange doesn't set otherwise
 		HTTP2:        &http.HTTP2Config{WriteByteTimeout: c.Stall},
-		ErrorLog:     slog.NewLogLogger(tel.Log.Handler(), slog.LevelWarn),
+		ErrorLog:     slog.NewLogLogger(errorLog{tel.Log.Handler(), s.metrics}, slog.LevelWarn),
+	}
+	if s.tls != nil {
+		s.http.TLSConfig = s.tls.tls()
 	}
 	end := tel.ColdStart.Begin(telemetry.StageListener)
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))))
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	secured, err := c.secure(l, tel)
-	if err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	s.lanes = newLanes(secured, s)
+	s.lanes = newLanes(l, s)
 	end()
 	return s, nil
 }
 
 // Addr gives the address that the server listens on.
 func (s *Server) Addr() net.Addr { return s.lanes.Addr() }
+
+// URL gives the address with its scheme.
+func (s *Server) URL() string { return s.metrics.scheme + "://" + s.Addr().String() }
 
 // lastWord is how long requests that were told to stop may take to say so.
 const lastWord = time.Second
@@ -102,13 +112,20 @@ func (s *Server) Run(ctx context.Context) error {
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
 	s.http.BaseContext = func(net.Listener) context.Context { return base }
+	var watching sync.WaitGroup
+	defer watching.Wait()
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	served := make(chan error, 1)
 	go s.lanes.run(base)
-	go func() { served <- s.http.Serve(s.lanes) }()
-	s.tel.Log.InfoContext(ctx, "listening", "addr", s.Addr().String(), "version", s.tel.Version(),
+	if s.tls == nil {
+		go func() { served <- s.http.Serve(s.lanes) }()
+	} else {
+		go func() { served <- s.http.ServeTLS(s.lanes, "", "") }()
+		watching.Go(func() { s.tls.watch(ctx) })
+	}
+	s.tel.Log.InfoContext(ctx, "listening", "addr", s.Addr().String(), "tls", s.tls != nil, "version", s.tel.Version(),
 		"after_us", s.tel.ColdStart.Age().Microseconds(), "running_us", s.tel.ColdStart.Running().Microseconds())
 	select {
 	case err := <-served:

@@ -78,6 +78,9 @@ type running struct {
 func run(t testing.TB, environ map[string]string, handler http.Handler, ready ...func() error) *running {
 	t.Helper()
 	all := map[string]string{"PORT": "0"}
+	if overTLS != nil {
+		all["TLS_CERT"], all["TLS_KEY"] = pemFiles(t, overTLS)
+	}
 	for k, v := range environ {
 		all[k] = v
 	}
@@ -97,7 +100,7 @@ func run(t testing.TB, environ map[string]string, handler http.Handler, ready ..
 	}
 	x.server = s
 	x.addr = s.Addr().String()
-	x.url = "http://" + x.addr
+	x.url = s.URL()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -115,6 +118,10 @@ func client(t *testing.T, h2 bool) *http.Client {
 	protocols.SetHTTP1(!h2)
 	protocols.SetUnencryptedHTTP2(h2)
 	transport := &http.Transport{Protocols: protocols}
+	if overTLS != nil {
+		protocols.SetHTTP2(h2)
+		transport.TLSClientConfig = overTLS.Client(t)
+	}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
 }

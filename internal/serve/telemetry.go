@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -23,6 +24,8 @@ import (
 type instruments struct {
 	seconds metric.Float64Histogram
 	in, out metric.Int64Histogram
+	scheme  string
+	shaken  metric.Int64Counter // handshakes of TLS that came to nothing
 
 	mu     sync.RWMutex
 	series map[seriesKey]*series
@@ -45,23 +48,74 @@ type series struct {
 	sizes       []metric.RecordOption // those that sizes depend on
 }
 
-func newInstruments(tel *telemetry.Telemetry, active func() int64) (*instruments, error) {
+func newInstruments(tel *telemetry.Telemetry, active func() int64, ids *identities) (*instruments, error) {
+	i := &instruments{scheme: "http", series: map[seriesKey]*series{}}
+	if ids != nil {
+		i.scheme = "https"
+	}
 	// The conventions' bounds, and smaller ones: a cached prediction takes less than the least of theirs.
 	seconds, err1 := httpconv.NewServerRequestDuration(tel.Meter, metric.WithExplicitBucketBoundaries(
 		.0005, .001, .0025, .005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10))
 	bytes := metric.WithExplicitBucketBoundaries(256, 1<<10, 4<<10, 16<<10, 64<<10, 256<<10, 1<<20, 4<<20, 16<<20, 64<<20)
 	in, err2 := httpconv.NewServerRequestBodySize(tel.Meter, bytes)
 	out, err3 := httpconv.NewServerResponseBodySize(tel.Meter, bytes)
-	scheme := metric.WithAttributeSet(attribute.NewSet(semconv.URLScheme("http")))
+	scheme := metric.WithAttributeSet(attribute.NewSet(semconv.URLScheme(i.scheme)))
 	_, err4 := httpconv.NewServerActiveRequestsObservable(tel.Meter, metric.WithInt64Callback(
 		func(_ context.Context, o metric.Int64Observer) error {
 			o.Observe(active(), scheme)
 			return nil
 		}))
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	var err5 error
+	if ids != nil {
+		err5 = i.observe(tel.Meter, ids)
+	}
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, fmt.Errorf("make the instruments of the HTTP server: %w", err)
 	}
-	return &instruments{seconds: seconds.Inst(), in: in.Inst(), out: out.Inst(), series: map[seriesKey]*series{}}, nil
+	i.seconds, i.in, i.out = seconds.Inst(), in.Inst(), out.Inst()
+	return i, nil
+}
+
+// observe tells of the certificates.
+func (i *instruments) observe(m metric.Meter, ids *identities) error {
+	_, err1 := m.Float64ObservableGauge("pilotlight.tls.expiry.timestamp", metric.WithUnit("s"),
+		metric.WithDescription("When the first of the certificates that the server shows ends, in seconds of Unix time."),
+		metric.WithFloat64Callback(func(_ context.Context, o metric.Float64Observer) error {
+			o.Observe(float64(ids.current.Load().until.Unix()))
+			return nil
+		}))
+	_, err2 := m.Int64ObservableGauge("pilotlight.tls.refused",
+		metric.WithDescription("1 while the files of TLS_CERT, TLS_KEY and TLS_CLIENT_CA hold what can't be taken over, and the last that could stays in force."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			refused := int64(0)
+			if ids.refused.Load() {
+				refused = 1
+			}
+			o.Observe(refused)
+			return nil
+		}))
+	var err3 error
+	i.shaken, err3 = m.Int64Counter("pilotlight.tls.handshake.failures",
+		metric.WithDescription("Connections that ended before TLS was agreed on: callers with an old TLS, without a certificate that is asked for, or without TLS."))
+	return errors.Join(err1, err2, err3)
+}
+
+// errorLog is where net/http tells of connections. Handshakes that fail are what strangers make of them as often as they
+// like: they are counted, and of interest when one looks for them.
+type errorLog struct {
+	slog.Handler
+	metrics *instruments
+}
+
+// Handle implements slog.Handler.
+func (l errorLog) Handle(ctx context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "http: TLS handshake error") {
+		l.metrics.shaken.Add(ctx, 1)
+		if r.Level = slog.LevelDebug; !l.Enabled(ctx, r.Level) {
+			return nil
+		}
+	}
+	return l.Handler.Handle(ctx, r)
 }
 
 // record measures a finished exchange, and gives what it has in common with others.
@@ -74,7 +128,7 @@ func (i *instruments) record(x *exchange, took time.Duration, err error) *series
 	s := i.series[key]
 	i.mu.RUnlock()
 	if s == nil {
-		s = newSeries(key)
+		s = newSeries(key, i.scheme)
 		i.mu.Lock()
 		i.series[key] = s
 		i.mu.Unlock()
@@ -86,7 +140,7 @@ func (i *instruments) record(x *exchange, took time.Duration, err error) *series
 	return s
 }
 
-func newSeries(key seriesKey) *series {
+func newSeries(key seriesKey, scheme string) *series {
 	// A pattern is "[METHOD ][HOST]/PATH".
 	route := key.pattern[strings.IndexByte(key.pattern, ' ')+1:]
 	s := &series{route: route, span: strings.TrimSpace(key.method + " " + route)}
@@ -94,7 +148,7 @@ func newSeries(key seriesKey) *series {
 	if key.major == 2 {
 		protocol = "2"
 	}
-	s.attributes = []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(key.method), semconv.URLScheme("http")}
+	s.attributes = []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(key.method), semconv.URLScheme(scheme)}
 	if route != "" {
 		s.attributes = append(s.attributes, semconv.HTTPRoute(route))
 	}

@@ -66,7 +66,7 @@ func StartOn(t testing.TB, d predict.Deps, environ map[string]string) *Server {
 			t.Errorf("the server ended with %v", err)
 		}
 	})
-	s.URL = "http://" + p.Server().Addr().String()
+	s.URL = p.Server().URL()
 	return s
 }
 

@@ -1,4 +1,4 @@
-// Package servetest runs a test binary as a server that can be killed.
+// Package servetest runs a test binary as a server that can be killed, and makes certificates for servers that speak TLS.
 package servetest
 
 import (
