@@ -23,7 +23,7 @@ var limits = map[string]uint64{
 	"features":   44 << 20, // DuckDB
 	"feedback":   15 << 20, // Parquet; it reads the bucket without DuckDB
 	"deadletter": 12 << 20,
-	"gateway":    13 << 20,
+	"gateway":    15 << 20, // OIDC, Redis and S3
 	"all":        68 << 20, // DuckDB; Knative's filters come with all of client-go (docs/adr/0006)
 }
 
