@@ -54,6 +54,7 @@ func TestTLSAtTheIngress(t *testing.T) {
 		t.Fatal(err)
 	}
 	mapping.Name, mapping.Namespace = name, namespace
+	mapping.Spec.Ref.Name = s.name // the gateway would ask for a key
 	claim := &netv1alpha1.ClusterDomainClaim{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "networking.internal.knative.dev/v1alpha1", Kind: "ClusterDomainClaim"},
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: netv1alpha1.ClusterDomainClaimSpec{Namespace: namespace},
