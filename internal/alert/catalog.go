@@ -3,10 +3,7 @@ package alert
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 
@@ -101,18 +98,7 @@ func (m *Manager) Apply(ctx context.Context, rules []Rule, by string, dry bool) 
 // get reads JSON from the bucket, and gives the version of the object: also with the error
 // of one that is there, and is not what it should be.
 func (m *Manager) get(ctx context.Context, key string, v any) (version string, err error) {
-	r, o, err := m.blob.Get(ctx, key, 0, objectMost+1)
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", key, err)
-	}
-	b, err := io.ReadAll(r)
-	if err = errors.Join(err, r.Close()); err != nil {
-		return "", fmt.Errorf("read %s: %w", key, err)
-	}
-	if err := json.Unmarshal(b, v); err != nil || len(b) > objectMost {
-		return o.Version, fault.Wrap(fault.Internal, err, "the bucket's %s is damaged", key)
-	}
-	return o.Version, nil
+	return store.ReadJSON(ctx, m.blob, key, objectMost, v)
 }
 
 func (m *Manager) put(ctx context.Context, key string, v any, c store.Condition) error {

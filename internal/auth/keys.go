@@ -1,12 +1,8 @@
 package auth
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"strings"
 	"time"
@@ -194,29 +190,11 @@ func (k *Keys) get(ctx context.Context, id string) (*stored, string, error) {
 	return s, version, err
 }
 
-// read reads JSON from the bucket.
 func (k *Keys) read(ctx context.Context, key string, v any) (version string, err error) {
-	r, o, err := k.blob.Get(ctx, key, 0, objectMost+1)
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", key, err)
-	}
-	b, err := io.ReadAll(r)
-	if err = errors.Join(err, r.Close()); err != nil {
-		return "", fmt.Errorf("read %s: %w", key, err)
-	}
-	if err := json.Unmarshal(b, v); err != nil || len(b) > objectMost {
-		return "", fault.Wrap(fault.Internal, err, "the bucket's %s is damaged", key)
-	}
-	return o.Version, nil
+	return store.ReadJSON(ctx, k.blob, key, objectMost, v)
 }
 
 func (k *Keys) put(ctx context.Context, key string, v any, c store.Condition) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", key, err)
-	}
-	if _, err := k.blob.Put(ctx, key, bytes.NewReader(b), int64(len(b)), c); err != nil {
-		return fmt.Errorf("write %s: %w", key, err)
-	}
-	return nil
+	_, err := store.WriteJSON(ctx, k.blob, key, v, c)
+	return err
 }

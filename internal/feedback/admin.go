@@ -1,11 +1,8 @@
 package feedback
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -100,11 +97,8 @@ func putReference(r *http.Request, blob store.Blob, name string, version int) (*
 	if err != nil {
 		return nil, err
 	}
-	if b, err = json.Marshal(p); err != nil {
+	if _, err := store.WriteJSON(r.Context(), blob, referenceKey(name, version), p, store.Condition{}); err != nil {
 		return nil, err
-	}
-	if _, err := blob.Put(r.Context(), referenceKey(name, version), bytes.NewReader(b), int64(len(b)), store.Condition{}); err != nil {
-		return nil, fmt.Errorf("write the reference of %s:%d: %w", name, version, err)
 	}
 	return &madeReference{p.Digest(), p.Rows(), len(p.Columns())}, nil
 }

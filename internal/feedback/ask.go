@@ -309,7 +309,7 @@ func (j *Journal) waitingOf(ctx context.Context, model string) (n int, err error
 			n++
 		}
 	}
-	return n, err
+	return n, anew(err)
 }
 
 // Moved tells how far the data of a model has moved: by windows, which are as of the last CatchUp and of whole hours or, where those lack a

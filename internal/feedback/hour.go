@@ -1,9 +1,7 @@
 package feedback
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -163,11 +161,7 @@ func applyTo[T numbered](ctx context.Context, j *Journal, key string, number int
 			}
 		}
 		*at.committed() = number
-		b, err := json.Marshal(at)
-		if err != nil {
-			return err
-		}
-		_, err = j.blob.Put(ctx, key, bytes.NewReader(b), int64(len(b)), ifStill(version))
+		_, err = store.WriteJSON(ctx, j.blob, key, at, store.IfStill(version))
 		if err == nil && damaged {
 			j.damaged.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", "window")))
 		}
@@ -182,25 +176,15 @@ func applyTo[T numbered](ctx context.Context, j *Journal, key string, number int
 
 // readNumbered gives an object and its version; one that is not there is empty and has none. One that is damaged is Internal, and has its version.
 func readNumbered[T numbered](ctx context.Context, blob store.Blob, key string, empty func() T) (T, string, error) {
-	b, o, err := store.ReadAll(ctx, blob, key)
-	if fault.Is(err, fault.NotFound) {
-		return empty(), "", nil
-	}
-	if err != nil {
-		return nil, "", fmt.Errorf("read %q: %w", key, err)
-	}
 	at := empty()
-	if err := json.Unmarshal(b, at); err != nil {
-		return empty(), o.Version, fault.Wrap(fault.Internal, err, "%q is damaged in the bucket", key)
+	version, err := store.ReadJSON(ctx, blob, key, objectMost, at)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return empty(), "", nil
+	case err != nil:
+		return empty(), version, err
 	}
-	return at, o.Version, nil
-}
-
-func ifStill(version string) store.Condition {
-	if version == "" {
-		return store.IfAbsent()
-	}
-	return store.IfVersion(version)
+	return at, version, nil
 }
 
 // attemptsMost is how often somebody else may be quicker.

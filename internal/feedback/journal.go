@@ -1,7 +1,6 @@
 package feedback
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -207,11 +206,8 @@ func (j *Journal) step(ctx context.Context) (did Progress, err error) {
 	if err := segment.Keep(ctx, j.blob, next.Commit, b); err != nil {
 		return did, err
 	}
-	if b, err = json.Marshal(next); err != nil {
+	if _, err := store.WriteJSON(ctx, j.blob, HeadKey, next, store.IfStill(version)); err != nil {
 		return did, err
-	}
-	if _, err := j.blob.Put(ctx, HeadKey, bytes.NewReader(b), int64(len(b)), ifStill(version)); err != nil {
-		return did, fmt.Errorf("write %q: %w", HeadKey, err)
 	}
 	s.did.Commits = 1
 	return s.did, nil
@@ -220,17 +216,22 @@ func (j *Journal) step(ctx context.Context) (did Progress, err error) {
 // head reads which commit is the newest; before the first one it has no version.
 func (j *Journal) head(ctx context.Context) (*head, string, error) {
 	h := &head{}
-	b, o, err := store.ReadAll(ctx, j.blob, HeadKey)
+	version, err := store.ReadJSON(ctx, j.blob, HeadKey, objectMost, h)
 	if fault.Is(err, fault.NotFound) {
 		return h, "", nil
 	}
-	if err != nil {
-		return nil, "", fmt.Errorf("read %q: %w", HeadKey, err)
+	return h, version, anew(err)
+}
+
+// objectMost is how many bytes a head, a commit or a window may have: far more than any has.
+const objectMost = 1 << 30
+
+// anew says what to do about an object that is needed, and is damaged or not there.
+func anew(err error) error {
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) {
+		return fault.Wrap(fault.Internal, err, "%s; delete %q, and everything that is in the logs counts anew", fault.Message(err), HeadKey)
 	}
-	if err := json.Unmarshal(b, h); err != nil {
-		return nil, "", fault.Wrap(fault.Internal, err, "%q is damaged in the bucket; delete it, and everything that is in the logs counts anew", HeadKey)
-	}
-	return h, o.Version, nil
+	return err
 }
 
 // commit reads that of a head.
@@ -239,14 +240,8 @@ func (j *Journal) commit(ctx context.Context, h *head) (*commit, error) {
 	if h.Commit == "" {
 		return c, nil
 	}
-	b, _, err := store.ReadAll(ctx, j.blob, h.Commit)
-	if err == nil {
-		err = json.Unmarshal(b, c)
-	}
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, err, "%q can't be read from the bucket; delete %q, and everything that is in the logs counts anew", h.Commit, HeadKey)
-	}
-	return c, nil
+	_, err := store.ReadJSON(ctx, j.blob, h.Commit, objectMost, c)
+	return c, anew(err)
 }
 
 // begin brings outcomes that were taken back to the inbox. Those that somebody else takes meanwhile are the same ones again, and don't count.
@@ -369,7 +364,7 @@ func (j *Journal) waiting(ctx context.Context, c *commit) ([]Outcome, error) {
 	}
 	all, err := readOutcomes(c.Waiting, b)
 	if err != nil {
-		return nil, fault.Wrap(fault.Internal, err, "%q is damaged in the bucket; delete %q, and everything that is in the logs counts anew", c.Waiting, HeadKey)
+		return nil, fault.Wrap(fault.Internal, err, "%q is damaged in the bucket", c.Waiting)
 	}
 	return all, nil
 }

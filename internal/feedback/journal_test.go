@@ -22,6 +22,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -183,9 +184,9 @@ func TestWindowsSayWhatTheLogsSay(t *testing.T) {
 				w.send(outcomes...)
 				var instances sync.WaitGroup
 				for range w.random.IntN(3) {
-					blob := &ends{Blob: w.blob, left: 1 + w.random.IntN(40)}
+					blob := storetest.NewMortal(w.blob, 1+w.random.IntN(40))
 					instances.Go(func() {
-						if _, err := journalOf(t, blob).CatchUp(t.Context()); err != nil && !errors.Is(err, errKilled) {
+						if _, err := journalOf(t, blob).CatchUp(t.Context()); err != nil && !errors.Is(err, storetest.ErrKilled) {
 							t.Error(err)
 						}
 					})
@@ -388,6 +389,38 @@ func TestDamagedLedger(t *testing.T) {
 	}
 }
 
+// A bucket that does not answer is no reason to delete anything.
+func TestAwayIsNotDamaged(t *testing.T) {
+	w := newWorld(t, 6)
+	w.predict(10, 500)
+	w.catchUp(w.later(0))
+	for _, prefix := range []string{HeadKey, CommitPrefix, WaitingPrefix, LedgerPrefix} {
+		w.send(`{"prediction":"p1","value":true}`, `{"prediction":"nobody","value":true}`)
+		j := journalOf(t, &away{w.blob, prefix})
+		_, err := j.CatchUp(t.Context())
+		if prefix == WaitingPrefix { // the first commit has none
+			w.catchUp(w.later(0))
+			_, err = j.CatchUp(t.Context())
+		}
+		if !fault.Is(err, fault.Unavailable) || strings.Contains(fault.Message(err), "delete") {
+			t.Errorf("%s: got %v", prefix, err)
+		}
+	}
+}
+
+// away is a bucket that does not give what lies below a prefix.
+type away struct {
+	store.Blob
+	prefix string
+}
+
+func (a *away) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, store.Object, error) {
+	if strings.HasPrefix(key, a.prefix) {
+		return nil, store.Object{}, fault.New(fault.Unavailable, "the bucket does not answer")
+	}
+	return a.Blob.Get(ctx, key, offset, length)
+}
+
 // What is damaged costs nobody else, and is kept.
 func TestJournalOutlivesDamage(t *testing.T) {
 	w := newWorld(t, 4)
@@ -440,7 +473,7 @@ func TestJournalOutlivesDamage(t *testing.T) {
 		t.Errorf("after the sweep: got %+v, %v", got, err)
 	}
 	poison(HeadKey)
-	if _, err := w.later(0).CatchUp(t.Context()); err == nil || !strings.Contains(fault.Message(err), `"feedback/head" is damaged in the bucket; delete it`) {
+	if _, err := w.later(0).CatchUp(t.Context()); err == nil || !strings.Contains(fault.Message(err), `feedback/head is damaged; delete "feedback/head"`) {
 		t.Errorf("got %v", err)
 	}
 }

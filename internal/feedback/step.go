@@ -109,7 +109,7 @@ func (s *step) prepare(ctx context.Context) (*commit, error) {
 	}
 	waiting, err := s.j.waiting(ctx, s.old)
 	if err != nil {
-		return nil, err
+		return nil, anew(err)
 	}
 	s.did.Waiting = len(waiting)
 	if s.did.Segments == 0 && len(objects) == 0 && !slices.ContainsFunc(waiting, func(o Outcome) bool { return s.ripe(&o) }) {
@@ -516,19 +516,11 @@ func (s *step) entities(ctx context.Context, all []Outcome) (map[int]ledger.Key,
 			}
 		}
 	}
-	return meant, lostRun(err)
+	return meant, anew(err)
 }
 
 // horizon is the first commit whose predictions still count. Numbers of commits are times that never go back.
 func (s *step) horizon() int64 { return s.number - s.j.conf.Join.Microseconds() }
-
-// lostRun says what to do about a run of the ledger that is damaged, or is not there.
-func lostRun(err error) error {
-	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) {
-		return fault.Wrap(fault.Internal, err, "the ledger can't be read from the bucket: %s; delete %q, and everything that is in the logs counts anew", fault.Message(err), HeadKey)
-	}
-	return err
-}
 
 // find reads what earlier commits know of predictions. What is as old as runs that are dropped is not known any more, wherever it lies: its
 // outcomes may be gone.
@@ -553,7 +545,7 @@ func (s *step) find(ctx context.Context, keys []ledger.Key) (known map[ledger.Ke
 		}
 		return nil
 	})
-	return known, outcomes, lostRun(err)
+	return known, outcomes, anew(err)
 }
 
 // settle takes back what counted for a prediction and counts what does with the outcomes that came.
@@ -694,7 +686,7 @@ func (s *step) keepRuns(ctx context.Context) error {
 	if few := ledger.Mergeable(s.next.Runs); few != nil {
 		one, err := ledger.Merge(ctx, s.j.blob, LedgerPrefix, few, func([]byte) bool { return true })
 		if err != nil {
-			return lostRun(err)
+			return anew(err)
 		}
 		drop(few)
 		s.next.Runs = append(s.next.Runs, one)

@@ -21,34 +21,11 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
 var monday = time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
-
-// ends is a bucket that ends an instance, as a kill does: some call is not made, or its answer is lost, and none works afterwards.
-type ends struct {
-	store.Blob
-	mu   sync.Mutex
-	left int // writes until then
-}
-
-var errKilled = errors.New("killed")
-
-func (e *ends) Put(ctx context.Context, key string, body io.ReadSeeker, size int64, c store.Condition) (string, error) {
-	e.mu.Lock()
-	e.left--
-	left := e.left
-	e.mu.Unlock()
-	if left < 0 {
-		return "", errKilled
-	}
-	v, err := e.Blob.Put(ctx, key, body, size, c)
-	if left == 0 {
-		return "", errKilled
-	}
-	return v, err
-}
 
 func memory(t testing.TB) store.Blob {
 	t.Helper()
@@ -118,9 +95,9 @@ func TestWindowsCountOnce(t *testing.T) {
 		var instances sync.WaitGroup
 		errs := make([]error, 3)
 		for i := range errs {
-			blob := &ends{Blob: b, left: 1 + random.IntN(12)}
+			blob := storetest.NewMortal(b, 1+random.IntN(12))
 			if done > 0 {
-				blob.left = math.MaxInt
+				blob = storetest.NewMortal(b, math.MaxInt)
 			}
 			instances.Go(func() { _, errs[i] = journalOf(t, blob).CatchUp(t.Context()) })
 		}
@@ -128,7 +105,7 @@ func TestWindowsCountOnce(t *testing.T) {
 		for _, err := range errs {
 			if err == nil {
 				done++
-			} else if !errors.Is(err, errKilled) {
+			} else if !errors.Is(err, storetest.ErrKilled) {
 				t.Fatal(err)
 			}
 		}

@@ -1,12 +1,7 @@
 package gate
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"path"
@@ -126,19 +121,9 @@ func (r *Router) Close() error { return r.recent.Close() }
 
 func (r *Router) read(ctx context.Context) (*Routes, error) {
 	routes := &Routes{}
-	body, _, err := r.blob.Get(ctx, routesKey, 0, routesMost+1)
-	if fault.Is(err, fault.NotFound) {
-		return routes, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", routesKey, err)
-	}
-	b, err := io.ReadAll(body)
-	if err = errors.Join(err, body.Close()); err != nil {
-		return nil, fmt.Errorf("read %s: %w", routesKey, err)
-	}
-	if err := json.Unmarshal(b, routes); err != nil || len(b) > routesMost {
-		return nil, fault.Wrap(fault.Internal, err, "the bucket's %s is damaged", routesKey)
+	_, err := store.ReadJSON(ctx, r.blob, routesKey, routesMost, routes)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
 	}
 	return routes, nil
 }
@@ -217,12 +202,8 @@ func (r *Router) put(w http.ResponseWriter, req *http.Request) error {
 	if _, err := routes.compile(r.hosts); err != nil {
 		return err
 	}
-	b, err := json.Marshal(routes)
-	if err != nil {
+	if _, err := store.WriteJSON(req.Context(), r.blob, routesKey, routes, store.Condition{}); err != nil {
 		return err
-	}
-	if _, err := r.blob.Put(req.Context(), routesKey, bytes.NewReader(b), int64(len(b)), store.Condition{}); err != nil {
-		return fmt.Errorf("write %s: %w", routesKey, err)
 	}
 	r.recent.Changed()
 	return serve.WriteJSON(w, http.StatusOK, routes)

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"path"
 	"strings"
@@ -91,19 +89,9 @@ func (p *Policies) Close() error { return p.recent.Close() }
 // Read reads the policy; nobody has to have written one.
 func (p *Policies) Read(ctx context.Context) (*Policy, error) {
 	policy := &Policy{}
-	r, _, err := p.blob.Get(ctx, policyKey, 0, policyMost+1)
-	if fault.Is(err, fault.NotFound) {
-		return policy, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", policyKey, err)
-	}
-	b, err := io.ReadAll(r)
-	if err = errors.Join(err, r.Close()); err != nil {
-		return nil, fmt.Errorf("read %s: %w", policyKey, err)
-	}
-	if err := json.Unmarshal(b, policy); err != nil || len(b) > policyMost {
-		return nil, fault.Wrap(fault.Internal, err, "the bucket's %s is damaged", policyKey)
+	_, err := store.ReadJSON(ctx, p.blob, policyKey, policyMost, policy)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
 	}
 	return policy, nil
 }

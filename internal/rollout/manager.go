@@ -1,9 +1,7 @@
 package rollout
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +16,9 @@ import (
 
 // Prefix is where rollouts lie in the bucket, by model and alias: the newest of each.
 const Prefix = "rollouts/"
+
+// rolloutMost is how many bytes a rollout may have.
+const rolloutMost = 1 << 20
 
 func key(name, alias string) string { return Prefix + name + "/" + alias }
 
@@ -142,34 +143,22 @@ func (m *Manager) get(ctx context.Context, name, alias string) (*Rollout, string
 	if err := model.CheckName(name); err != nil {
 		return nil, "", err
 	}
-	b, o, err := store.ReadAll(ctx, m.blob, key(name, alias))
-	if fault.Is(err, fault.NotFound) {
+	r := &Rollout{}
+	version, err := store.ReadJSON(ctx, m.blob, key(name, alias), rolloutMost, r)
+	switch {
+	case fault.Is(err, fault.NotFound):
 		return nil, "", fault.New(fault.NotFound, "nothing was brought to alias %q of model %q", alias, name)
+	case err == nil && (r.Model != name || r.Alias != alias || len(r.Shares) == 0):
+		err = fault.New(fault.Internal, "the bucket's %s is damaged: it is no rollout of that alias", key(name, alias))
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("read the rollout of %s: %w", key(name, alias), err)
+		return nil, version, err
 	}
-	r := &Rollout{}
-	if err := json.Unmarshal(b, r); err != nil || r.Model != name || r.Alias != alias || len(r.Shares) == 0 {
-		return nil, o.Version, fault.Wrap(fault.Internal, err, "the bucket's %s is damaged", key(name, alias))
-	}
-	return r, o.Version, nil
+	return r, version, nil
 }
 
 func (m *Manager) put(ctx context.Context, r *Rollout, version string) (string, error) {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return "", err
-	}
-	condition := store.IfAbsent()
-	if version != "" {
-		condition = store.IfVersion(version)
-	}
-	version, err = m.blob.Put(ctx, key(r.Model, r.Alias), bytes.NewReader(b), int64(len(b)), condition)
-	if err != nil {
-		return "", fmt.Errorf("write %s: %w", key(r.Model, r.Alias), err)
-	}
-	return version, nil
+	return store.WriteJSON(ctx, m.blob, key(r.Model, r.Alias), r, store.IfStill(version))
 }
 
 // List gives the newest rollout of each alias.
@@ -296,7 +285,9 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 	look.Verdict, look.Why = r.decide(stage, q.Until.Sub(last(moves).At), evidence.Answers, look.Findings)
 	r.Latest = &look
 	r.Looks++
-	if look.Verdict != Hold {
+	if n := len(r.Steps); n > 0 && r.Steps[n-1].Share == share && look.Verdict != Hold { // that move was not made
+		r.Steps[n-1] = look
+	} else if look.Verdict != Hold {
 		r.Steps = append(r.Steps, look)
 	}
 	if version, err = m.put(ctx, r, version); err != nil || look.Verdict == Hold {

@@ -3,7 +3,6 @@ package rollout
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/sequential"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
+	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
 )
 
 // world is a bucket with a model of three versions, and a clock.
@@ -254,25 +254,6 @@ func TestPeopleComeFirst(t *testing.T) {
 	}
 }
 
-// ends is a bucket that ends an instance, as a kill does: some write is not made, or its answer is lost, and none works afterwards.
-type ends struct {
-	store.Blob
-	left int
-}
-
-var errKilled = errors.New("killed")
-
-func (e *ends) Put(ctx context.Context, key string, body io.ReadSeeker, size int64, c store.Condition) (string, error) {
-	if e.left--; e.left < 0 {
-		return "", errKilled
-	}
-	v, err := e.Blob.Put(ctx, key, body, size, c)
-	if e.left == 0 {
-		return "", errKilled
-	}
-	return v, err
-}
-
 // Killed at any write, by whichever instance it is carried on, a rollout goes each step once and in order.
 func TestKilledAtAnyWrite(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 3))
@@ -280,11 +261,11 @@ func TestKilledAtAnyWrite(t *testing.T) {
 		w := newWorld(t)
 		plan := Plan{Model: "m", Version: 2, Shares: []float64{.1, .5}}
 		for {
-			_, err := w.another(&ends{w.blob, random.IntN(4)}).Start(t.Context(), plan)
+			_, err := w.another(storetest.NewMortal(w.blob, random.IntN(4))).Start(t.Context(), plan)
 			if err == nil || fault.Is(err, fault.Conflict) {
 				break
 			}
-			if !errors.Is(err, errKilled) {
+			if !errors.Is(err, storetest.ErrKilled) {
 				t.Fatal(err)
 			}
 		}
@@ -294,7 +275,7 @@ func TestKilledAtAnyWrite(t *testing.T) {
 			if random.IntN(2) == 0 {
 				w.at = w.at.Add(20 * time.Minute)
 			}
-			if err := w.another(&ends{w.blob, random.IntN(5)}).Tick(t.Context(), &w.counted); err != nil && !errors.Is(err, errKilled) {
+			if err := w.another(storetest.NewMortal(w.blob, random.IntN(5))).Tick(t.Context(), &w.counted); err != nil && !errors.Is(err, storetest.ErrKilled) {
 				t.Fatal(err)
 			}
 		}
