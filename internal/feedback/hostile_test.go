@@ -97,7 +97,7 @@ func TestWaitingOutlivesStragglers(t *testing.T) {
 	reached, goOn := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	slow := journalOf(t, &hooked{Blob: w.blob, onDelete: func(key string) {
-		if strings.HasPrefix(key, WaitingPrefix) {
+		if strings.HasPrefix(key, InboxPrefix) {
 			once.Do(func() { close(reached); <-goOn })
 		}
 	}})

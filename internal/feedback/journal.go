@@ -95,8 +95,10 @@ type commit struct {
 	Segments []string `json:"segments"`
 	// Runs of the ledger.
 	Runs []ledger.Run `json:"runs"`
-	// Waiting is the object of outcomes whose predictions are not known yet; "": none.
-	Waiting string `json:"waiting,omitempty"`
+	// Waits are runs of outcomes whose predictions were not known when they came, until they have waited long enough; Waiting is how many of
+	// them still do, by the models that they name.
+	Waits   []ledger.Run   `json:"waits,omitempty"`
+	Waiting map[string]int `json:"waiting,omitempty"`
 	// Slices has the values by which answers are told apart, by version and column.
 	Slices map[string]map[string][]string `json:"slices,omitempty"`
 
@@ -353,20 +355,12 @@ func (j *Journal) newest(ctx context.Context) (*head, *commit, error) {
 	}
 }
 
-// waiting reads the outcomes whose predictions were not known by a commit.
-func (j *Journal) waiting(ctx context.Context, c *commit) ([]Outcome, error) {
-	if c.Waiting == "" {
-		return nil, nil
+// waiting is how many outcomes wait.
+func (c *commit) waiting() (n int) {
+	for _, of := range c.Waiting {
+		n += of
 	}
-	b, _, err := store.ReadAll(ctx, j.blob, c.Waiting)
-	if err != nil {
-		return nil, fmt.Errorf("read %q: %w", c.Waiting, err)
-	}
-	all, err := readOutcomes(c.Waiting, b)
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, err, "%q is damaged in the bucket", c.Waiting)
-	}
-	return all, nil
+	return n
 }
 
 // sweep deletes what no commit needs: what somebody wrote who then lost a race, or was killed, and windows of generations before. Before is a
@@ -376,8 +370,8 @@ func (j *Journal) sweep(ctx context.Context, before time.Time) (deleted int, err
 	if err != nil {
 		return 0, err
 	}
-	needed := []string{h.Commit, c.Waiting}
-	for _, r := range c.Runs {
+	needed := []string{h.Commit}
+	for _, r := range slices.Concat(c.Runs, c.Waits) {
 		needed = append(needed, r.Object)
 	}
 	own := windowPrefix(h.Generation)

@@ -311,6 +311,40 @@ func TestUnknownOutcomes(t *testing.T) {
 	}
 }
 
+// However many outcomes wait for predictions that never come, those that came early are joined when theirs come; each of the others waits as long as it should.
+func TestManyUnknownOutcomes(t *testing.T) {
+	w := newWorld(t, 8)
+	w.send(`{"prediction":"p0","value":true}`, `{"prediction":"p1","value":true}`)
+	const n = 300_000
+	for first := 0; first < n; first += 50_000 {
+		var outcomes []string
+		for i := first; i < first+50_000; i++ {
+			outcomes = append(outcomes, fmt.Sprintf(`{"prediction":"unknown-%d","value":true}`, i))
+		}
+		w.send(outcomes...)
+	}
+	if did := w.catchUp(w.later(0)); did.Waiting != n+2 || did.Unknown != 0 {
+		t.Fatalf("got %+v", did)
+	}
+	w.say("p0", monday, "AA", .7)
+	w.say("p1", monday, "AA", .7)
+	w.send(`{"prediction":"p1","value":false}`)
+	if did := w.catchUp(w.later(0)); did.Joined != 3 || did.Waiting != n {
+		t.Errorf("got %+v", did)
+	}
+	if did := w.catchUp(w.later(61 * time.Minute)); did.Unknown != n || did.Waiting != 0 || did.Joined != 0 {
+		t.Errorf("got %+v", did)
+	}
+	if left := objectsOf(t, w.blob, WaitingPrefix); len(left) != 0 {
+		// What the last commit lets go of is deleted by the next one.
+		w.predict(1, 500)
+		w.catchUp(w.later(61 * time.Minute))
+		if left = objectsOf(t, w.blob, WaitingPrefix); len(left) != 0 {
+			t.Errorf("%d objects of waiting outcomes are left", len(left))
+		}
+	}
+}
+
 // What is too old does not count any more, and takes no room.
 func TestLedgerForgets(t *testing.T) {
 	w := newWorld(t, 2)
@@ -400,6 +434,7 @@ func TestAwayIsNotDamaged(t *testing.T) {
 		_, err := j.CatchUp(t.Context())
 		if prefix == WaitingPrefix { // the first commit has none
 			w.catchUp(w.later(0))
+			w.predict(1, 500) // which some may wait for
 			_, err = j.CatchUp(t.Context())
 		}
 		if !fault.Is(err, fault.Unavailable) || strings.Contains(fault.Message(err), "delete") {
@@ -485,6 +520,7 @@ func FuzzRecords(f *testing.F) {
 	f.Add((&prediction{model: "m", why: "so"}).append(nil))
 	f.Add((&told{id: 1, created: 2, time: 3, value: "true", model: "m", commit: 4}).append(nil))
 	f.Add((&about{at: 7}).append(nil))
+	f.Add((&Outcome{Prediction: "p", Row: 3, Value: "true", Time: 1, Created: 2, ID: 4}).waits(nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) == 0 {
 			return
@@ -496,6 +532,11 @@ func FuzzRecords(f *testing.F) {
 		}
 		if o, err := readTold(data); err == nil {
 			if again, err := readTold(o.append(nil)); err != nil || again != o {
+				t.Errorf("got %+v, %v, want %+v", again, err, o)
+			}
+		}
+		if o, err := readWaiting(data); err == nil {
+			if again, err := readWaiting(o.waits(nil)); err != nil || again != o {
 				t.Errorf("got %+v, %v, want %+v", again, err, o)
 			}
 		}

@@ -10,11 +10,12 @@ import (
 )
 
 // The kinds of records that the ledger has: what was predicted and what came true, both by the key of a prediction's row, and
-// where the predictions about an entity are, by that of the entity.
+// where the predictions about an entity are, by that of the entity. Outcomes that wait have runs of their own, by the key of what they are looked for by.
 const (
 	ofPrediction byte = 'p'
 	ofOutcome    byte = 'o'
 	ofEntity     byte = 'e'
+	ofWaiting    byte = 'w'
 )
 
 // prediction is what a join needs to know of a row of a prediction.
@@ -73,6 +74,19 @@ func (o *told) append(b []byte) []byte {
 
 func (a *about) append(b []byte) []byte {
 	return append(binary.AppendVarint(append(b, ofEntity), a.at), a.key[:]...)
+}
+
+// waits writes down all of an outcome that waits.
+func (o *Outcome) waits(b []byte) []byte {
+	b = appendText(append(b, ofWaiting), o.Prediction)
+	b = binary.AppendVarint(b, int64(o.Row))
+	for _, text := range [...]string{o.Model, o.Entity, o.Value, o.Source} {
+		b = appendText(b, text)
+	}
+	for _, t := range [...]int64{o.At, o.Time, o.Created} {
+		b = binary.AppendVarint(b, t)
+	}
+	return binary.LittleEndian.AppendUint64(b, o.ID)
 }
 
 func appendText(b []byte, s string) []byte {
@@ -169,4 +183,13 @@ func readAbout(b []byte) (about, error) {
 		return about{}, errRecord
 	}
 	return a, nil
+}
+
+func readWaiting(b []byte) (Outcome, error) {
+	r := reader{b: b[1:]}
+	o := Outcome{Prediction: r.text(), Row: int32(r.varint()), Model: r.text(), Entity: r.text(), Value: r.text(), Source: r.text(), At: r.varint(), Time: r.varint(), Created: r.varint(), ID: r.uint64()}
+	if r.bad {
+		return Outcome{}, errRecord
+	}
+	return o, nil
 }

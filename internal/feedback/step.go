@@ -31,8 +31,7 @@ const (
 	stepOutcomes = 20_000
 	stepStates   = 5_000    // of quality, a few KB each
 	stepBytes    = 64 << 20 // of records
-	waitingMost  = 200_000
-	valuesMost   = 100 // of a column that answers are told apart by
+	valuesMost   = 100      // of a column that answers are told apart by
 )
 
 // catchUp is for how long a segment may come later than others that were answered after it.
@@ -107,19 +106,16 @@ func (s *step) prepare(ctx context.Context) (*commit, error) {
 			return nil, err
 		}
 	}
-	waiting, err := s.j.waiting(ctx, s.old)
-	if err != nil {
-		return nil, anew(err)
-	}
-	s.did.Waiting = len(waiting)
-	if s.did.Segments == 0 && len(objects) == 0 && !slices.ContainsFunc(waiting, func(o Outcome) bool { return s.ripe(&o) }) {
+	s.did.Waiting = s.old.waiting()
+	over := s.ripe()
+	if s.did.Segments == 0 && len(objects) == 0 && len(over) == 0 {
 		return nil, nil //nolint:nilnil // there is no next commit
 	}
-	rest, unknown, err := s.join(ctx, waiting, fresh)
+	unknown, err := s.join(ctx, fresh, over)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.keepOutcomes(ctx, fresh, rest, unknown); err != nil {
+	if err := s.keepOutcomes(ctx, fresh, unknown); err != nil {
 		return nil, err
 	}
 	s.next.Delete = append(s.next.Delete, objects...)
@@ -403,57 +399,109 @@ func (s *step) takeOutcomes(ctx context.Context) (all []Outcome, objects []strin
 	return all, objects, nil
 }
 
-// ripe tells whether an outcome has waited long enough.
-func (s *step) ripe(o *Outcome) bool {
-	return s.all && o.Created+s.j.conf.Wait.Microseconds() <= s.now.UnixMicro()
-}
-
-// join finds the predictions of outcomes and counts them there, and gives the outcomes that have to wait and those that need not wait any longer.
-func (s *step) join(ctx context.Context, waiting, fresh []Outcome) (rest, unknown []Outcome, err error) {
-	// An outcome that names a prediction is looked for among all when it comes, and later among those that come.
-	// One that names an entity is looked for once all predictions must have come.
-	var keys []ledger.Key
-	for i := range fresh {
-		if fresh[i].Prediction != "" {
-			keys = append(keys, predictionKey(fresh[i].Prediction, fresh[i].Row))
+// ripe gives the runs of outcomes that have waited long enough, some at a time.
+func (s *step) ripe() (over []ledger.Run) {
+	n := 0
+	for _, r := range s.old.Waits {
+		if s.all && n < stepOutcomes && r.Until+s.j.conf.Wait.Microseconds() <= s.now.UnixMicro() {
+			over = append(over, r)
+			n += r.Entries
 		}
 	}
-	all := append(waiting, fresh...)
-	if len(all) > waitingMost {
-		slices.SortStableFunc(all, func(a, b Outcome) int { return int(min(max(a.Created-b.Created, -1), 1)) })
-	}
-	meant, err := s.entities(ctx, all)
+	return over
+}
+
+// join finds the predictions of outcomes and counts them there, and gives the outcomes that need not wait any longer.
+//
+// An outcome that names a prediction is looked for among all when it comes, and later among those that come. One that names an entity is looked for
+// once it has waited, as then all predictions must have come.
+func (s *step) join(ctx context.Context, fresh []Outcome, over []ledger.Run) (unknown []Outcome, err error) {
+	met, err := s.early(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	var last []Outcome // that have waited
+	for i := range over {
+		err := over[i].Read(ctx, s.j.blob, func(e ledger.Entry) error {
+			o, err := readWaiting(e.Data)
+			last = append(last, o)
+			return err
+		})
+		if err != nil {
+			return nil, anew(err)
+		}
+	}
+	meant, err := s.entities(ctx, last)
+	if err != nil {
+		return nil, err
+	}
+	var keys []ledger.Key
+	for _, all := range [...][]Outcome{fresh, met, last} {
+		for i := range all {
+			if all[i].Prediction != "" {
+				keys = append(keys, predictionKey(all[i].Prediction, all[i].Row))
+			}
+		}
 	}
 	for _, key := range meant {
 		keys = append(keys, key)
 	}
 	known, outcomes, err := s.find(ctx, keys)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	s.next.Waiting = maps.Clone(s.old.Waiting)
+	if s.next.Waiting == nil {
+		s.next.Waiting = map[string]int{}
 	}
 	news := map[ledger.Key][]told{}
-	for i := range all {
-		o := &all[i]
-		key, ok := meant[i]
-		if o.Prediction != "" {
-			key, ok = predictionKey(o.Prediction, o.Row), true
-		}
+	joined := func(key ledger.Key, o *Outcome) bool { // by an earlier commit
+		return slices.ContainsFunc(outcomes[key], func(t told) bool { return t.id == o.ID && t.created == o.Created && t.value == o.Value })
+	}
+	take := func(key ledger.Key, o *Outcome) {
+		news[key] = append(news[key], told{id: o.ID, created: o.Created, time: o.Time, value: o.Value, model: o.Model, commit: s.number})
+	}
+	var waits []ledger.Entry
+	until := int64(0)
+	for i := range fresh {
+		o := &fresh[i]
+		key := s.keyOf(o)
 		of := func(p *prediction) bool { return o.Model == "" || o.Model == p.model }
-		switch {
-		case ok && (slices.ContainsFunc(known[key], of) || slices.ContainsFunc(s.predictions[key], of)):
-			news[key] = append(news[key], told{id: o.ID, created: o.Created, time: o.Time, value: o.Value, model: o.Model, commit: s.number})
-		case s.ripe(o) || len(all)-i > waitingMost:
-			unknown = append(unknown, *o)
-		default:
-			rest = append(rest, *o)
+		if o.Prediction != "" && (slices.ContainsFunc(known[key], of) || slices.ContainsFunc(s.predictions[key], of)) {
+			take(key, o)
+			continue
+		}
+		waits = append(waits, ledger.Entry{Key: key, Data: o.waits(nil)})
+		until = max(until, o.Created)
+		s.next.Waiting[o.Model]++
+	}
+	for i := range met {
+		o := &met[i]
+		key := s.keyOf(o)
+		take(key, o)
+		if !joined(key, o) {
+			s.next.Waiting[o.Model]--
 		}
 	}
+	for i := range last {
+		o := &last[i]
+		key, found := meant[i]
+		of := func(p *prediction) bool { return o.Model == p.model }
+		switch {
+		case found && (slices.ContainsFunc(known[key], of) || slices.ContainsFunc(s.predictions[key], of)):
+			take(key, o)
+		case o.Prediction != "" && (joined(s.keyOf(o), o) || slices.ContainsFunc(news[s.keyOf(o)], func(t told) bool { return t.id == o.ID && t.created == o.Created && t.value == o.Value })):
+			continue // it does not wait any more
+		default:
+			unknown = append(unknown, *o)
+		}
+		s.next.Waiting[o.Model]--
+	}
+	maps.DeleteFunc(s.next.Waiting, func(_ string, n int) bool { return n <= 0 })
 	for key, own := range news {
 		for _, p := range slices.Concat(known[key], s.predictions[key]) {
 			if err := s.settle(ctx, p, outcomes[key], own); err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 		}
 		for i := range own {
@@ -461,15 +509,65 @@ func (s *step) join(ctx context.Context, waiting, fresh []Outcome) (rest, unknow
 		}
 		s.did.Joined += len(own)
 	}
-	s.did.Unknown, s.did.Waiting = len(unknown), len(rest)
-	return rest, unknown, nil
+	s.did.Unknown, s.did.Waiting = len(unknown), s.next.waiting()
+	return unknown, s.keepWaits(ctx, waits, over, until)
 }
 
-// entities finds the predictions that ripe outcomes about entities mean: the last ones at or before a time. It gives their keys by the places of the outcomes.
+// keyOf is what an outcome is looked for by: its prediction or, if it has waited, its entity.
+func (s *step) keyOf(o *Outcome) ledger.Key {
+	if o.Prediction == "" {
+		return entityKey(o.Model, o.Entity)
+	}
+	return predictionKey(o.Prediction, o.Row)
+}
+
+// early finds the outcomes that wait for predictions which have come now.
+func (s *step) early(ctx context.Context) (met []Outcome, err error) {
+	err = ledger.Find(ctx, s.j.blob, s.old.Waits, slices.Collect(maps.Keys(s.predictions)), func(key ledger.Key, data []byte) error {
+		o, err := readWaiting(data)
+		if err == nil && slices.ContainsFunc(s.predictions[key], func(p *prediction) bool { return o.Model == "" || o.Model == p.model }) {
+			met = append(met, o)
+		}
+		return err
+	})
+	return met, anew(err)
+}
+
+// keepWaits writes the outcomes that begin to wait, lets go of the runs of those that have, and makes few runs of many. What is written has the commit's
+// number in its name: the same outcomes may have waited before, and who is late may still be deleting that.
+func (s *step) keepWaits(ctx context.Context, waits []ledger.Entry, over []ledger.Run, until int64) error {
+	s.next.Waits = slices.Clone(s.old.Waits)
+	drop := func(gone []ledger.Run) {
+		for _, r := range gone {
+			s.next.Delete = append(s.next.Delete, r.Object)
+			s.next.Waits = slices.DeleteFunc(s.next.Waits, func(o ledger.Run) bool { return o.Object == r.Object })
+		}
+	}
+	drop(over)
+	prefix := WaitingPrefix + micros(s.number) + "-"
+	for some := range ledger.Split(waits) {
+		own, err := ledger.Write(ctx, s.j.blob, prefix, some, until)
+		if err != nil {
+			return err
+		}
+		s.next.Waits = append(s.next.Waits, own)
+	}
+	if few := ledger.Mergeable(s.next.Waits); few != nil {
+		one, err := ledger.Merge(ctx, s.j.blob, prefix, few, func([]byte) bool { return true })
+		if err != nil {
+			return anew(err)
+		}
+		drop(few)
+		s.next.Waits = append(s.next.Waits, one)
+	}
+	return nil
+}
+
+// entities finds the predictions that outcomes about entities mean, which have waited: the last ones at or before a time. It gives their keys by the places of the outcomes.
 func (s *step) entities(ctx context.Context, all []Outcome) (map[int]ledger.Key, error) {
 	wanted := map[ledger.Key][]int{}
 	for i := range all {
-		if o := &all[i]; o.Prediction == "" && s.ripe(o) {
+		if o := &all[i]; o.Prediction == "" {
 			k := entityKey(o.Model, o.Entity)
 			wanted[k] = append(wanted[k], i)
 		}
@@ -601,26 +699,14 @@ func (s *step) settle(ctx context.Context, p *prediction, before, news []told) e
 // Unknown is the reason of outcomes whose predictions did not come.
 const Unknown Reason = "unknown"
 
-// keepOutcomes writes outcomes to where they belong now: all that came to the log, those that wait, and those that need not wait any longer to the rejected ones.
-func (s *step) keepOutcomes(ctx context.Context, fresh, rest, unknown []Outcome) error {
-	write := func(prefix string, all []Outcome) (string, error) {
-		key, data, err := encode([]*batch{{good: all}})
-		if err != nil || data == nil {
-			return "", err
-		}
-		key = prefix + strings.TrimPrefix(key, InboxPrefix)
-		return key, segment.Keep(ctx, s.j.blob, key, data)
+// keepOutcomes writes outcomes to where they belong now: all that came to the log, and those that need not wait any longer to the rejected ones.
+func (s *step) keepOutcomes(ctx context.Context, fresh, unknown []Outcome) error {
+	key, data, err := encode([]*batch{{good: fresh}})
+	if err == nil && data != nil {
+		err = segment.Keep(ctx, s.j.blob, LogPrefix+strings.TrimPrefix(key, InboxPrefix), data)
 	}
-	if _, err := write(LogPrefix, fresh); err != nil {
+	if err != nil {
 		return err
-	}
-	var err error
-	// What waits may be the same as some commits ago. It has another name, as who is late may still be deleting that.
-	if s.next.Waiting, err = write(WaitingPrefix+micros(s.number)+"-", rest); err != nil {
-		return err
-	}
-	if s.old.Waiting != "" {
-		s.next.Delete = append(s.next.Delete, s.old.Waiting)
 	}
 	if len(unknown) == 0 {
 		return nil
