@@ -143,11 +143,17 @@ func From(ctx context.Context) *Principal {
 // then names another has misled the gateway, whose limits and routes go by it.
 const ModelHeader = "Pilotlight-Model"
 
-// CheckModel refuses a caller who may not do something to a model, for those who learn its
-// name from a body that no guard has read. Where nobody asked who calls, everyone may.
+// Allows tells whether the caller may do something to a model, for those who learn its name
+// where no guard looks. Where nobody asked who calls, everyone may.
+func Allows(ctx context.Context, action Action, model string) bool {
+	p := From(ctx)
+	return p == nil || p.May(action, model)
+}
+
+// CheckModel is Allows as an error: Denied.
 func CheckModel(ctx context.Context, action Action, model string) error {
-	if p := From(ctx); p != nil && !p.May(action, model) {
-		return denied(p, action, model)
+	if !Allows(ctx, action, model) {
+		return denied(From(ctx), action, model)
 	}
 	return nil
 }
