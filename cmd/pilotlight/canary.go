@@ -72,7 +72,7 @@ func parseShare(text string) (float64, error) {
 		v /= 100
 	}
 	if err != nil || !(v > 0 && v < 1) {
-		return 0, fmt.Errorf("--share is %q, expected one between 0 and 1, such as 10%% or 0.1", text)
+		return 0, fmt.Errorf("the share is %q, expected one between 0 and 1, such as 10%% or 0.1", text)
 	}
 	return v, nil
 }

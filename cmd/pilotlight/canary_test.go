@@ -48,9 +48,9 @@ MOVE  ALIAS  FROM  TO  WHEN  BY  WHY
 		want string
 		args []string
 	}{
-		{`--share is "10", expected one between 0 and 1, such as 10% or 0.1`, []string{"canary", "m", "2", "--share", "10"}},
-		{`--share is "some", expected one between 0 and 1, such as 10% or 0.1`, []string{"canary", "m", "2", "--share", "some"}},
-		{`--share is "NaN%", expected one between 0 and 1, such as 10% or 0.1`, []string{"canary", "m", "2", "--share", "NaN%"}},
+		{`the share is "10", expected one between 0 and 1, such as 10% or 0.1`, []string{"canary", "m", "2", "--share", "10"}},
+		{`the share is "some", expected one between 0 and 1, such as 10% or 0.1`, []string{"canary", "m", "2", "--share", "some"}},
+		{`the share is "NaN%", expected one between 0 and 1, such as 10% or 0.1`, []string{"canary", "m", "2", "--share", "NaN%"}},
 		{"at least one of the flags in the group [share end] is required", []string{"canary", "m", "2"}},
 		{`"two" is not the number of a version`, []string{"canary", "m", "two", "--share", "10%"}},
 		{`model "m" has no version 9`, []string{"canary", "m", "9", "--share", "10%"}},

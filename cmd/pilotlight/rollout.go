@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,17 +71,13 @@ func startCommand(c *client, path func(name string) string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := rollout.Plan{Least: least, By: whoami()}
 			var err error
-			if p.Version, err = strconv.Atoi(args[1]); err != nil {
-				return fmt.Errorf("the version is %q, expected a number", args[1])
+			if p.Version, err = parseVersion(args[1]); err != nil {
+				return err
 			}
 			for _, s := range shares {
-				text, percent := strings.CutSuffix(s, "%")
-				share, err := strconv.ParseFloat(text, 64)
+				share, err := parseShare(s)
 				if err != nil {
-					return fmt.Errorf("the share is %q, expected one such as 5%% or 0.05", s)
-				}
-				if percent {
-					share /= 100
+					return err
 				}
 				p.Shares = append(p.Shares, share)
 			}
@@ -93,11 +88,14 @@ func startCommand(c *client, path func(name string) string) *cobra.Command {
 				}
 				p.Guards = append(p.Guards, g)
 			}
-			for text, to := range map[string]*yamlwire.Duration{hold: &p.Hold, patience: &p.Patience} {
-				if text == "" {
+			for _, d := range []struct {
+				text string
+				to   *yamlwire.Duration
+			}{{hold, &p.Hold}, {patience, &p.Patience}} {
+				if d.text == "" {
 					continue
 				}
-				if *to, err = yamlwire.ParseDuration(text); err != nil {
+				if *d.to, err = yamlwire.ParseDuration(d.text); err != nil {
 					return err
 				}
 			}

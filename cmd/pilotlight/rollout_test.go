@@ -35,7 +35,7 @@ func TestRollout(t *testing.T) {
 		asked string
 		want  []string
 	}{
-		{[]string{"start", "flights", "3", "--shares", "1%,0.05", "--hold", "2h", "--patience", "7d", "--guard", "error_rate=0.01"}, "PUT /admin/v1/rollouts/flights/champion", []string{"flights:3 for alias champion: 5 % since 2026-11-26 04:00:00"}},
+		{[]string{"start", "flights", "3", "--shares", "1%,0.05", "--hold", "7d", "--patience", "7d", "--guard", "error_rate=0.01"}, "PUT /admin/v1/rollouts/flights/champion", []string{"flights:3 for alias champion: 5 % since 2026-11-26 04:00:00"}},
 		{[]string{"show", "flights", "--alias", "next"}, "GET /admin/v1/rollouts/flights/next", []string{"it has given 30 answers of 100", "error_rate  0.02       300  0.01     5000  0.01      -0.03     0.05     0.01     open", "log_loss"}},
 		{[]string{"list"}, "GET /admin/v1/rollouts", []string{"flights  champion  3        5 %    2026-11-26 04:00:00  it has given 30"}},
 		{[]string{"cancel", "flights"}, "DELETE /admin/v1/rollouts/flights/champion", nil},
@@ -51,7 +51,7 @@ func TestRollout(t *testing.T) {
 		}
 		if c.args[0] == "start" {
 			var p rollout.Plan
-			if err := json.Unmarshal([]byte(body), &p); err != nil || p.Version != 3 || len(p.Shares) != 2 || p.Shares[0] != .01 || p.Shares[1] != .05 || time.Duration(p.Hold) != 2*time.Hour || time.Duration(p.Patience) != 7*24*time.Hour || p.Guards[0] != (rollout.Guard{Metric: "error_rate", Worse: .01}) {
+			if err := json.Unmarshal([]byte(body), &p); err != nil || p.Version != 3 || len(p.Shares) != 2 || p.Shares[0] != .01 || p.Shares[1] != .05 || p.Hold != p.Patience || time.Duration(p.Patience) != 7*24*time.Hour || p.Guards[0] != (rollout.Guard{Metric: "error_rate", Worse: .01}) {
 				t.Errorf("got %s, %v", body, err)
 			}
 		}

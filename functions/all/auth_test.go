@@ -94,6 +94,15 @@ func TestAuthIsOnEverywhere(t *testing.T) {
 			t.Errorf("%s %s: got %d %.200s, want %d", test.method, test.path, got, body, test.want)
 		}
 	}
+	for _, test := range []struct{ method, path string }{
+		{"GET", "/v1/models"}, {"GET", "/v2/models"}, {"GET", "/v2/models/stats"}, {"POST", "/v2/repository/index"},
+	} {
+		for key, want := range map[string]bool{shop: true, ops: true, other: false} {
+			if status, body := ask(test.method, test.path, key, ""); status != 200 || strings.Contains(body, "flights") != want {
+				t.Errorf("%s %s: got %d %s, want flights in it: %t", test.method, test.path, status, body, want)
+			}
+		}
+	}
 
 	conn, err := grpc.NewClient(strings.TrimPrefix(base, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -29,6 +29,7 @@ func TestABadVersionIsTakenBack(t *testing.T) {
 		}
 		return answer
 	}
+	post("PUT", "/admin/v1/rollouts/echo/champion", `{"version": 2} {"shares": [0.5]}`, http.StatusBadRequest)
 	post("PUT", "/admin/v1/rollouts/echo/champion", `{"version": 2, "shares": [0.5]}`, http.StatusCreated)
 	said := map[string]int{}
 	const n = 400

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -175,9 +174,7 @@ func (s *seed) settings(to *model.Settings) error {
 	if err != nil {
 		return err
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(to); err != nil {
+	if err := serve.Strict(b, to); err != nil {
 		return fault.Wrap(fault.Invalid, err, "%s does not hold the settings of a model", path)
 	}
 	return nil

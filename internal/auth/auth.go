@@ -15,7 +15,6 @@ package auth
 
 import (
 	"context"
-	"path"
 	"slices"
 	"strings"
 
@@ -64,13 +63,11 @@ func (s Scope) Check() error {
 		return fault.New(fault.Invalid, "scope %.60q: expected one of %s", string(s), list(Actions))
 	case restricted && !action.ofModels():
 		return fault.New(fault.Invalid, "scope %.60q: %s is not about single models", string(s), action)
-	case restricted && (pattern == "" || len(pattern) > 100 || strings.Trim(pattern, patternBytes) != ""):
+	case restricted && CheckPattern(pattern) != nil:
 		return fault.New(fault.Invalid, "scope %.60q: behind the slash stands the name of a model, in which * stands for any characters", string(s))
 	}
 	return nil
 }
-
-const patternBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.*"
 
 func list[T ~string](of []T) string {
 	words := make([]string, len(of))
@@ -78,15 +75,6 @@ func list[T ~string](of []T) string {
 		words[i] = string(w)
 	}
 	return strings.Join(words, ", ")
-}
-
-// matches tells whether a model's name fits a pattern.
-func matches(pattern, name string) bool {
-	if pattern == "" || pattern == "*" || pattern == name {
-		return true
-	}
-	ok, err := path.Match(pattern, name) // of which Check lets through * alone
-	return ok && err == nil
 }
 
 // Priority says who waits and who is refused when there is too much to do.
@@ -129,7 +117,7 @@ func (p *Principal) May(action Action, model string) bool {
 	for i := range p.scopes {
 		s := &p.scopes[i]
 		switch {
-		case s.action == action && (model == "" || matches(s.models, model)),
+		case s.action == action && (model == "" || s.models == "" || matches(s.models, model)),
 			s.action == Admin && action != Events,
 			action == Anonymous:
 			return true
@@ -155,11 +143,17 @@ func From(ctx context.Context) *Principal {
 // then names another has misled the gateway, whose limits and routes go by it.
 const ModelHeader = "Pilotlight-Model"
 
-// CheckModel refuses a caller who may not do something to a model, for those who learn its
-// name from a body that no guard has read. Where nobody asked who calls, everyone may.
+// Allows tells whether the caller may do something to a model, for those who learn its name
+// where no guard looks. Where nobody asked who calls, everyone may.
+func Allows(ctx context.Context, action Action, model string) bool {
+	p := From(ctx)
+	return p == nil || p.May(action, model)
+}
+
+// CheckModel is Allows as an error: Denied.
 func CheckModel(ctx context.Context, action Action, model string) error {
-	if p := From(ctx); p != nil && !p.May(action, model) {
-		return denied(p, action, model)
+	if !Allows(ctx, action, model) {
+		return denied(From(ctx), action, model)
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func (g *Grant) Check(now time.Time) error {
 	switch {
 	case g.Name == "" || len(g.Name) > 100 || strings.ContainsFunc(g.Name, func(c rune) bool { return c < ' ' || c == 0x7f }):
 		return fault.New(fault.Invalid, "name is %.60q, expected 1 to 100 bytes that say what the key is for", g.Name)
-	case len(g.Tenant) > 60 || strings.Trim(g.Tenant, strings.TrimSuffix(patternBytes, "*")) != "":
+	case !goodTenant(g.Tenant):
 		return fault.New(fault.Invalid, "tenant is %.60q, expected up to 60 letters, digits, '-', '_' and '.'", g.Tenant)
 	case len(g.Scopes) == 0 || len(g.Scopes) > 50:
 		return fault.New(fault.Invalid, "scopes are missing, or more than 50: expected some of %s", list(Actions))
@@ -84,6 +84,9 @@ func (g *Grant) Check(now time.Time) error {
 	}
 	return g.Limits.Check()
 }
+
+// goodTenant tells whether use can be counted for a tenant; "": for none.
+func goodTenant(t string) bool { return len(t) <= 60 && strings.Trim(t, wordBytes) == "" }
 
 // Key is an API key as it is known to everyone but its holder.
 type Key struct {

@@ -33,7 +33,6 @@ const (
 	objectMost  = 1 << 20
 	changesKept = 64
 	overlapMost = 30 * 24 * time.Hour
-	byMost      = 200
 )
 
 // changes is what auth/changes holds.
@@ -52,9 +51,6 @@ func (k *Keys) Create(ctx context.Context, g Grant, by string) (_ *Key, whole st
 	now := k.now().UTC()
 	if err := g.Check(now); err != nil {
 		return nil, "", err
-	}
-	if len(by) > byMost {
-		return nil, "", fault.New(fault.Invalid, "by is longer than %d bytes", byMost)
 	}
 	id := newID()
 	whole, s := newSecret(id)

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"strings"
@@ -35,7 +36,10 @@ func NewDoor(c *Config, limiter *limit.Limiter, routes bool, tel *telemetry.Tele
 		return nil, err
 	}
 	_, err = tel.Meter.Int64ObservableGauge("pilotlight.gate.active", metric.WithDescription("Requests that are let through and not answered yet."),
-		metric.WithInt64Callback(newObserver(&d.active)))
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(d.active.Load())
+			return nil
+		}))
 	return d, err
 }
 

@@ -3,9 +3,6 @@ package gate
 import (
 	"context"
 	"net/http"
-	"sync/atomic"
-
-	"go.opentelemetry.io/otel/metric"
 
 	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/limit"
@@ -86,12 +83,4 @@ func openProxy(p *serve.Process, c *RouteConfig, blob store.Blob) error {
 	rpc.Mount(p.Mux, rpc.Service{Name: "inference.GRPCInferenceService", Methods: map[string]rpc.Method{"ServerLive": yes, "ServerReady": yes}})
 	p.Mux.Handle("/", proxy)
 	return nil
-}
-
-// newObserver observes a number.
-func newObserver(n *atomic.Int64) metric.Int64Callback {
-	return func(_ context.Context, o metric.Int64Observer) error {
-		o.Observe(n.Load())
-		return nil
-	}
 }

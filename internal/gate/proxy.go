@@ -29,6 +29,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
@@ -236,27 +237,17 @@ func rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// passTimeout tells a gRPC method how long its caller is still waited for, if that is less than the caller said itself.
+// passTimeout tells a gRPC method how long its caller is still waited for, if that is less than the caller said itself. What
+// it said amiss is for the function to refuse.
 func passTimeout(out *http.Request) {
 	deadline, ok := out.Context().Deadline()
 	if !ok {
 		return
 	}
 	left := max(time.Until(deadline), time.Millisecond)
-	if said, ok := timeoutOf(out.Header.Get("Grpc-Timeout")); !ok || left < said {
+	if said, err := rpc.Timeout(out.Header); err == nil && (said == 0 || left < said) {
 		out.Header["Grpc-Timeout"] = []string{strconv.FormatInt(left.Milliseconds(), 10) + "m"}
 	}
-}
-
-// timeoutOf reads a grpc-timeout.
-func timeoutOf(text string) (time.Duration, bool) {
-	units := map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond}
-	if len(text) < 2 || len(text) > 9 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(text[:len(text)-1], 10, 32)
-	unit, ok := units[text[len(text)-1]]
-	return time.Duration(n) * unit, ok && err == nil
 }
 
 // modify takes from an answer what the gateway says itself.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"path"
 	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/auth"
@@ -25,33 +24,28 @@ const (
 )
 
 // table is Routes made ready.
-type table struct{ models, tenants []route }
-
-type route struct {
-	pattern string
-	to      *url.URL
-}
+type table struct{ models, tenants map[string]*url.URL }
 
 // compile refuses routes to other places than services of ours.
 func (r *Routes) compile(hosts []string) (*table, error) {
-	t := &table{}
-	for what, of := range map[string]map[string]string{"models": r.Models, "tenants": r.Tenants} {
-		for pattern, raw := range of {
-			if pattern == "" || len(pattern) > 100 || strings.ContainsAny(pattern, `/?[]\`) {
-				return nil, fault.New(fault.Invalid, "%s: %.60q is no name or pattern; * stands for any characters", what, pattern)
+	t := &table{map[string]*url.URL{}, map[string]*url.URL{}}
+	for _, of := range []struct {
+		what string
+		from map[string]string
+		to   map[string]*url.URL
+	}{{"models", r.Models, t.models}, {"tenants", r.Tenants, t.tenants}} {
+		for pattern, raw := range of.from {
+			if err := auth.CheckPattern(pattern); err != nil {
+				return nil, fault.New(fault.Invalid, "%s: %s", of.what, fault.Message(err))
 			}
 			to, err := target(raw)
 			if err != nil {
-				return nil, fault.New(fault.Invalid, "%s: %s: %s", what, pattern, fault.Message(err))
+				return nil, fault.New(fault.Invalid, "%s: %s: %s", of.what, pattern, fault.Message(err))
 			}
 			if !ours(to.Hostname(), hosts) {
-				return nil, fault.New(fault.Invalid, "%s: %s: %.100q is not a host that the gateway may route to; ROUTE_HOSTS says which are: %s", what, pattern, to.Host, strings.Join(hosts, ", "))
+				return nil, fault.New(fault.Invalid, "%s: %s: %.100q is not a host that the gateway may route to; ROUTE_HOSTS says which are: %s", of.what, pattern, to.Host, strings.Join(hosts, ", "))
 			}
-			if what == "models" {
-				t.models = append(t.models, route{pattern, to})
-			} else {
-				t.tenants = append(t.tenants, route{pattern, to})
-			}
+			of.to[pattern] = to
 		}
 	}
 	return t, nil
@@ -65,27 +59,6 @@ func ours(host string, those []string) bool {
 		}
 	}
 	return false
-}
-
-// find gives the route of a name; of patterns the longest counts. nil: it has none.
-func find(routes []route, name string) *url.URL {
-	var best *route
-	if name == "" {
-		return nil
-	}
-	for i := range routes {
-		r := &routes[i]
-		if r.pattern == name {
-			return r.to
-		}
-		if ok, _ := path.Match(r.pattern, name); ok && (best == nil || len(r.pattern) > len(best.pattern)) {
-			best = r
-		}
-	}
-	if best == nil {
-		return nil
-	}
-	return best.to
 }
 
 // Router knows where requests go. It is safe for concurrent use.
@@ -138,9 +111,9 @@ func (r *Router) Find(req *http.Request, need auth.Need) *url.URL {
 	if t == nil {
 		return r.functions[function]
 	}
-	to := find(t.models, need.Model)
+	to, _ := auth.Longest(t.models, need.Model)
 	if p := auth.From(req.Context()); to == nil && p != nil {
-		to = find(t.tenants, p.Tenant)
+		to, _ = auth.Longest(t.tenants, p.Tenant)
 	}
 	if to == nil {
 		to = r.functions[function]

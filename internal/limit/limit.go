@@ -56,7 +56,7 @@ type Limiter struct {
 	timeout  time.Duration
 	share    int64
 	now      func() time.Time
-	log      *telemetry.Telemetry
+	tel      *telemetry.Telemetry
 
 	away  atomic.Int64 // when the shared meter was last found away, in ns; 0: it answers
 	mu    sync.Mutex
@@ -74,7 +74,7 @@ type Limiter struct {
 // New makes a limiter. Own gives an empty meter in memory, for when the shared one is away.
 func New(c *Config, policies *Policies, shared store.Meter, own func() store.Meter, tel *telemetry.Telemetry) (*Limiter, error) {
 	l := &Limiter{
-		policies: policies, shared: shared, makeOwn: own, timeout: c.Timeout, share: int64(c.Instances), now: time.Now, log: tel,
+		policies: policies, shared: shared, makeOwn: own, timeout: c.Timeout, share: int64(c.Instances), now: time.Now, tel: tel,
 		owed: map[string]store.Amount{}, seen: otter.Must(&otter.Options[string, store.Used]{MaximumSize: seenMost}), // the options are right
 	}
 	var err error
@@ -192,7 +192,7 @@ func (l *Limiter) answered(limits []store.Limit, v store.Verdict) {
 		l.mu.Lock()
 		l.own = nil
 		l.mu.Unlock()
-		l.log.Log.Info("the store of limits answers again")
+		l.tel.Log.Info("the store of limits answers again")
 	}
 	for i := range limits {
 		if limits[i].Day != (store.Amount{}) || limits[i].Month != (store.Amount{}) {
@@ -206,7 +206,7 @@ func (l *Limiter) gone(ctx context.Context, now time.Time, err error) {
 		l.mu.Lock()
 		l.own = l.makeOwn()
 		l.mu.Unlock()
-		l.log.Log.WarnContext(ctx, "the store of limits is away: this gateway counts for itself", "error", err)
+		l.tel.Log.WarnContext(ctx, "the store of limits is away: this gateway counts for itself", "error", err)
 	}
 }
 

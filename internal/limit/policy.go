@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"path"
-	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -41,8 +39,8 @@ func (p *Policy) Check() error {
 			return fault.New(fault.Invalid, "%s has %d limits, expected %d at most", what, len(rules), rulesMost)
 		}
 		for pattern, l := range rules {
-			if _, err := path.Match(pattern, ""); err != nil || pattern == "" || len(pattern) > 100 || strings.ContainsAny(pattern, `/?[]\`) {
-				return fault.New(fault.Invalid, "%s: %.60q is no name or pattern; * stands for any characters", what, pattern)
+			if err := auth.CheckPattern(pattern); err != nil {
+				return fault.New(fault.Invalid, "%s: %s", what, fault.Message(err))
 			}
 			if err := l.Check(); err != nil {
 				return fault.Wrap(fault.Invalid, err, "%s: %s: %s", what, pattern, fault.Message(err))
@@ -50,24 +48,6 @@ func (p *Policy) Check() error {
 		}
 	}
 	return nil
-}
-
-// of finds the limits for a name; nil: there are none.
-func of(rules map[string]auth.Limits, name string) *auth.Limits {
-	if name == "" || len(rules) == 0 {
-		return nil
-	}
-	if l, ok := rules[name]; ok {
-		return &l
-	}
-	var best *auth.Limits
-	longest, first := -1, ""
-	for pattern, l := range rules {
-		if ok, _ := path.Match(pattern, name); ok && (len(pattern) > longest || len(pattern) == longest && pattern < first) {
-			best, longest, first = &l, len(pattern), pattern
-		}
-	}
-	return best
 }
 
 // Policies are the policy of a bucket. It is safe for concurrent use.
@@ -160,20 +140,22 @@ func (p *Policies) Register(mux *http.ServeMux) {
 // bounds are the limits of one request, in the order in which they are told of.
 func (p *Policy) bounds(who *auth.Principal, model string) []bound {
 	var all []bound
-	add := func(scope, name, of string, l *auth.Limits) {
-		if l != nil && *l != (auth.Limits{}) {
-			all = append(all, bound{scope, name, *l, limitOf(scope+":"+of, l)})
+	add := func(scope, name, of string, l auth.Limits) {
+		if l != (auth.Limits{}) {
+			all = append(all, bound{scope, name, l, limitOf(scope+":"+of, &l)})
 		}
 	}
 	if who != nil {
-		own := &who.Limits
-		if *own == (auth.Limits{}) {
-			own = p.Callers
+		own := who.Limits
+		if own == (auth.Limits{}) && p.Callers != nil {
+			own = *p.Callers
 		}
 		add("caller", who.Name, who.ID, own)
-		add("tenant", who.Tenant, who.Tenant, of(p.Tenants, who.Tenant))
+		tenant, _ := auth.Longest(p.Tenants, who.Tenant)
+		add("tenant", who.Tenant, who.Tenant, tenant)
 	}
-	add("model", model, model, of(p.Models, model))
+	limits, _ := auth.Longest(p.Models, model)
+	add("model", model, model, limits)
 	return all
 }
 

@@ -37,7 +37,7 @@ func (h *Handler) service() rpc.Service {
 		}),
 		"ModelStatistics": about((*oip.ModelAsk).DecodeProto, func(ctx context.Context, a *oip.ModelAsk) (message, error) {
 			if a.Name == "" {
-				return oip.Statistics{Models: h.flow.allStatistics()}, nil
+				return oip.Statistics{Models: h.flow.allStatistics(ctx)}, nil
 			}
 			return h.statistics(ctx, askedOf(a))
 		}),

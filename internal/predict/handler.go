@@ -91,7 +91,7 @@ func readyStatus(ready bool) int {
 }
 
 func (h *Handler) models(w http.ResponseWriter, r *http.Request) error {
-	names, err := h.flow.registry.Models(r.Context())
+	names, err := h.flow.models(r.Context())
 	if err != nil {
 		return err
 	}
@@ -130,8 +130,8 @@ func (h *Handler) modelStats(w http.ResponseWriter, r *http.Request) error {
 	return serve.WriteJSON(w, http.StatusOK, s)
 }
 
-func (h *Handler) allStats(w http.ResponseWriter, _ *http.Request) error {
-	return serve.WriteJSON(w, http.StatusOK, oip.Statistics{Models: h.flow.allStatistics()})
+func (h *Handler) allStats(w http.ResponseWriter, r *http.Request) error {
+	return serve.WriteJSON(w, http.StatusOK, oip.Statistics{Models: h.flow.allStatistics(r.Context())})
 }
 
 func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {

@@ -18,10 +18,16 @@ import (
 // lookups is how many models are looked up in the bucket at once for a list.
 const lookups = 16
 
-// index lists every model with the version that answers for it and how that
-// stands here, and the other versions that are warm; ready leaves out what is not.
-func (f *Flow) index(ctx context.Context, ready bool) (oip.Index, error) {
+// models lists the names of the models that the caller may ask: those of others are none of its business.
+func (f *Flow) models(ctx context.Context) ([]string, error) {
 	names, err := f.registry.Models(ctx)
+	return slices.DeleteFunc(names, func(name string) bool { return !auth.Allows(ctx, auth.Predict, name) }), err
+}
+
+// index lists every model that the caller may ask with the version that answers for it and how
+// that stands here, and the other versions that are warm; ready leaves out what is not.
+func (f *Flow) index(ctx context.Context, ready bool) (oip.Index, error) {
+	names, err := f.models(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +51,7 @@ func (f *Flow) index(ctx context.Context, ready bool) (oip.Index, error) {
 	for _, l := range f.registry.Warm.Loaded() {
 		version := strconv.Itoa(l.Version)
 		listed := slices.ContainsFunc(entries, func(e oip.IndexEntry) bool { return e.Name == l.Model && e.Version == version })
-		if !listed {
+		if !listed && auth.Allows(ctx, auth.Predict, l.Model) {
 			entries = append(entries, oip.IndexEntry{Name: l.Model, Version: version, State: oip.StateReady})
 		}
 	}
@@ -141,10 +147,12 @@ func (f *Flow) statistics(m *model.Manifest) oip.ModelStatistics {
 	return out
 }
 
-func (f *Flow) allStatistics() []oip.ModelStatistics {
+func (f *Flow) allStatistics(ctx context.Context) []oip.ModelStatistics {
 	all := []oip.ModelStatistics{}
 	for k := range f.served.Range {
-		all = append(all, f.statistics(k.(*model.Manifest)))
+		if m := k.(*model.Manifest); auth.Allows(ctx, auth.Predict, m.Name) {
+			all = append(all, f.statistics(m))
+		}
 	}
 	slices.SortFunc(all, func(a, b oip.ModelStatistics) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Version, b.Version))

@@ -33,7 +33,7 @@ func (h *Handler) alive(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (h *Handler) modelsV1(w http.ResponseWriter, r *http.Request) error {
-	names, err := h.flow.registry.Models(r.Context())
+	names, err := h.flow.models(r.Context())
 	if err != nil {
 		return err
 	}

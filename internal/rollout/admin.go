@@ -1,15 +1,11 @@
 package rollout
 
 import (
-	"encoding/json"
 	"net/http"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 )
-
-// planMost is how long a plan may be, in bytes.
-const planMost = 64 << 10
 
 // Register mounts what people ask:
 //
@@ -37,11 +33,9 @@ func (m *Manager) Register(mux *http.ServeMux) {
 		return m.Get(r.Context(), name, alias)
 	})
 	route("PUT /admin/v1/rollouts/{model}/{alias}", http.StatusCreated, func(r *http.Request, name, alias string) (any, error) {
-		d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, planMost))
-		d.DisallowUnknownFields()
 		var p Plan
-		if err := d.Decode(&p); err != nil {
-			return nil, fault.Wrap(fault.Invalid, err, "the body is no plan of a rollout: %s", err)
+		if err := serve.ReadJSON(r, &p, serve.Strict); err != nil {
+			return nil, err
 		}
 		if p.Model != "" && p.Model != name || p.Alias != "" && p.Alias != alias {
 			return nil, fault.New(fault.Invalid, "the plan is of alias %q of model %q, and the path of %q of %q", p.Alias, p.Model, alias, name)

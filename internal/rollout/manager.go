@@ -257,7 +257,7 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 	case current == r.Version:
 		return m.end(ctx, r, version, Promoted, last(moves).Why)
 	case len(moves) == 0:
-		return m.move(ctx, r, 0, &Look{Why: "it begins"})
+		return m.act(ctx, r, -1, r.Seq, &Look{Verdict: Advance, Why: "it begins"})
 	case share == 0:
 		return m.end(ctx, r, version, TakenBack, last(moves).Why)
 	case source == nil:
@@ -305,7 +305,7 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 	return nil
 }
 
-// act makes the move that a look asks for, unless somebody has moved the alias since.
+// act makes the move that a look asks for at a stage (-1: before the first), unless somebody has moved the alias since.
 func (m *Manager) act(ctx context.Context, r *Rollout, stage, seq int, look *Look) error {
 	change := model.Change{To: r.Version, Seen: &seq, By: by, Why: "rollout: " + look.Why}
 	var err error
@@ -317,12 +317,6 @@ func (m *Manager) act(ctx context.Context, r *Rollout, stage, seq int, look *Loo
 	case Back:
 		_, err = m.catalog.Canary(ctx, r.Model, r.Alias, 0, change)
 	}
-	return err
-}
-
-// move gives the candidate its first share.
-func (m *Manager) move(ctx context.Context, r *Rollout, stage int, look *Look) error {
-	_, err := m.catalog.Canary(ctx, r.Model, r.Alias, r.Shares[stage], model.Change{To: r.Version, Seen: &r.Seq, By: by, Why: "rollout: " + look.Why})
 	return err
 }
 

@@ -78,10 +78,8 @@ func (c *Call) open(w http.ResponseWriter, r *http.Request) (err error) {
 		w.Header().Set("Grpc-Accept-Encoding", "identity,deflate,gzip")
 		return unimplemented("grpc-encoding %q is not one of gzip, deflate, identity", tensor.Clip(coding))
 	}
-	if text := r.Header.Get("Grpc-Timeout"); text != "" {
-		if c.timeout, err = timeout(text); err != nil {
-			return err
-		}
+	if c.timeout, err = Timeout(r.Header); err != nil {
+		return err
 	}
 	c.follow(r.Context())
 	return nil
@@ -102,8 +100,12 @@ var units = map[byte]time.Duration{
 	'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
 }
 
-// timeout reads a grpc-timeout: at most eight digits and a unit.
-func timeout(text string) (time.Duration, error) {
+// Timeout is how long a caller waits for its call, by the grpc-timeout in its header: at most eight digits and a unit. 0: it does not say.
+func Timeout(h http.Header) (time.Duration, error) {
+	text := h.Get("Grpc-Timeout")
+	if text == "" {
+		return 0, nil
+	}
 	last := len(text) - 1
 	n, err := strconv.ParseUint(text[:last], 10, 64)
 	unit := units[text[last]]

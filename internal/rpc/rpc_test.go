@@ -486,14 +486,14 @@ func TestReflection(t *testing.T) {
 func TestTimeouts(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"1H": time.Hour, "2M": 2 * time.Minute, "3S": 3 * time.Second, "4m": 4 * time.Millisecond, "5u": 5 * time.Microsecond, "6n": 6,
-		"00000007n": 7, "0S": 1, "99999999H": 1<<63 - 1,
+		"00000007n": 7, "0S": 1, "99999999H": 1<<63 - 1, "": 0,
 	} {
-		if got, err := timeout(text); got != want || err != nil {
+		if got, err := Timeout(http.Header{"Grpc-Timeout": {text}}); got != want || err != nil {
 			t.Errorf("%s: got %d, %v, want %d", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"1", "S", "-1S", "+1S", "1 S", "000000001S", "1s", "1.5S"} {
-		if got, err := timeout(text); !fault.Is(err, fault.Invalid) {
+		if got, err := Timeout(http.Header{"Grpc-Timeout": {text}}); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%s: got %d, %v", text, got, err)
 		}
 	}

@@ -15,12 +15,6 @@ import "math"
 // Interval bounds the difference b - a.
 type Interval struct{ Low, High float64 }
 
-// Above tells whether the difference is above x.
-func (i Interval) Above(x float64) bool { return i.Low > x }
-
-// Below tells whether it is below x.
-func (i Interval) Below(x float64) bool { return i.High < x }
-
 // Sums are what is known of the observations of an arm.
 type Sums struct {
 	N        int64

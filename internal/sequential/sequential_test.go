@@ -116,7 +116,7 @@ func crossed(x *trial, look func(pairs []Pair, counts []CountPair) bool) (n int)
 
 func meansDiffer(pairs []Pair, _ []CountPair) bool {
 	i := Compare(alpha, pairs...)
-	return i.Above(0) || i.Below(0)
+	return i.Low > 0 || i.High < 0
 }
 
 // sharesDiffer is whether 0 is outside the interval of CompareShares, found faster.
@@ -204,10 +204,10 @@ func TestARealDifference(t *testing.T) {
 					missed++
 					return true
 				}
-				if x.difference > 0 && i.Below(0) || x.difference < 0 && i.Above(0) {
+				if x.difference > 0 && i.High < 0 || x.difference < 0 && i.Low > 0 {
 					wrong++
 				}
-				return i.Above(0) || i.Below(0)
+				return i.Low > 0 || i.High < 0
 			})
 			if at > 0 {
 				found = append(found, at)
