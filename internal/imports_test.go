@@ -27,8 +27,10 @@ var levels = []struct {
 	{"payload rollout rpc", "what was predicted, who answers it, and gRPC on the server"},
 	{"auth", "who may do what, by every protocol"},
 	{"limit", "how much they may ask for"},
-	{"feature", "features are asked for by other flows"},
+	{"feature pipeline", "features are asked for by other flows, and pipelines run what mains give them"},
 	{"deadletter feedback gate offline predict", "flows"},
+	{"train", "what a training set is, and how a model is made of it"},
+	{"etl evaluation release", "the other steps of pipelines"},
 }
 
 // sideways are the imports within a level that are meant.

@@ -118,16 +118,46 @@ func (p *reader) check(tokens token.Tokens) error {
 	return nil
 }
 
+// Node is a part of a document that is read later, when it is known as what. The zero value is one that is not there.
+type Node struct {
+	name string
+	at   ast.Node
+}
+
+// Into reads the node into v, which a pointer to a struct is to; errors call it what. One that is not there leaves v as it is.
+func (n Node) Into(v any, what string) error {
+	if n.at == nil {
+		return nil
+	}
+	p := &reader{name: n.name}
+	return p.read(n.at, reflect.ValueOf(v).Elem(), what)
+}
+
+// Fail makes an error that says where the node stands.
+func (n Node) Fail(format string, args ...any) error {
+	p := &reader{name: n.name}
+	if n.at == nil {
+		return p.fail(nil, format, args...)
+	}
+	return p.fail(n.at.GetToken(), format, args...)
+}
+
 var (
+	nodeType  = reflect.TypeFor[Node]()
 	textType  = reflect.TypeFor[encoding.TextUnmarshaler]()
 	shortType = reflect.TypeFor[Short]()
 )
 
 // read reads a node into v, which errors call what.
 func (p *reader) read(n ast.Node, v reflect.Value, what string) error {
-	switch n := n.(type) {
-	case *ast.NullNode:
+	if _, null := n.(*ast.NullNode); null {
 		return nil // as if it were not there
+	}
+	if v.Type() == nodeType {
+		v.Set(reflect.ValueOf(Node{name: p.name, at: n}))
+		return nil
+	}
+	switch n := n.(type) {
 	case *ast.StringNode:
 		if v.Addr().Type().Implements(shortType) {
 			v.Addr().Interface().(Short).FromString(n.Value)

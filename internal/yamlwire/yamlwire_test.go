@@ -58,6 +58,31 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
+func TestNodesAreReadLater(t *testing.T) {
+	type step struct {
+		Use  string `yaml:"use"`
+		With Node   `yaml:"with"`
+	}
+	all, err := Read[struct {
+		Steps []step `yaml:"steps"`
+	}]("f.yaml", []byte("steps:\n- use: a\n  with: {n: 3}\n- use: b\n- use: c\n  with: {n: x}\n"))
+	if err != nil || len(all) != 1 || len(all[0].Steps) != 3 {
+		t.Fatalf("got %+v, %v", all, err)
+	}
+	for i, want := range []string{"", "", "f.yaml:6:13: n is not a whole number"} {
+		got := struct {
+			N int `yaml:"n"`
+		}{N: 1}
+		err := all[0].Steps[i].With.Into(&got, "with")
+		if want == "" && (err != nil || got.N != []int{3, 1}[i]) || want != "" && (err == nil || fault.Message(err) != want) {
+			t.Errorf("step %d: got %+v, %v, want %q", i, got, err, want)
+		}
+	}
+	if err := all[0].Steps[2].With.Fail("nothing has the name %s", "c"); fault.Message(err) != "f.yaml:6:9: nothing has the name c" && fault.Message(err) != "f.yaml:6:10: nothing has the name c" {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestDuration(t *testing.T) {
 	for in, want := range map[string]string{
 		"90m": "1h30m", "36h": "1d12h", "7d": "7d", "1d12h": "1d12h", "0": "0s", "0d": "0s", "15s": "15s", "250ms": "250ms", "1d0.5s": "1d500ms",
