@@ -198,10 +198,10 @@ func newQuality(task quality.Task) model.Quality {
 
 // features plans those of the service, as it is defined now.
 func (p *planned) features(ctx context.Context) error {
-	if err := p.set.Deps.Features.Reread(ctx); err != nil {
+	if err := p.Deps.Features.Reread(ctx); err != nil {
 		return err
 	}
-	defined, err := p.set.Deps.Features.Current(ctx)
+	defined, err := p.Deps.Features.Current(ctx)
 	if err != nil {
 		return err
 	}
