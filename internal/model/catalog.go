@@ -108,7 +108,7 @@ func (c *Catalog) Publish(ctx context.Context, m Manifest) (*Manifest, error) {
 			return nil, fmt.Errorf("write manifest of %q: %w", m.Name, err)
 		}
 		c.forget(m.Name)
-		c.outbox.Give(ctx, event.ModelPublished.New(event.Published{Model: m.Name, Version: m.Version, Digest: string(m.Digest), At: m.CreatedAt, By: m.CreatedBy}))
+		c.outbox.Give(ctx, event.ModelPublished.New(event.Published{Model: m.Name, Version: m.Version, Digest: string(m.Digest), At: m.CreatedAt, By: m.CreatedBy, Cause: m.Cause}))
 		return &m, nil
 	}
 }
