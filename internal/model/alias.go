@@ -79,8 +79,9 @@ func (a *Aliases) Last(alias string) int {
 }
 
 // earlier finds the move that a rollback takes back: the newest that was not taken
-// back yet, before which the alias was otherwise than now and had no canary. So
-// one rollback ends a canary whatever shares it went through, and none begins one.
+// back yet, before which the alias was otherwise than now and had no canary, and by which no shadow became one that
+// answers still. So one rollback takes a version back whatever it went through on its way, as a shadow and with
+// any shares, and none begins a canary.
 func (a *Aliases) earlier(alias string) (Move, bool) {
 	end := len(a.History) + 1 // moves from here on were taken back
 	for _, m := range slices.Backward(a.History) {
@@ -88,7 +89,7 @@ func (a *Aliases) earlier(alias string) (Move, bool) {
 		case m.Alias != alias || m.Seq >= end:
 		case m.Undoes > 0:
 			end = m.Undoes
-		case m.Before.canaries() > 0 || m.From == a.Current[alias] && m.Before.equal(a.Splits[alias]):
+		case m.Before.canaries() > 0 || m.Before != nil && m.After.has(m.Before.Shadow) && (a.Current[alias] == m.Before.Shadow || a.Splits[alias].has(m.Before.Shadow)) || m.From == a.Current[alias] && m.Before.equal(a.Splits[alias]):
 		default:
 			return m, true
 		}
