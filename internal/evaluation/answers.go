@@ -56,7 +56,7 @@ func newPlayer(what string, session engine.Session, settings *model.Settings, f 
 // canTake tells whether a row can be asked about: a missing value has no word but in floating point.
 func (p *player) canTake(row int) bool {
 	for i, spec := range p.session.Signature().Inputs {
-		if p.columns[i].null[row] && !word(spec.Type) {
+		if p.columns[i].null[row] && !hasNaN(spec.Type) {
 			return false
 		}
 	}

@@ -19,8 +19,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/env"
@@ -65,7 +63,7 @@ func Kinds(d Deps) []pipeline.Kind {
 // settings are what a definition may say.
 type settings struct {
 	// Against is an alias, the number of a version, or Constant. An alias of a model that has no version yet is Constant.
-	Against string `yaml:"against"`
+	Against word `yaml:"against"`
 	// Metric decides: log_loss of binary tasks, accuracy of classes, mae of numbers, unless it says another.
 	Metric string `yaml:"metric"`
 	// BetterBy is by how much the candidate has to be better in the mean, and WorseBy by how much it may be worse at the far end of
@@ -81,7 +79,18 @@ type settings struct {
 	Block  yamlwire.Duration `yaml:"block"` // of time, in which rows depend on each other; a day
 	Size   env.Size          `yaml:"max_size"`
 	Slower float64           `yaml:"max_latency_ratio"` // of the middle row's time to the other's; 10
-	Parity float64           `yaml:"parity"`            // by how much an answer may differ from the trainer's, as a share of it where it is above 1; 0.001
+	// SlowFrom is below what time the ratio does not matter, as a caller sees nothing of it beside the request itself; a millisecond.
+	SlowFrom yamlwire.Duration `yaml:"latency_from"`
+	Parity   float64           `yaml:"parity"` // by how much an answer may differ from the trainer's, as a share of it where it is above 1; 0.001
+}
+
+// word is a text that may look like a number.
+type word string
+
+// UnmarshalText takes any.
+func (w *word) UnmarshalText(b []byte) error {
+	*w = word(b)
+	return nil
 }
 
 // Constant is what says the same of every row, by how labels are spread in the training part.
@@ -94,24 +103,24 @@ type step struct {
 
 func (d *Deps) newStep(with yamlwire.Node) (pipeline.Step, error) {
 	s := &step{*d, settings{
-		Against: model.Champion, SliceBy: .1, SliceRows: 100, Rows: 200, Block: yamlwire.Duration(24 * time.Hour), Slower: 10, Parity: 1e-3,
+		Against: model.Champion, SliceBy: .1, SliceRows: 100, Rows: 200, Block: yamlwire.Duration(24 * time.Hour), Slower: 10, SlowFrom: yamlwire.Duration(time.Millisecond), Parity: 1e-3,
 	}}
 	if err := with.Into(&s.settings, "evaluate"); err != nil {
 		return nil, err
 	}
 	known := s.Metric == "" || slices.ContainsFunc([]quality.Task{quality.Binary, quality.Multiclass, quality.Regression}, func(t quality.Task) bool { return decides(s.Metric, t) })
-	_, numbered := strconv.Atoi(s.Against)
+	_, numbered := strconv.Atoi(string(s.Against))
 	switch {
 	case !known:
 		return nil, with.Fail("metric: %.60q is none that can decide", s.Metric)
-	case numbered != nil && model.CheckAlias(s.Against) != nil:
+	case numbered != nil && model.CheckAlias(string(s.Against)) != nil:
 		return nil, with.Fail("against is %.60q, expected an alias, the number of a version or %s", s.Against, Constant)
 	case s.Rows < 1 || s.SliceRows < 1:
 		return nil, with.Fail("rows is %d and slice_rows %d, expected positive numbers", s.Rows, s.SliceRows)
 	case s.Block < yamlwire.Duration(time.Minute):
 		return nil, with.Fail("block is %s, expected a minute or more", s.Block)
-	case s.Size < 0:
-		return nil, with.Fail("max_size is negative")
+	case s.Size < 0 || s.SlowFrom < 0:
+		return nil, with.Fail("max_size and latency_from may not be negative")
 	}
 	for name, share := range map[string]float64{"better_by": s.BetterBy, "may_be_worse_by": s.WorseBy, "slice_by": s.SliceBy, "max_latency_ratio": s.Slower, "parity": s.Parity} {
 		if !(share >= 0) || math.IsInf(share, 0) {
@@ -240,7 +249,7 @@ func (e *evaluation) opponent(ctx context.Context) (*model.Manifest, error) {
 	if e.Against == Constant {
 		return nil, nil //nolint:nilnil // there is none
 	}
-	ref := model.Ref{Name: e.data.Model, Version: e.Against}
+	ref := model.Ref{Name: e.data.Model, Version: string(e.Against)}
 	if e.Against == model.Champion {
 		ref.Version = "" // or, without one, the newest, which answers then
 	}
@@ -432,9 +441,16 @@ func (e *evaluation) decide(c *comparison, rows int) error {
 		e.fail("better", fmt.Sprintf("%s is %.4g, and of %s %.4g; how sure that is can't be told", metric, m.Candidate.Value, against, m.Champion.Value))
 	default:
 		scale := math.Abs(m.Champion.Value)
-		better := -m.Worse.Value > e.BetterBy*scale && m.Worse.Interval.High <= e.WorseBy*scale
-		e.check("better", better, "%s is %.4g, and %.4g of %s: better by %.3g, which lies between %.3g and %.3g; better by more than %.3g, and surely by %.3g or more, is what it has to be",
-			metric, m.Candidate.Value, m.Champion.Value, against, -m.Worse.Value, -m.Worse.Interval.High, -m.Worse.Interval.Low, e.BetterBy*scale, -e.WorseBy*scale+0)
+		low, better, high := 0-m.Worse.Interval.High, 0-m.Worse.Value, 0-m.Worse.Interval.Low // 0-, for -0 is no number to show
+		found := fmt.Sprintf("%s is %.4g, and %.4g of %s: better by %.3g, which lies between %.3g and %.3g", metric, m.Candidate.Value, m.Champion.Value, against, better, low, high)
+		switch least := 0 - e.WorseBy*scale; {
+		case better <= e.BetterBy*scale:
+			e.fail("better", fmt.Sprintf("%s, and has to be more than %.3g", found, e.BetterBy*scale))
+		case low < least:
+			e.fail("better", fmt.Sprintf("%s, and has to be surely %.3g or more", found, least))
+		default:
+			e.check("better", true, "%s", found)
+		}
 	}
 	return nil
 }
@@ -541,9 +557,8 @@ func compareWorse(a, b *quality.Metric) int {
 }
 
 func (e *evaluation) size() {
-	size, most := uint64(e.card.Size), uint64(e.Size)
-	if e.Size > 0 {
-		e.check("size", size <= most, "%s, of %s at most", humanize.IBytes(size), humanize.IBytes(most))
+	if most := int64(e.Size); most > 0 {
+		e.check("size", e.card.Size <= most, "it has %d bytes, of %d at most", e.card.Size, most)
 	}
 }
 

@@ -219,8 +219,8 @@ func (c *column) number(i int) (float64, bool) {
 	return float64(c.whole[i]), true
 }
 
-// word tells whether a missing value can be said to an input of a type: by NaN.
-func word(t tensor.Type) bool { return t == tensor.FP32 || t == tensor.FP64 }
+// hasNaN tells whether a missing value can be said to an input of a type: by NaN.
+func hasNaN(t tensor.Type) bool { return t == tensor.FP32 || t == tensor.FP64 }
 
 // tensor makes an input of rows, all of which have a value or a word for none.
 func (c *column) tensor(spec tensor.Spec, rows []int) (tensor.Tensor, error) {
@@ -285,17 +285,17 @@ func fill[T float32 | float64 | int64 | int32 | int16 | int8 | uint64 | uint32 |
 	for i, r := range rows {
 		if c.whole != nil {
 			values[i] = T(c.whole[r])
-			if back := int64(values[i]); back != c.whole[r] && !word(spec.Type) && !c.null[r] {
+			if back := int64(values[i]); back != c.whole[r] && !hasNaN(spec.Type) && !c.null[r] {
 				return tensor.Tensor{}, c.unfit(spec)
 			}
-			if c.null[r] && word(spec.Type) {
+			if c.null[r] && hasNaN(spec.Type) {
 				nan := math.NaN()
 				values[i] = T(nan)
 			}
 			continue
 		}
 		values[i] = T(c.numbers[r])
-		if !word(spec.Type) && float64(values[i]) != c.numbers[r] {
+		if !hasNaN(spec.Type) && float64(values[i]) != c.numbers[r] {
 			return tensor.Tensor{}, c.unfit(spec)
 		}
 	}

@@ -58,7 +58,7 @@ func (e *evaluation) latency(ctx context.Context, rows []int) error {
 	l.Champion = &t
 	if e.Slower > 0 {
 		ratio := l.Candidate.P50 / t.P50
-		e.check("latency", ratio <= e.Slower, "one row takes %.0f µs, and %.0f of %s: %.3g times, of %g at most", l.Candidate.P50, t.P50, e.champion.what, ratio, e.Slower)
+		e.check("latency", ratio <= e.Slower || l.Candidate.P50*1e3 < float64(e.SlowFrom), "one row takes %.0f µs, and %.0f of %s: %.3g times, of %g at most from %s on", l.Candidate.P50, t.P50, e.champion.what, ratio, e.Slower, time.Duration(e.SlowFrom))
 	}
 	return nil
 }
