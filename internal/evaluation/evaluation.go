@@ -207,7 +207,7 @@ func (e *evaluation) prepare(ctx context.Context) error {
 	}
 	d := &e.data
 	e.card = modelcard.Card{
-		Model: d.Model, Pipeline: t.Pipeline, Run: t.Run, Cause: t.Cause, At: t.Started, Digest: "sha256:" + t.Inputs["model"].SHA256, Size: t.Inputs["model"].Size, Settings: e.effective,
+		Model: d.Model, Pipeline: t.Pipeline, Run: t.Run, At: t.Started, Digest: "sha256:" + t.Inputs["model"].SHA256, Size: t.Inputs["model"].Size, Settings: e.effective,
 		Data: modelcard.Data{From: d.From, Cut: d.Cut, Until: d.Until, Train: d.Rows.Train, Holdout: int64(e.holdout.rows), Labels: d.Source, Inputs: d.Inputs},
 	}
 	if d.Features != nil {

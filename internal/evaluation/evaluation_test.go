@@ -150,7 +150,7 @@ func (w *world) champion(file []byte) {
 func (w *world) task(file []byte) *pipeline.Task {
 	w.t.Helper()
 	t := &pipeline.Task{
-		Pipeline: "flights", Run: "7", Step: "judge", Attempt: 1, Started: begun, Cause: "alert-3", Dir: w.t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Pipeline: "flights", Run: "7", Step: "judge", Attempt: 1, Started: begun, Dir: w.t.TempDir(), Log: slog.New(slog.DiscardHandler),
 		Blob: w.blob, Inputs: map[string]pipeline.Artifact{}, Outputs: map[string]pipeline.Artifact{}, Progress: func(int64, int64, string) {},
 	}
 	value, err := json.Marshal(w.data)
@@ -295,7 +295,7 @@ func TestCard(t *testing.T) {
 	if s := card.Settings; s.Threads != 1 || s.Labels["trainer"] != "logistic" || s.Labels["who"] != "" || s.Features != "flights" || s.Cache.TTL != model.Duration(time.Minute) || s.Quality.Task != quality.Binary {
 		t.Errorf("the settings are the champion's with the trainer's on top: got %+v", s)
 	}
-	if card.Model != "late" || card.Run != "7" || card.Cause != "alert-3" || card.Verdict.Against != 1 || card.Trainer["loss"] != .5 || card.Data.Blocks != 14 || card.Data.Holdout != 14*perDay || card.Data.LeftOut != 0 || card.Data.Views["weather"] != 2 {
+	if card.Model != "late" || card.Run != "7" || card.Verdict.Against != 1 || card.Trainer["loss"] != .5 || card.Data.Blocks != 14 || card.Data.Holdout != 14*perDay || card.Data.LeftOut != 0 || card.Data.Views["weather"] != 2 {
 		t.Errorf("got %+v", card)
 	}
 	if p := card.Parity; p == nil || p.Rows != 14*perDay || p.Beyond != 0 || p.Largest > 1e-6 {
@@ -318,7 +318,7 @@ func TestCard(t *testing.T) {
 	}
 	text := card.Markdown()
 	for _, want := range []string{
-		"# late\n", "**Passed**: log_loss is", "because of the event alert-3", "- 2100 rows held out", "14 blocks of 1d", "weather@2", "- trainer: logistic", "| log_loss | 0.", "| carrier=WN |", "- [x] parity: 0 of 2100", "| near | numeric | 0 |", "- loss: 0.5",
+		"# late\n", "**Passed**: log_loss is", "- 2100 rows held out", "14 blocks of 1d", "weather@2", "- trainer: logistic", "| log_loss | 0.", "| carrier=WN |", "- [x] parity: 0 of 2100", "| near | numeric | 0 |", "- loss: 0.5",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the card does not say %q:\n%s", want, text)

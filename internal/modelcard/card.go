@@ -19,10 +19,9 @@ type Card struct {
 	Version  int       `json:"version,omitempty"` // 0: it was not published
 	Pipeline string    `json:"pipeline"`
 	Run      string    `json:"run"`
-	Cause    string    `json:"cause,omitempty"` // the id of the event that started the run
-	At       time.Time `json:"at"`              // when the run began
-	Digest   string    `json:"digest"`          // of the model's file
-	Size     int64     `json:"size"`            // of it, in bytes
+	At       time.Time `json:"at"`     // when the run began
+	Digest   string    `json:"digest"` // of the model's file
+	Size     int64     `json:"size"`   // of it, in bytes
 
 	Data    Data               `json:"data"`
 	Trainer map[string]float64 `json:"trainer,omitempty"` // the trainer's own numbers, as it told them

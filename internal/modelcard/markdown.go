@@ -21,11 +21,7 @@ func (c *Card) Markdown() string {
 		name = fmt.Sprintf("%s:%d", c.Model, c.Version)
 	}
 	say("# %s\n\n", name)
-	say("Made by run %s of the pipeline %s, begun %s", c.Run, c.Pipeline, c.At.UTC().Format(time.RFC3339))
-	if c.Cause != "" {
-		say(" because of the event %s", c.Cause)
-	}
-	say(". %s, %s.\n\n", humanize.IBytes(uint64(max(c.Size, 0))), c.Digest)
+	say("Made by run %s of the pipeline %s, begun %s. %s, %s.\n\n", c.Run, c.Pipeline, c.At.UTC().Format(time.RFC3339), humanize.IBytes(uint64(max(c.Size, 0))), c.Digest)
 	word := "Passed"
 	if !c.Verdict.Passed {
 		word = "Not passed"
