@@ -12,12 +12,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
@@ -402,4 +404,68 @@ func TestRolloutsOfOthers(t *testing.T) {
 
 func countPair(n, a, b int64) []sequential.CountPair {
 	return []sequential.CountPair{{A: sequential.Counts{N: n, Yes: a}, B: sequential.Counts{N: n, Yes: b}}}
+}
+
+// heard is who takes events.
+type heard struct {
+	mu  sync.Mutex
+	all []event.Event
+}
+
+func (h *heard) Send(_ context.Context, events ...event.Event) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.all = append(h.all, events...)
+	return nil
+}
+
+// From the run on each event says what caused it.
+func TestCauses(t *testing.T) {
+	w := newWorld(t)
+	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Level: slog.LevelError, Output: io.Discard}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &heard{}
+	outbox, err := event.NewOutbox(h, tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &model.Config{CacheDir: t.TempDir(), CacheSize: 64 << 20, Memory: 1 << 30, Refresh: time.Hour, Fetch: 1, Load: time.Minute}
+	registry, err := model.Open(c, w.blob, nil, []engine.Format{onnxtest.Format(t)}, outbox, tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer registry.Close()
+	if _, err := registry.Push(t.Context(), model.Push{Name: "late"}, bytes.NewReader(file("Tanh"))); err != nil { // a person's, for no cause
+		t.Fatal(err)
+	}
+	d := Deps{registry, rollout.New(w.blob, registry.Catalog, func(*model.Manifest) string { return "" }, slog.New(slog.DiscardHandler))}
+	for i, with := range []string{"{}", quick} {
+		step, err := Kinds(d)[i].New(node(t, with))
+		if err != nil {
+			t.Fatal(err)
+		}
+		task := w.task(w.blob)
+		if err := step.Run(t.Context(), task); err != nil && !isLater(err) {
+			t.Fatal(err)
+		}
+		w.inputs = task.Outputs
+	}
+	for range 3 {
+		if err := d.Rollouts.Tick(t.Context(), rows{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := outbox.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for i := range h.all {
+		e := &h.all[i]
+		got = append(got, e.ID()+" "+event.Cause(e))
+	}
+	if want := "late:1 |late:champion:1 |late:2 flights:7|late:champion:2 flights:7|late:champion:3 flights:7|late:champion:4 flights:7"; strings.Join(got, "|") != want {
+		t.Errorf("got %s, want %s", strings.Join(got, "|"), want)
+	}
 }
