@@ -388,8 +388,10 @@ func TestRowsThatNobodyCouldAsk(t *testing.T) {
 		Outputs:   []onnxtest.Value{onnxtest.Tensor("probability", tensor.FP32, -1)},
 		Constants: []tensor.Tensor{tensor.Of("zero", []int64{1}, []float32{0})},
 		Nodes: []onnxtest.Node{
-			{Op: "Cast", In: []string{"hour"}, Out: []string{"h"}, Attributes: []onnxtest.Attribute{{Name: "to", Value: int64(1)}}}, {Op: "Mul", In: []string{"h", "zero"}, Out: []string{"z"}},
-			{Op: "Add", In: []string{"near", "z"}, Out: []string{"logit"}}, {Op: "Sigmoid", In: []string{"logit"}, Out: []string{"probability"}},
+			{Op: "Cast", In: []string{"hour"}, Out: []string{"h"}, Attributes: []onnxtest.Attribute{{Name: "to", Value: int64(1)}}},
+			{Op: "Mul", In: []string{"h", "zero"}, Out: []string{"z"}},
+			{Op: "Add", In: []string{"near", "z"}, Out: []string{"logit"}},
+			{Op: "Sigmoid", In: []string{"logit"}, Out: []string{"probability"}},
 		},
 	}}
 	task := w.task(m.Bytes())

@@ -40,7 +40,6 @@ type world struct {
 	t      *testing.T
 	blob   store.Blob
 	inputs map[string]pipeline.Artifact
-	at     time.Time
 }
 
 func file(op string) []byte {
