@@ -24,6 +24,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/modelcard"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/sequential"
@@ -43,7 +44,7 @@ type world struct {
 }
 
 func file(op string) []byte {
-	return onnxtest.Apply(op, []onnxtest.Value{onnxtest.Tensor("x", tensor.FP32, -1)}, []onnxtest.Value{onnxtest.Tensor("probability", tensor.FP32, -1)}).Bytes()
+	return onnxtest.Apply(op, []onnxwire.Value{onnxwire.Tensor("x", tensor.FP32, -1)}, []onnxwire.Value{onnxwire.Tensor("probability", tensor.FP32, -1)}).Bytes()
 }
 
 func newWorld(t *testing.T) *world {
