@@ -60,6 +60,7 @@ func TestNeeds(t *testing.T) {
 		{"POST", "/feedback", Feedback, ""},
 		{"POST", "/events", Events, ""},
 		{"GET", "/admin/v1/models/flights", AdminRead, ""},
+		{"GET", "/admin/v1/models/flights/versions/3/card", AdminRead, ""},
 		{"HEAD", "/admin/v1/models/flights", AdminRead, ""},
 		{"POST", "/admin/v1/models/flights/versions", ModelsWrite, "flights"},
 		{"DELETE", "/admin/v1/models/flights/aliases/canary", ModelsWrite, "flights"},
