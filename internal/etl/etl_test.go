@@ -259,6 +259,21 @@ func TestLoadFiles(t *testing.T) {
 	}
 }
 
+// CSV as people's programs write it: with a mark at the beginning, ends of lines of two characters, lines within values, none at the end.
+func TestCSV(t *testing.T) {
+	w := newWorld(t, memBlob(t))
+	w.put("landing/sales/a.csv", "at,shop,n,price\n2026-01-01T10:00:00Z,x,1,2.5\n")
+	for i, content := range []string{
+		"\xef\xbb\xbfn,shop,at,price\r\n1,\"a\r\nb\",2026-01-01T10:00:00Z,1\r\n2,c,2026-01-01T10:00:00Z,1.5\r\n",
+		"price,at,n,\"shop\"\r\n1,2026-01-02 10:00:00+00,3,\"say \"\"d\"\"\"\r\n,2026-01-02 11:00:00+01:00,4,e",
+		"shop,n,at,price\nf,5,2026-01-03,\n",
+	} {
+		w.put(fmt.Sprintf("landing/sales/b%d.csv", i), content)
+		w.load(fmt.Sprint(i), simple)
+	}
+	equal(t, "rows", fmt.Sprintf("%q", w.rows("sales")), `["01-01T10:00 a\r\nb 1 1" "01-01T10:00 c 2 1.5" "01-01T10:00 x 1 2.5" "01-02T10:00 e 4" "01-02T10:00 say \"d\" 3 1" "01-03T00:00 f 5"]`)
+}
+
 // A source that is files gets a file for each run.
 func TestLoadIntoFiles(t *testing.T) {
 	w := newWorld(t, memBlob(t))
@@ -420,6 +435,16 @@ func TestBadFiles(t *testing.T) {
 			equal(t, "left out", []any{r.Files, r.BadFiles, r.Bad[0].Key}, []any{1, 1, "landing/sales/" + c.file})
 		})
 	}
+}
+
+// A file that grows beyond all room is a bad one.
+func TestBomb(t *testing.T) {
+	w := newWorld(t, memBlob(t))
+	w.conf.Memory, w.conf.Disk = env.Size(128<<20), env.Size(16<<20)
+	w.put("landing/sales/a.csv.gz", zipped("at,shop,n,price\n"+strings.Repeat("2026-01-01T10:00:00Z,a shop with a name that takes some room,1,2.5\n", 3_000_000)))
+	w.put("landing/sales/b.csv", "at,shop,n,price\n2026-01-01T10:00:00Z,x,1,2.5\n")
+	r := w.load("1", simple+"  bad_files: quarantine\n")
+	equal(t, "report", []any{r.Files, r.Rows, r.Bad[0].Reason}, []any{1, 1, "it does not fit into ETL_MEMORY (128MiB) and ETL_DISK (16MiB)"})
 }
 
 // A file to learn the columns from that can't be read teaches nothing.

@@ -19,6 +19,9 @@ const (
 
 var errMemory = errors.New("the process takes too much memory")
 
+// bound says how much memory the process may take, by what it takes now.
+func (j *loading) bound() { j.most = resident() + int64(j.conf.Memory)*3/2 + guardSpare }
+
 // guard runs f, and ends it when its time is over or the process takes far more memory than ETL_MEMORY: single values are not
 // counted by DuckDB, nor does it look up while it makes them. Then f is left alone, and goes on until
 // the process ends, which is the step's own.
@@ -26,7 +29,6 @@ func (j *loading) guard(ctx context.Context, f func(context.Context) error) erro
 	if j.stuck {
 		return fault.New(fault.Internal, "step %s: an earlier statement still goes on", j.t.Step)
 	}
-	limit := resident() + int64(j.conf.Memory)*3/2 + guardSpare
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	done := make(chan error, 1)
@@ -38,7 +40,7 @@ func (j *loading) guard(ctx context.Context, f func(context.Context) error) erro
 		case err := <-done:
 			return j.ended(inner, err)
 		case <-tick.C:
-			if resident() <= limit {
+			if resident() <= j.most {
 				continue
 			}
 			cancel(errMemory)

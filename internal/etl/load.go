@@ -41,6 +41,7 @@ type loading struct {
 	state   State
 	version string // of the state
 	db      *sql.DB
+	most    int64  // bytes of memory that the process may take
 	stuck   bool   // in DuckDB something goes on that can't be ended
 	out     string // the only folder that the SQL could read
 	src     *feature.CompiledSource
@@ -86,6 +87,7 @@ func (j *loading) work(ctx context.Context) (err error) {
 			return invalid("step %s would read what it writes: table %s has the files in %s, and source %s is those in %s", j.t.Step, t.Name, t.Files, j.Into, j.src.Path)
 		}
 	}
+	j.bound()
 	if err := os.MkdirAll(j.out, 0o700); err != nil {
 		return err
 	}

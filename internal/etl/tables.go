@@ -49,10 +49,11 @@ func (j *loading) tables(ctx context.Context, defs *feature.Compiled) (some bool
 	maps.DeleteFunc(j.taken, func(key string, _ Taken) bool { return !there[key] })
 	maps.DeleteFunc(j.state.Bad, func(key string, _ BadFile) bool { return !there[key] })
 	if waits && j.fresh == 0 {
-		if j.report.BadFiles > 0 {
-			return false, j.save(ctx) // so that they are not looked at again
+		if j.report.BadFiles == 0 && maps.Equal(j.taken, j.state.Taken) {
+			return false, nil
 		}
-		return false, nil
+		j.state.Taken = j.taken
+		return false, j.save(ctx) // so that they are not looked at again
 	}
 	for i := range j.From {
 		t := &j.From[i]
@@ -190,7 +191,10 @@ func (j *loading) file(ctx context.Context, t *Table, key string) error {
 		}
 	}
 	if err := j.insert(ctx, t, format, key, local); err != nil {
-		if !fault.Is(err, fault.Invalid) || errors.Is(err, errMemory) || duck.TooMuch(err) {
+		switch tooMuch := errors.Is(err, errMemory) || duck.TooMuch(err); {
+		case tooMuch && j.fresh == 0 && !j.stuck: // by itself, as what grows when it is unpacked
+			err = invalid("it does not fit into ETL_MEMORY (%s) and ETL_DISK (%s)", j.conf.Memory, j.conf.Disk)
+		case tooMuch || !fault.Is(err, fault.Invalid):
 			return err
 		}
 		return j.bad(ctx, BadFile{Key: key, Reason: fault.Message(err), Version: o.Version, Run: j.t.Run})
