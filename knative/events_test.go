@@ -43,6 +43,7 @@ func samples() []event.Event {
 		event.FeaturesObserved.New(event.Rows{Source: "flights"}),
 		event.FeaturesServed.New(event.Served{Instance: "one", At: now}),
 		event.FeaturesSkewed.New(event.Skewed{To: now}),
+		event.FileLanded.New(event.Landed{Source: "weather", File: "landing/weather/1.csv", At: now}),
 		event.OutcomeObserved.New(event.Outcomes{}), event.PredictionsLogged.New(event.Logged{Segment: "s", Until: now}),
 		event.AlertRaised.New(event.Raised{ID: "1", Rule: "r", Model: "flights", At: now}),
 		event.PipelineStarted.New(event.Begun{Pipeline: "flights", Run: "1", At: now}),

@@ -14,6 +14,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
+	"github.com/pilotlight-ml/pilotlight/internal/etl"
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
@@ -73,6 +74,7 @@ func main() {
 //	ORT_LIB              -> onnx.Format -------'    '--------------.           |
 //	DATA_DIR, ONLINE_URL -> store.Online, store.Blob -> feature.Flow ----------+--> serve (PORT): /v1/..., /v2/..., Feast's paths, gRPC, /admin/v1/..., /readyz, /metrics
 //	                                                 -> offline.Server --------+
+//	                        store.Blob -> etl.Landing -------------------------+
 //	                        store.Blob -> feedback.Intake, alert.Manager ------+
 //	                        store.Blob -> pipeline.Manager --------------------+
 //	                        store.Blob -> deadletter.Store --------------------+
@@ -117,6 +119,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
+		etl.NewLanding(blob, events, p.Tel.Log).Register(p.Mux)
 		registry, err := predict.Open(ctx, p, &pc, predict.Deps{
 			Blob: blob, KV: kv, Features: features.Table, Services: []rpc.Service{features.Service()},
 			Formats: []engine.Format{format}, Sink: events, Events: hear.predict,

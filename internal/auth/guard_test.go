@@ -57,6 +57,8 @@ func TestNeeds(t *testing.T) {
 		{"POST", "/v1/models/flights/versions/3:predict", Predict, "flights"},
 		{"POST", "/get-online-features", FeaturesRead, ""},
 		{"POST", "/push", FeaturesWrite, ""},
+		{"PUT", "/landing/weather/1.csv", FeaturesWrite, ""},
+		{"GET", "/landing", Admin, ""},
 		{"POST", "/feedback", Feedback, ""},
 		{"POST", "/events", Events, ""},
 		{"GET", "/admin/v1/models/flights", AdminRead, ""},

@@ -277,6 +277,26 @@ var AlertResolved = declare(Type[Resolved]{
 // alerts is the source of events about alerts.
 const alerts = "/pilotlight/alerts"
 
+// Landed is the data of FileLanded.
+type Landed struct {
+	Source string    `json:"source" jsonschema:"the first part of the file's name below landing/"`
+	File   string    `json:"file" jsonschema:"where it lies in the bucket"`
+	Bytes  int64     `json:"bytes" jsonschema:"its size"`
+	Digest string    `json:"digest" jsonschema:"of the file: sha256: and 64 hexadecimal digits"`
+	At     time.Time `json:"at" jsonschema:"when it was there"`
+}
+
+// FileLanded tells of a file that somebody put.
+var FileLanded = declare(Type[Landed]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.file.landed.v1", Source: "/pilotlight/landing", Subject: "source", ID: "the file and its digest", Outbound: true,
+		Summary: "A file came by `PUT /landing/{source}/{file}` and is in the bucket. A pipeline may name it as what starts it; its steps look for files themselves, so that one whose event is lost, or that came into the bucket by other ways, is taken by the next run.",
+	},
+	id:      func(l *Landed) string { return l.File + "@" + l.Digest },
+	subject: func(l *Landed) string { return l.Source },
+	at:      func(l *Landed) time.Time { return l.At },
+})
+
 // Ticked is the data of Tick.
 type Ticked struct {
 	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features, sweep-feedback, evaluate-alerts, tend-pipelines"`
