@@ -31,6 +31,7 @@ var levels = []struct {
 	{"deadletter feedback gate offline predict", "flows"},
 	{"train", "what a training set is, and how a model is made of it"},
 	{"etl evaluation release", "the other steps of pipelines"},
+	{"step", "all of them, for mains"},
 }
 
 // sideways are the imports within a level that are meant.

@@ -27,7 +27,7 @@ const childVariable = "PILOTLIGHT_TEST_SERVER"
 
 func TestMain(m *testing.M) {
 	if pipeline.Asked() {
-		step().Main()
+		alone().Main()
 		return
 	}
 	if os.Getenv(childVariable) != "" {

@@ -25,6 +25,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/step"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
@@ -62,7 +63,7 @@ var (
 
 func main() {
 	if pipeline.Asked() {
-		step().Main()
+		alone().Main()
 		return
 	}
 	function(functions.HTTP).Main()
@@ -89,6 +90,7 @@ func function(register serve.Register) *serve.Function {
 	var dc deadletter.Config
 	var bf feedback.Config
 	var lc pipeline.Config
+	var sc step.Config
 	var bc bus.Config
 	var gc gate.Options
 	wire := func(ctx context.Context, p *serve.Process) error {
@@ -137,7 +139,8 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
-		if _, err := pipeline.Open(p, &lc, pipeline.Parts{Blob: blob, Sink: events, Events: hear.pipeline, Kinds: kinds(blob), Environ: environ}); err != nil {
+		kinds := step.Kinds(&sc, step.Deps{Registry: registry, Features: features.Catalog, Offline: history, Format: format, Blob: blob}, p.Tel)
+		if _, err := pipeline.Open(p, &lc, pipeline.Parts{Blob: blob, Sink: events, Events: hear.pipeline, Kinds: append(kinds, extra...), Environ: environ}); err != nil {
 			return err
 		}
 		p.Defer(events.Close)
@@ -147,5 +150,5 @@ func function(register serve.Register) *serve.Function {
 		s := seed{dir: own.Seed, registry: registry, features: features, history: history, blob: blob, events: hear.features}
 		return s.plant(ctx, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: slices.Concat(pc.Parts(), fc.Parts(), bf.Parts(), gc.Parts(), []any{&own, &oc, &hc, &dc, &lc, &bc}), Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: slices.Concat(pc.Parts(), fc.Parts(), bf.Parts(), gc.Parts(), sc.Parts(), []any{&own, &oc, &hc, &dc, &lc, &bc}), Wire: wire, Register: register}
 }

@@ -5,10 +5,12 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/step"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/triggers"
@@ -46,8 +48,8 @@ func open[T io.Closer](ctx context.Context, c *config, p *serve.Process, by stor
 	return opened, err
 }
 
-// kinds are what steps of pipelines can do here. Heavy ones work with the bucket alone: it is all that a process of their own has.
-var kinds = func(store.Blob) []pipeline.Kind { return nil }
+// extra are kinds of steps that tests add.
+var extra []pipeline.Kind
 
 // environ tells a process that runs a step where the bucket is.
 func (c *config) environ() ([]string, error) {
@@ -55,24 +57,35 @@ func (c *config) environ() ([]string, error) {
 	return []string{"BLOB_URL=" + at}, err
 }
 
-// step is the function as it is where the process is to run one step of a pipeline.
+// alone is the function as it is where the process is to run one step of a pipeline. Such steps work with the bucket alone: the
+// other stores are files that the function itself has open.
 //
-//	DATA_DIR, BLOB_URL -> store.Blob -> pipeline.Manager -> the step
-func step() *serve.Function {
+//	DATA_DIR, BLOB_URL -> store.Blob -> step.Open -> pipeline.Manager -> the step
+func alone() *serve.Function {
 	var own config
+	var oc onnx.Config
 	var lc pipeline.Config
+	var sc step.Alone
 	do := func(ctx context.Context, p *serve.Process) error {
+		format, err := onnx.New(oc)
+		if err != nil {
+			return err
+		}
 		blob, err := open(ctx, &own, p, blobs, own.Blob, "blob")
 		if err != nil {
 			return err
 		}
-		m, err := pipeline.New(&lc, pipeline.Deps{Blob: blob, Kinds: kinds(blob)}, p.Tel)
+		kinds, err := step.Open(ctx, p, &sc, step.Stores{Blob: blob}, format)
+		if err != nil {
+			return err
+		}
+		m, err := pipeline.New(&lc, pipeline.Deps{Blob: blob, Kinds: append(kinds, extra...)}, p.Tel)
 		if err != nil {
 			return err
 		}
 		return m.RunAsked(ctx)
 	}
-	return &serve.Function{Name: "step", Configs: []any{&own, &lc}, Do: do}
+	return &serve.Function{Name: "step", Configs: append(sc.Parts(), &own, &oc, &lc), Do: do}
 }
 
 // edges are where each function takes its events.

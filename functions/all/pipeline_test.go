@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
-	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/yamlwire"
 )
 
@@ -24,22 +23,20 @@ type probe struct {
 }
 
 func init() {
-	kinds = func(store.Blob) []pipeline.Kind {
-		kind := pipeline.Kind{
-			Name: "probe", In: []pipeline.Port{{Name: "pid", Optional: true}}, Out: []pipeline.Port{{Name: "pid"}},
-			New: func(with yamlwire.Node) (pipeline.Step, error) {
-				var of struct {
-					Do     string `yaml:"do"`
-					Folder string `yaml:"folder"`
-				}
-				err := with.Into(&of, "with")
-				return &probe{Do: of.Do, Folder: of.Folder}, err
-			},
-		}
-		heavy := kind
-		heavy.Name, heavy.Heavy = "probe-heavy", true
-		return []pipeline.Kind{kind, heavy}
+	kind := pipeline.Kind{
+		Name: "probe", In: []pipeline.Port{{Name: "pid", Optional: true}}, Out: []pipeline.Port{{Name: "pid"}},
+		New: func(with yamlwire.Node) (pipeline.Step, error) {
+			var of struct {
+				Do     string `yaml:"do"`
+				Folder string `yaml:"folder"`
+			}
+			err := with.Into(&of, "with")
+			return &probe{Do: of.Do, Folder: of.Folder}, err
+		},
 	}
+	heavy := kind
+	heavy.Name, heavy.Heavy = "probe-heavy", true
+	extra = []pipeline.Kind{kind, heavy}
 }
 
 func (p *probe) Run(ctx context.Context, t *pipeline.Task) error {

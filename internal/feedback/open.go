@@ -12,7 +12,6 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
-	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -76,7 +75,7 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 		return nil, err
 	}
 	registerAdmin(p.Mux, journal)
-	rollouts := rollout.New(d.Blob, catalog, primary, p.Tel.Log)
+	rollouts := Rollouts(d.Blob, catalog, p.Tel.Log)
 	rollouts.Register(p.Mux)
 	event.On(d.Events, event.Tick, func(ctx context.Context, _ *event.Event, tick event.Ticked) error {
 		line := telemetry.LineFrom(ctx)
