@@ -163,3 +163,15 @@ func TestBlocks(t *testing.T) {
 		t.Errorf("a year: got %d blocks of %s", n, width)
 	}
 }
+
+// BenchmarkMeasure compares 98,000 rows of 14 days by all metrics.
+func BenchmarkMeasure(b *testing.B) {
+	c := weather(rand.New(rand.NewPCG(1, 1)), 14, 7000, .6, .3)
+	rows := every(len(c.truths))
+	for b.Loop() {
+		if _, _, err := c.measure(rows, "", side); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(len(rows))*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+}
