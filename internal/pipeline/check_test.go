@@ -53,7 +53,7 @@ func TestBadDefinitions(t *testing.T) {
 		{"negative pause", "on:", "pause: -1h\non:", "pause is -1h"},
 		{"unknown event", "alert.raised", "alert.risen", `on, element 1: pipelines are not started by events "dev.pilotlight.alert.risen.v1", but by dev.pilotlight.alert.raised.v1, `},
 		{"event that is not brought", "alert.raised", "features.observed", `pipelines are not started by events "dev.pilotlight.features.observed.v1"`},
-		{"unknown field of an event", "{model: flights", "{modle: flights", `where: the event dev.pilotlight.alert.raised.v1 has no field "modle", but subject and id, rule, model`},
+		{"unknown field of an event", "{model: flights", "{mudel: flights", `where: the event dev.pilotlight.alert.raised.v1 has no field "mudel", but subject and id, rule, model`},
 		{"neither event nor time", "event: dev.pilotlight.alert.raised.v1, ", "", "on, element 1: expected either an event or every"},
 		{"both", "{event:", "{every: 1d, event:", "on, element 1: expected either an event or every"},
 		{"too often", "{event: dev.pilotlight.alert.raised.v1, where: {model: flights, severity: ticket}}", "{every: 1s}", "every is 1s, expected 1m to 366d"},
