@@ -69,13 +69,13 @@ func (p *probe) Run(ctx context.Context, t *pipeline.Task) error {
 }
 
 // runPipeline applies a pipeline and starts it, and gives the run once it has ended.
-func runPipeline(t *testing.T, url, name, text string) *pipeline.Run {
+func runPipeline(t testing.TB, url, name, text string) *pipeline.Run {
 	t.Helper()
 	startPipeline(t, url, name, text)
 	return awaitRun(t, url, name)
 }
 
-func startPipeline(t *testing.T, url, name, text string) {
+func startPipeline(t testing.TB, url, name, text string) {
 	t.Helper()
 	if status, body := call(t, "PUT", url+"/admin/v1/pipelines/"+name, strings.NewReader(text)); status != http.StatusOK {
 		t.Fatalf("got %d %s", status, body)
@@ -85,7 +85,7 @@ func startPipeline(t *testing.T, url, name, text string) {
 	}
 }
 
-func awaitRun(t *testing.T, url, name string) *pipeline.Run {
+func awaitRun(t testing.TB, url, name string) *pipeline.Run {
 	t.Helper()
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		status, body := call(t, "GET", url+"/admin/v1/pipelines/"+name+"/runs/latest", nil)
@@ -142,5 +142,24 @@ func TestAKilledRunGoesOn(t *testing.T) {
 			t.Errorf("%s: got %+v", use, run)
 		}
 		t.Logf("%s: it ended %s after the kill, with a lease of 2s", use, run.Ended.Sub(killed).Round(time.Millisecond))
+	}
+}
+
+// BenchmarkRun is what a run of five steps that do nothing takes, from the request that starts it to its end: in the function,
+// and each in a process of its own.
+func BenchmarkRun(b *testing.B) {
+	for _, use := range []string{"probe", "probe-heavy"} {
+		b.Run(use, func(b *testing.B) {
+			url, _ := start(b, map[string]string{"DATA_DIR": b.TempDir()})
+			text := "pipeline: p\nsteps:\n"
+			for i := range 5 {
+				text += fmt.Sprintf("  - {name: s%d, use: %s}\n", i, use)
+			}
+			for b.Loop() {
+				if run := runPipeline(b, url, "p", text); run.State != pipeline.Succeeded {
+					b.Fatalf("got %+v", run)
+				}
+			}
+		})
 	}
 }
