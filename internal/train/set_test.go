@@ -133,7 +133,9 @@ func (p *past) tell(n int, value func(i int) string) {
 			send()
 		}
 	}
-	send()
+	if lines.Len() > 0 {
+		send()
+	}
 	if err := in.Close(); err != nil {
 		p.t.Fatal(err)
 	}
