@@ -46,11 +46,11 @@ ort: ## get the ONNX Runtime library for this machine into .ort
 	@[ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || env -u ORT_LIB internal/engine/onnx/library.sh "$(ORT_DIR)"
 
 .PHONY: test
-test: ort s3 venv feast evidently schemathesis cloudevents ## run all tests (with a real Redis, S3 server and Python clients)
+test: ort s3 venv feast evidently flights-venv schemathesis cloudevents ## run all tests (with a real Redis, S3 server and Python clients)
 	$(GO) test $(TESTFLAGS) $(PKG)
 
 .PHONY: race
-race: ort s3 venv feast evidently schemathesis cloudevents ## run all tests under the race detector
+race: ort s3 venv feast evidently flights-venv schemathesis cloudevents ## run all tests under the race detector
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
 .PHONY: fuzz
@@ -172,6 +172,16 @@ $(VENV)-evidently/.done: test/conformance/requirements-evidently.txt
 	  $(VENV)-evidently/bin/pip install --quiet --disable-pip-version-check -r $<; \
 	  touch $@; \
 	else echo "no Python with venv here: the tests with Evidently will be skipped" >&2; fi
+
+.PHONY: flights-venv
+flights-venv: $(VENV)-flights/.done ## make the Python environment that trains the flights model (1 GB), for tests of trainers
+
+$(VENV)-flights/.done: examples/flights/requirements.txt
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  set -x; $(PYTHON) -m venv $(VENV)-flights; \
+	  $(VENV)-flights/bin/pip install --quiet --disable-pip-version-check -r $<; \
+	  touch $@; \
+	else echo "no Python with venv here: the tests of trainers in Python will be skipped" >&2; fi
 
 .PHONY: schemathesis
 schemathesis: $(VENV)-schemathesis/.done ## make the Python environment with schemathesis (110 MB), for conformance and tests

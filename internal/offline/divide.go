@@ -21,9 +21,10 @@ import (
 // Division says which of the rows that somebody asks for make a training set, what is written of them, and
 // which are held out: the newest.
 type Division struct {
-	// Columns are written: of the asked rows or of the plan, each as its type, or as it is where it has none, and behind them Label and Moment.
+	// Columns are written: of the asked rows or of the plan, each as its type or, where it has none, as the nearest one that models mostly
+	// take, which of all floats is Float32; and behind them LabelColumn and Moment.
 	Columns []row.Field
-	// Label is the asked rows' column of what came true. Rows in which it is null are left out.
+	// Label is the asked rows' column of what came true, which is written as LabelColumn. Rows in which it is null are left out.
 	Label row.Field
 	From  time.Time // rows from before it are left out; zero: none
 	Until time.Time // rows from it on are left out; zero: none
@@ -51,6 +52,9 @@ type Label struct {
 	Value string
 	Rows  int64
 }
+
+// LabelColumn is the name of the column of what came true.
+const LabelColumn = "label"
 
 // LabelsMost is how many labels a Divided tells.
 const LabelsMost = 1000
@@ -229,7 +233,7 @@ func (t *training) typed(ctx context.Context, d *Division, told *Divided) (strin
 		return "", err
 	}
 	var columns []string
-	for _, c := range d.Columns {
+	for n, c := range d.Columns {
 		expression, have := "", ""
 		if at, ok := t.passedAs(c.Name); ok {
 			expression, have = "a."+at, types[at]
@@ -257,10 +261,13 @@ func (t *training) typed(ctx context.Context, d *Division, told *Divided) (strin
 		if expression == "" {
 			return "", fault.New(fault.Invalid, "there is no column %q, neither among the rows nor among the features", c.Name)
 		}
+		if d.Columns[n].Type == 0 && c.Type == row.Float64 {
+			c.Type = row.Float32
+		}
 		told.Columns = append(told.Columns, c)
 		columns = append(columns, duck.Cast(expression, have, c.Type)+" AS "+duck.Ident(c.Name))
 	}
-	columns = append(columns, "a.label AS "+duck.Ident(d.Label.Name), "make_timestamptz(a.t) AS "+duck.Ident(Moment))
+	columns = append(columns, "a.label AS "+duck.Ident(LabelColumn), "make_timestamptz(a.t) AS "+duck.Ident(Moment))
 	return strings.Join(columns, ", "), nil
 }
 
