@@ -309,10 +309,10 @@ func (j *loading) setAside(ctx context.Context) (err error) {
 	return nil
 }
 
-// keepAside writes the bad rows to the bucket.
+// keepAside writes the bad rows to the bucket, each as often as it fails something.
 func (j *loading) keepAside(ctx context.Context) (err error) {
 	path := filepath.Join(j.out, "aside.parquet")
-	if err := j.exec(ctx, "COPY (SELECT b.reasons, b.details, r.* FROM etl.result r JOIN (SELECT n, string_agg(reason, '; ') AS reasons, string_agg(detail, '; ') AS details FROM etl.bad GROUP BY n) b ON b.n = r.rowid) TO ",
+	if err := j.exec(ctx, "COPY (SELECT b.reason AS _reason, b.detail AS _detail, r.* FROM etl.bad b JOIN etl.result r ON r.rowid = b.n) TO ",
 		duck.Quote(path), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
 		return j.sqlError(err, 0)
 	}
