@@ -11,6 +11,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
+	"github.com/pilotlight-ml/pilotlight/internal/etl"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -35,13 +36,16 @@ var (
 	rows  = store.Openers[store.Online]{"mem": memstore.OpenOnline, "file": diskstore.OpenOnline, "redis": redisstore.OpenOnline}
 )
 
+// extra are kinds of steps that tests add.
+var extra []pipeline.Kind
+
 func main() {
 	function(functions.HTTP, pipeline.Asked()).Main()
 }
 
 // function wires
 //
-//	BLOB_URL, KV_URL, ONLINE_URL -> stores --> step.Open -> pipeline.Manager --> serve (PORT): /admin/v1/pipelines, /events, /readyz, /metrics
+//	BLOB_URL, KV_URL, ONLINE_URL -> stores --> step.Open -> pipeline.Manager --> serve (PORT): /admin/v1/pipelines, /landing, /events, /readyz, /metrics
 //	ORT_LIB -> onnx.Format ----------------'                              '----> event.Sink (K_SINK)
 //
 // or, where the process is asked for one step, that step in the manager's place.
@@ -70,7 +74,7 @@ func function(register serve.Register, once bool) *serve.Function {
 			return s, nil, err
 		}
 		kinds, err = step.Open(ctx, p, &sc, s, format)
-		return s, kinds, err
+		return s, append(kinds, extra...), err
 	}
 	f := &serve.Function{Name: "pipeline", Configs: append(sc.Parts(), &own, &oc, &lc, &ec, &ac), Register: register}
 	f.Wire = func(ctx context.Context, p *serve.Process) error {
@@ -85,6 +89,7 @@ func function(register serve.Register, once bool) *serve.Function {
 		if err != nil {
 			return err
 		}
+		etl.NewLanding(s.Blob, s.Sink, p.Tel.Log).Register(p.Mux)
 		p.Mux.HandleFunc("POST /events", func(w http.ResponseWriter, r *http.Request) {
 			serve.Long(w, r) // runs go on while it is handled
 			events.ServeHTTP(w, r)

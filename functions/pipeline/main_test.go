@@ -15,7 +15,6 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
-	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/yamlwire"
 )
 
@@ -24,10 +23,8 @@ type nothing struct{}
 func (nothing) Run(context.Context, *pipeline.Task) error { return nil }
 
 func init() {
-	kinds = func(store.Blob) []pipeline.Kind {
-		n := func(yamlwire.Node) (pipeline.Step, error) { return nothing{}, nil }
-		return []pipeline.Kind{{Name: "nothing", New: n}, {Name: "much", Heavy: true, New: n}}
-	}
+	n := func(yamlwire.Node) (pipeline.Step, error) { return nothing{}, nil }
+	extra = []pipeline.Kind{{Name: "nothing", New: n}, {Name: "much", Heavy: true, New: n}}
 }
 
 func TestMain(m *testing.M) {

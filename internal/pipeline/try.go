@@ -112,21 +112,23 @@ func (m *Manager) attempt(ctx context.Context, s *planned, run *Run, attempt int
 func resultOf(ctx context.Context, s *planned, outputs map[string]Artifact, err error) *Result {
 	var l *later
 	var no *refused
-	switch {
-	case err == nil:
+	if err == nil || errors.As(err, &no) {
 		for name := range outputs {
 			if !has(s.kind.Out, name) {
 				return &Result{State: Failed, Why: fmt.Sprintf("%s gave the output %q, which it does not have", s.Use, name)}
 			}
 		}
+	}
+	switch {
+	case no != nil: // what it gave tells people why
+		return &Result{State: TurnedDown, Why: clip(fault.Message(err), whyKept), Outputs: outputs}
+	case err == nil:
 		if i := slices.IndexFunc(s.kind.Out, func(p Port) bool { _, ok := outputs[p.Name]; return !ok && !p.Optional }); i >= 0 {
 			return &Result{State: Failed, Why: fmt.Sprintf("%s did not give its output %s", s.Use, s.kind.Out[i].Name)}
 		}
 		return &Result{State: Succeeded, Outputs: outputs}
 	case errors.As(err, &l):
 		return &Result{State: Waiting, Why: clip(l.why, whyKept), Wait: max(l.wait, 0)}
-	case errors.As(err, &no):
-		return &Result{State: TurnedDown, Why: clip(fault.Message(err), whyKept)}
 	}
 	why := clip(err.Error(), whyKept)
 	switch cause := context.Cause(ctx); {

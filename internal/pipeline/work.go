@@ -400,10 +400,9 @@ func (k *hold) settle(ctx context.Context, s *planned, i int, result *Result) er
 	defer cancel()
 	return k.update(ctx, func(r *Run) {
 		st := &r.Steps[i]
-		st.State, st.Why, st.Ended, st.Until = result.State, result.Why, result.At, time.Time{}
+		st.State, st.Why, st.Ended, st.Until, st.Outputs = result.State, result.Why, result.At, time.Time{}, result.Outputs
 		switch {
 		case result.State == Succeeded:
-			st.Outputs = result.Outputs
 			r.note(result.At, k.holder, "step %s succeeded", s.Name)
 		case result.State == Waiting:
 			st.Until, st.Ended = result.At.Add(result.Wait), time.Time{}

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -158,7 +159,9 @@ func TestHowStepsEnd(t *testing.T) {
 		tries  int
 	}{
 		{"invalid", "", func(context.Context, *Task) error { return fault.New(fault.Invalid, "there is no model x") }, Failed, "step two: there is no model x", 1},
-		{"refused", "", func(context.Context, *Task) error { return Refused("no better than %s", "that") }, TurnedDown, "step two: no better than that", 1},
+		{"refused", "", func(_ context.Context, task *Task) error {
+			return errors.Join(task.Tell("value", "the verdict"), Refused("no better than %s", "that"))
+		}, TurnedDown, "step two: no better than that", 1},
 		{"panic", "", func(context.Context, *Task) error { panic("oh") }, Failed, "step two: panic: oh", 1},
 		{"away", "retries: 3", func(context.Context, *Task) error { return fault.New(fault.Unavailable, "the store is away") }, Failed, "step two: the store is away", 4},
 		{"never again", "retries: 0", func(context.Context, *Task) error { return fault.New(fault.Unavailable, "the store is away") }, Failed, "step two: the store is away", 1},
@@ -191,6 +194,9 @@ func TestHowStepsEnd(t *testing.T) {
 			run = get(t, m, run)
 			if reason, _, _ := strings.Cut(run.Reason, "\n"); run.State != test.state || reason != test.reason || l.tried("two") != test.tries {
 				t.Errorf("got %s %q after %d tries, want %s %q after %d", run.State, reason, l.tried("two"), test.state, test.reason, test.tries)
+			}
+			if said := string(run.step("two").Outputs["value"].Value); test.state == TurnedDown && said != `"the verdict"` {
+				t.Errorf("what tells why was not kept: %s", said)
 			}
 			if test.state != Succeeded {
 				if run.step("one").State != Succeeded || run.step("three").State != Queued || l.tried("three") != 0 {
