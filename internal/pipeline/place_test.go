@@ -14,17 +14,17 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
 
-// jobs is a Place that only takes note: the test runs what was asked for when it likes.
-type jobs struct {
+// notes is a Place that only takes note: the test runs what was asked for when it likes.
+type notes struct {
 	mu    sync.Mutex
 	asked []event.Event
 	err   error
 }
 
-func (*jobs) Name() string                          { return "job" }
-func (*jobs) Patience() time.Duration               { return 10 * time.Minute }
-func (*jobs) Wait(context.Context, *event.Try) bool { return false }
-func (j *jobs) Start(_ context.Context, e event.Event) error {
+func (*notes) Name() string                          { return "job" }
+func (*notes) Patience() time.Duration               { return 10 * time.Minute }
+func (*notes) Wait(context.Context, *event.Try) bool { return false }
+func (j *notes) Start(_ context.Context, e event.Event) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.err == nil {
@@ -37,9 +37,9 @@ func (j *jobs) Start(_ context.Context, e event.Event) error {
 var heavy = strings.Replace(chain, "two, use: do", "two, use: heavy", 1)
 
 // elsewhere makes an instance whose heavy steps are jobs, and one that is such a job.
-func elsewhere(t *testing.T) (l *lab, m, job *Manager, j *jobs, now *time.Time) {
+func elsewhere(t *testing.T) (l *lab, m, job *Manager, j *notes, now *time.Time) {
 	t.Helper()
-	l, j = newLab(), &jobs{}
+	l, j = newLab(), &notes{}
 	b := bucket(t)
 	m, job = l.manager(t, b), l.manager(t, b)
 	m.place = j

@@ -64,6 +64,7 @@ var books = []book{
 	{"stall.md", "A bucket that hangs", 5, 10 * time.Second, []part{{"stall", (*bench).stall}}},
 	{"release.md", "Releases", 15, time.Second, []part{{"release", (*bench).release}}},
 	{"etl.md", "ETL", 5, time.Second, []part{{"etl", (*bench).etl}}},
+	{"pipelines.md", "Pipelines", 5, 10 * time.Second, []part{{"pipelines", (*bench).pipelines}}},
 	{"gateway.md", "Gateway", 5, time.Second, []part{{"gateway", (*bench).gateway}}},
 }
 
