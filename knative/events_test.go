@@ -36,6 +36,7 @@ func samples() []event.Event {
 	return []event.Event{
 		event.ModelPublished.New(event.Published{Model: "flights", Version: 2, At: now}),
 		event.AliasMoved.New(event.Moved{Model: "flights", Alias: "champion", Seq: 2, From: 1, To: 2, At: now}),
+		event.TrafficMoved.New(event.Divided{Service: "predict-flights", Model: "flights", Alias: "champion", At: now}),
 		event.ModelLoaded.New(event.Loaded{Model: "flights", Version: 2, At: now}),
 		event.ModelEvicted.New(event.Evicted{Model: "flights", Version: 2, At: now}),
 		event.FeaturesApplied.New(event.Applied{Version: 2, At: now}),

@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,6 +56,8 @@ var kinds = map[string]func() metav1.Object{
 	"v1/Service":                                func() metav1.Object { return new(corev1.Service) },
 	"networking.k8s.io/v1/NetworkPolicy":        func() metav1.Object { return new(networkingv1.NetworkPolicy) },
 	"apps/v1/Deployment":                        func() metav1.Object { return new(appsv1.Deployment) },
+	"rbac.authorization.k8s.io/v1/Role":         func() metav1.Object { return new(rbacv1.Role) },
+	"rbac.authorization.k8s.io/v1/RoleBinding":  func() metav1.Object { return new(rbacv1.RoleBinding) },
 	"policy/v1/PodDisruptionBudget":             func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
 	"scheduling.k8s.io/v1/PriorityClass":        func() metav1.Object { return new(schedulingv1.PriorityClass) },
 	"serving.knative.dev/v1/Service":            func() metav1.Object { return new(servingv1.Service) },
@@ -202,11 +205,13 @@ func TestPinnedIsPredict(t *testing.T) {
 	want := base.services["predict"].DeepCopy()
 	got := m.services["predict-flights"].DeepCopy()
 	c := &got.Spec.Template.Spec.Containers[0]
-	pin := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "MODEL_PINNED" })
-	if pin < 0 {
-		t.Fatal("it pins no model")
+	for _, name := range []string{"MODEL_PINNED", "MODEL_CANARIES_ELSEWHERE"} {
+		i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name })
+		if i < 0 {
+			t.Fatalf("it has no %s", name)
+		}
+		c.Env = slices.Delete(c.Env, i, i+1)
 	}
-	c.Env = slices.Delete(c.Env, pin, pin+1)
 	for _, s := range []*servingv1.Service{got, want} { // what is meant to differ
 		s.Name = ""
 		delete(s.Spec.Template.Annotations, autoscaling.MinScaleAnnotationKey)
@@ -362,6 +367,7 @@ func (m *manifests) check(t *testing.T, features ...func(*config.Features)) (pro
 	}
 	problems = append(problems, m.checkEvents(t)...)
 	problems = append(problems, m.checkNetwork(ctx)...)
+	problems = append(problems, m.checkRights()...)
 	for name, c := range m.configs {
 		for key := range c.Data {
 			if !read[key] && !slices.Contains(foreign, key) {
