@@ -39,7 +39,7 @@ run: build ort ## serve everything on 127.0.0.1:8080, with the flights model in 
 .PHONY: build
 build: ## build bin/pilotlight (the client) and the functions
 	@mkdir -p bin
-	$(GO) build -o bin/ ./cmd/pilotlight ./functions/predict ./functions/features ./functions/feedback ./functions/deadletter ./functions/gateway ./functions/all
+	$(GO) build -o bin/ ./cmd/pilotlight ./functions/predict ./functions/features ./functions/feedback ./functions/deadletter ./functions/pipeline ./functions/gateway ./functions/all
 
 .PHONY: ort
 ort: ## get the ONNX Runtime library for this machine into .ort

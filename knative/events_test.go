@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	duckv1eventing "knative.dev/eventing/pkg/apis/duck/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	"knative.dev/eventing/pkg/apis/feature"
 	"knative.dev/eventing/pkg/eventfilter"
 	"knative.dev/eventing/pkg/eventfilter/subscriptionsapi"
 	"knative.dev/pkg/apis"
@@ -44,7 +45,11 @@ func samples() []event.Event {
 		event.FeaturesServed.New(event.Served{Instance: "one", At: now}),
 		event.FeaturesSkewed.New(event.Skewed{To: now}),
 		event.OutcomeObserved.New(event.Outcomes{}), event.PredictionsLogged.New(event.Logged{Segment: "s", Until: now}),
-		tick("nightly"), tick("hourly"), tick("feedback"), tick("alerts"),
+		event.AlertRaised.New(event.Raised{ID: "1", Rule: "r", Model: "flights", At: now}),
+		event.PipelineStarted.New(event.Begun{Pipeline: "flights", Run: "1", At: now}),
+		event.StepFinished.New(event.Try{Pipeline: "flights", Run: "1", Step: "fit", Attempt: 1, At: now}),
+		event.PipelineEnded.New(event.Ended{Pipeline: "flights", Run: "1", State: "succeeded", At: now}),
+		tick("nightly"), tick("hourly"), tick("feedback"), tick("alerts"), tick("pipelines"),
 	}
 }
 
@@ -72,7 +77,7 @@ func (m *manifests) checkEvents(t *testing.T) (problems []string) {
 		trigger := m.triggers[name].DeepCopy()
 		trigger.SetDefaults(t.Context())
 		where := "trigger " + name
-		if err := trigger.Validate(t.Context()); err != nil {
+		if err := trigger.Validate(feature.ToContext(t.Context(), feature.FromContextOrDefaults(t.Context()))); err != nil { // with what is on in a cluster as it comes
 			problem("%s: Knative would refuse it: %v", where, err)
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/gate"
 	"github.com/pilotlight-ml/pilotlight/internal/limit"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
+	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -58,7 +59,13 @@ var (
 	rows   = store.Openers[store.Online]{"mem": memstore.OpenOnline, "file": diskstore.OpenOnline, "redis": redisstore.OpenOnline}
 )
 
-func main() { function(functions.HTTP).Main() }
+func main() {
+	if pipeline.Asked() {
+		step().Main()
+		return
+	}
+	function(functions.HTTP).Main()
+}
 
 // function wires
 //
@@ -67,6 +74,7 @@ func main() { function(functions.HTTP).Main() }
 //	DATA_DIR, ONLINE_URL -> store.Online, store.Blob -> feature.Flow ----------+--> serve (PORT): /v1/..., /v2/..., Feast's paths, gRPC, /admin/v1/..., /readyz, /metrics
 //	                                                 -> offline.Server --------+
 //	                        store.Blob -> feedback.Intake, alert.Manager ------+
+//	                        store.Blob -> pipeline.Manager --------------------+
 //	                        store.Blob -> deadletter.Store --------------------+
 //	DATA_DIR, KV_URL     -> store.KV --> bus.Bus, between them by triggers/ ---'--> /events
 //	                        store.Blob, store.Meter -> auth.Guard, gate.Door: before all of it
@@ -78,6 +86,7 @@ func function(register serve.Register) *serve.Function {
 	var hc offline.Config
 	var dc deadletter.Config
 	var bf feedback.Config
+	var lc pipeline.Config
 	var bc bus.Config
 	var gc gate.Options
 	wire := func(ctx context.Context, p *serve.Process) error {
@@ -121,6 +130,13 @@ func function(register serve.Register) *serve.Function {
 		if _, err := deadletter.Open(p, &dc, deadletter.Deps{Blob: blob, Sink: events, Events: hear.deadletter}); err != nil {
 			return err
 		}
+		environ, err := own.environ()
+		if err != nil {
+			return err
+		}
+		if _, err := pipeline.Open(p, &lc, pipeline.Parts{Blob: blob, Sink: events, Events: hear.pipeline, Kinds: kinds(blob), Environ: environ}); err != nil {
+			return err
+		}
 		p.Defer(events.Close)
 		if err := events.Start(ctx); err != nil || own.Seed == "" {
 			return err
@@ -128,5 +144,5 @@ func function(register serve.Register) *serve.Function {
 		s := seed{dir: own.Seed, registry: registry, features: features, history: history, blob: blob, events: hear.features}
 		return s.plant(ctx, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: slices.Concat(pc.Parts(), fc.Parts(), bf.Parts(), gc.Parts(), []any{&own, &oc, &hc, &dc, &bc}), Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: slices.Concat(pc.Parts(), fc.Parts(), bf.Parts(), gc.Parts(), []any{&own, &oc, &hc, &dc, &lc, &bc}), Wire: wire, Register: register}
 }

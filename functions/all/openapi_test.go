@@ -31,6 +31,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/tfserving"
@@ -183,6 +184,7 @@ func TestOpenAPISchemasAreTheTypes(t *testing.T) {
 		"Pushed": feature.Result{}, "FeatureSet": feature.Set{}, "FeaturesChanged": feature.Changed{}, "Runs": offline.Runs{}, "Skew": offline.Skew{},
 		"OutcomesTaken": feedback.Result{}, "Judgement": feedback.Judgement{}, "Drift": feedback.Drift{},
 		"Rollout": rollout.Rollout{}, "Key": auth.Key{}, "Policy": limit.Policy{}, "AlertStatus": alert.Status{}, "Rules": alert.Rules{}, "RulesApplied": alert.Applied{},
+		"PipelineSummary": pipeline.Summary{}, "Pipeline": pipeline.Detail{}, "PipelineApplied": pipeline.Applied{}, "PipelineRun": pipeline.Shown{}, "PipelineLog": pipeline.Log{},
 		"LetterSummary": deadletter.Summary{}, "Letter": deadletter.Letter{},
 	} {
 		c.compare(name, &schema{Ref: "#/components/schemas/" + name}, reflect.TypeOf(v))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
+	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -45,8 +46,37 @@ func open[T io.Closer](ctx context.Context, c *config, p *serve.Process, by stor
 	return opened, err
 }
 
+// kinds are what steps of pipelines can do here. Heavy ones work with the bucket alone: it is all that a process of their own has.
+var kinds = func(store.Blob) []pipeline.Kind { return nil }
+
+// environ tells a process that runs a step where the bucket is.
+func (c *config) environ() ([]string, error) {
+	at, err := c.in(c.Blob, "blob")
+	return []string{"BLOB_URL=" + at}, err
+}
+
+// step is the function as it is where the process is to run one step of a pipeline.
+//
+//	DATA_DIR, BLOB_URL -> store.Blob -> pipeline.Manager -> the step
+func step() *serve.Function {
+	var own config
+	var lc pipeline.Config
+	do := func(ctx context.Context, p *serve.Process) error {
+		blob, err := open(ctx, &own, p, blobs, own.Blob, "blob")
+		if err != nil {
+			return err
+		}
+		m, err := pipeline.New(&lc, pipeline.Deps{Blob: blob, Kinds: kinds(blob)}, p.Tel)
+		if err != nil {
+			return err
+		}
+		return m.RunAsked(ctx)
+	}
+	return &serve.Function{Name: "step", Configs: []any{&own, &lc}, Do: do}
+}
+
 // edges are where each function takes its events.
-type edges struct{ predict, features, feedback, deadletter *event.Mux }
+type edges struct{ predict, features, feedback, deadletter, pipeline *event.Mux }
 
 // broker makes the bus between the functions, and mounts where events come from outside.
 func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, error) {
@@ -55,7 +85,7 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 		return nil, nil, err
 	}
 	f := &edges{}
-	for _, mux := range []**event.Mux{&f.predict, &f.features, &f.feedback, &f.deadletter} {
+	for _, mux := range []**event.Mux{&f.predict, &f.features, &f.feedback, &f.deadletter, &f.pipeline} {
 		if *mux, err = event.NewMux(p.Tel); err != nil {
 			return nil, nil, err
 		}
@@ -65,6 +95,7 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 		Subscribers: map[string]http.Handler{
 			"predict": newService(p, f.predict), "features": newService(p, f.features),
 			"feedback": newService(p, f.feedback), "deadletter": newService(p, f.deadletter),
+			"pipeline": newService(p, f.pipeline),
 		},
 	}, p.Tel)
 	if err != nil {

@@ -56,6 +56,8 @@ type Type[T any] struct {
 	*Declaration
 	id, subject func(*T) string
 	at          func(*T) time.Time
+	// cause gives the id of the event that caused it, "" where nobody knows; nil: nobody ever does.
+	cause func(*T) string
 }
 
 // declared are all types, in the order of their declaration.
@@ -99,6 +101,9 @@ func (t Type[T]) New(data T) Event {
 	e.SetID(t.id(&data))
 	e.SetSubject(t.subject(&data))
 	e.SetTime(t.at(&data))
+	if t.cause != nil {
+		SetCause(&e, t.cause(&data))
+	}
 	e.SetDataContentType(sdk.ApplicationJSON)
 	e.DataEncoded = b
 	return e
@@ -137,6 +142,22 @@ func (t Type[T]) Decode(e *Event) (T, error) {
 func PartitionKey(e *Event) string {
 	key, _ := e.Extensions()["partitionkey"].(string)
 	return key
+}
+
+// The extension by which an event says what caused it, as in CloudEvents' correlation extension.
+const causation = "causationid"
+
+// SetCause says which event caused e, by its id; "": nothing is said.
+func SetCause(e *Event, id string) {
+	if id != "" {
+		e.SetExtension(causation, id)
+	}
+}
+
+// Cause is the id of the event that caused e; "": it does not say.
+func Cause(e *Event) string {
+	id, _ := e.Extensions()[causation].(string)
+	return id
 }
 
 // holdsJSON tells whether an event says that its data is JSON, as the SDK reads it: by saying nothing, too.

@@ -43,7 +43,7 @@ func (y Reply) To(request *Event, asked, subject, contentType string, data []byt
 	e.SetID(y.ID(request, asked))
 	e.SetSubject(subject)
 	e.SetTime(time.Now())
-	e.SetExtension("causationid", request.ID())
+	SetCause(&e, request.ID())
 	for _, name := range handedOn {
 		if value := request.Extensions()[name]; value != nil {
 			e.SetExtension(name, value)

@@ -222,8 +222,8 @@ type Skew struct {
 // FeaturesSkewed is the alarm of the skew check.
 var FeaturesSkewed = declare(Type[Skewed]{
 	Declaration: &Declaration{
-		Name: "dev.pilotlight.features.skewed.v1", Source: features, Subject: "none", ID: "to, in microseconds since 1970", Outbound: true,
-		Summary: "Models were given features that differ from what a training set would have of the same moments. Nothing here reacts to it: it is for whoever watches.",
+		Name: "dev.pilotlight.features.skewed.v1", Source: features, Subject: "none", ID: "to, in microseconds since 1970",
+		Summary: "Models were given features that differ from what a training set would have of the same moments. pipeline starts the pipelines that say so.",
 	},
 	id:      func(s *Skewed) string { return strconv.FormatInt(s.To.UnixMicro(), 10) },
 	subject: func(*Skewed) string { return "" },
@@ -256,8 +256,8 @@ type Raised struct {
 // AlertRaised tells that a rule finds a model beyond its threshold.
 var AlertRaised = declare(Type[Raised]{
 	Declaration: &Declaration{
-		Name: "dev.pilotlight.alert.raised.v1", Source: alerts, Subject: "rule:model:version", ID: "the alert's, made of rule, model, version, slice and since: the same alert told twice is the same event", Outbound: true,
-		Summary: "An alert rule finds a model, a version or a slice of it beyond its threshold. It is told once, and then that it is resolved. Nothing here reacts to it: it is for whoever watches.",
+		Name: "dev.pilotlight.alert.raised.v1", Source: alerts, Subject: "rule:model:version", ID: "the alert's, made of rule, model, version, slice and since: the same alert told twice is the same event",
+		Summary: "An alert rule finds a model, a version or a slice of it beyond its threshold. It is told once, and then that it is resolved. pipeline starts the pipelines that say so.",
 	},
 	id:      func(r *Raised) string { return r.ID },
 	subject: func(r *Raised) string { return r.Rule + ":" + r.Model + ":" + r.Version },
@@ -304,7 +304,7 @@ const alerts = "/pilotlight/alerts"
 
 // Ticked is the data of Tick.
 type Ticked struct {
-	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features, sweep-feedback, evaluate-alerts"`
+	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features, sweep-feedback, evaluate-alerts, tend-pipelines"`
 }
 
 // Tick tells that it is time for something: functions that may not run for
@@ -403,6 +403,89 @@ var PredictionsLogged = declare(Type[Logged]{
 	subject: func(*Logged) string { return "" },
 	at:      func(l *Logged) time.Time { return l.Until },
 })
+
+// Begun is the data of PipelineStarted.
+type Begun struct {
+	Pipeline string    `json:"pipeline" jsonschema:"the pipeline's name"`
+	Run      string    `json:"run" jsonschema:"the run's id; a pipeline's runs sort by it in the order of time"`
+	Version  int       `json:"version" jsonschema:"of the pipeline's definition"`
+	At       time.Time `json:"at" jsonschema:"when it was started"`
+	By       string    `json:"by,omitempty" jsonschema:"who started it"`
+	Cause    string    `json:"cause,omitempty" jsonschema:"the id of the event that started it; causationid says it, too"`
+}
+
+// PipelineStarted tells of a run of a pipeline.
+var PipelineStarted = declare(Type[Begun]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.pipeline.started.v1", Source: pipelines, Subject: "pipeline", ID: "pipeline:run, which is the cause of all that the run does",
+		Summary: "A run of a pipeline was started, by an event, by time or by hand. pipeline does what the run's steps say; where that takes longer than one event should, the same event is sent again.",
+	},
+	id:      func(b *Begun) string { return b.Pipeline + ":" + b.Run },
+	subject: func(b *Begun) string { return b.Pipeline },
+	at:      func(b *Begun) time.Time { return b.At },
+	cause:   func(b *Begun) string { return b.Cause },
+})
+
+// Try is the data of StepRequested.
+type Try struct {
+	Pipeline string    `json:"pipeline" jsonschema:"the pipeline's name"`
+	Run      string    `json:"run" jsonschema:"the run's id"`
+	Step     string    `json:"step" jsonschema:"the step's name"`
+	Attempt  int       `json:"attempt" jsonschema:"which time it is tried, from 1"`
+	At       time.Time `json:"at" jsonschema:"when it was asked for"`
+}
+
+// StepRequested asks for one try of a step.
+var StepRequested = declare(Type[Try]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.pipeline.step.requested.v1", Source: pipelines, Subject: "pipeline:step", ID: "pipeline:run:step:attempt", Outbound: true,
+		Summary: "A step of a pipeline is to be run in a process or a job of its own. It does not go through the broker: who runs the step is given it as a file (PIPELINE_STEP).",
+	},
+	id:      func(t *Try) string { return t.id() },
+	subject: func(t *Try) string { return t.Pipeline + ":" + t.Step },
+	at:      func(t *Try) time.Time { return t.At },
+	cause:   func(t *Try) string { return t.Pipeline + ":" + t.Run },
+})
+
+// id names one try of one step.
+func (t *Try) id() string { return fmt.Sprintf("%s:%s:%s:%d", t.Pipeline, t.Run, t.Step, t.Attempt) }
+
+// StepFinished tells that the result of a try is in the bucket.
+var StepFinished = declare(Type[Try]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.pipeline.step.finished.v1", Source: pipelines, Subject: "pipeline:step", ID: "pipeline:run:step:attempt",
+		Summary: "A step of a pipeline that ran in a process or a job of its own has ended, well or not; its result is in the bucket. pipeline goes on with the run.",
+	},
+	id:      func(t *Try) string { return t.id() },
+	subject: func(t *Try) string { return t.Pipeline + ":" + t.Step },
+	at:      func(t *Try) time.Time { return t.At },
+	cause:   func(t *Try) string { return t.Pipeline + ":" + t.Run },
+})
+
+// Ended is the data of PipelineEnded.
+type Ended struct {
+	Pipeline string    `json:"pipeline" jsonschema:"the pipeline's name"`
+	Run      string    `json:"run" jsonschema:"the run's id"`
+	State    string    `json:"state" jsonschema:"succeeded; refused: a step found a good reason not to go on; failed; canceled"`
+	Step     string    `json:"step,omitempty" jsonschema:"the step at which it ended, where that was not the last"`
+	Why      string    `json:"why,omitempty" jsonschema:"the reason, in a sentence"`
+	At       time.Time `json:"at" jsonschema:"when it ended"`
+}
+
+// PipelineEnded tells how a run of a pipeline ended.
+var PipelineEnded = declare(Type[Ended]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.pipeline.ended.v1", Source: pipelines, Subject: "pipeline:state", ID: "pipeline:run:ended",
+		Summary: "A run of a pipeline has ended. pipeline starts other pipelines by it, where they say so.",
+	},
+	id:      func(e *Ended) string { return e.Pipeline + ":" + e.Run + ":ended" },
+	subject: func(e *Ended) string { return e.Pipeline + ":" + e.State },
+	at:      func(e *Ended) time.Time { return e.At },
+	cause:   func(e *Ended) string { return e.Pipeline + ":" + e.Run },
+})
+
+// pipelines is the source of events about pipelines.
+const pipelines = "/pilotlight/pipelines"
 
 const (
 	// predictions is the source of events about answers.
