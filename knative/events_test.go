@@ -177,14 +177,19 @@ func (m *manifests) checkDestination(where string, d *duckv1.Destination) []stri
 
 // bound says whether a SinkBinding tells the service where events go.
 func (m *manifests) bound(s *servingv1.Service) bool {
+	return m.binds("Service", "serving.knative.dev/", s.Labels)
+}
+
+// binds says whether a SinkBinding does so for objects of a kind with these labels.
+func (m *manifests) binds(kind, group string, labels map[string]string) bool {
 	for _, b := range m.bindings {
 		subject := b.Spec.Subject
-		if subject.Kind != "Service" || !strings.HasPrefix(subject.APIVersion, "serving.knative.dev/") || subject.Selector == nil {
+		if subject.Kind != kind || !strings.HasPrefix(subject.APIVersion, group) || subject.Selector == nil {
 			continue
 		}
 		matches := len(subject.Selector.MatchLabels) > 0
 		for k, v := range subject.Selector.MatchLabels {
-			matches = matches && s.Labels[k] == v
+			matches = matches && labels[k] == v
 		}
 		if matches {
 			return true
