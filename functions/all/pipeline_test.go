@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,6 +50,8 @@ func (p *probe) Run(ctx context.Context, t *pipeline.Task) error {
 		<-ctx.Done()
 	case "exit":
 		os.Exit(3)
+	case "die":
+		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "eat":
 		for ctx.Err() == nil {
 			b := make([]byte, 8<<20)
@@ -60,7 +63,7 @@ func (p *probe) Run(ctx context.Context, t *pipeline.Task) error {
 	case "hang":
 		select {}
 	case "sleep":
-		if err := os.WriteFile(filepath.Join(p.Folder, fmt.Sprintf("try-%d", t.Attempt)), nil, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(p.Folder, fmt.Sprintf("try-%d", t.Attempt)), fmt.Append(nil, os.Getpid()), 0o600); err != nil {
 			return err
 		}
 		if t.Attempt == 1 {
@@ -72,13 +75,13 @@ func (p *probe) Run(ctx context.Context, t *pipeline.Task) error {
 }
 
 // runPipeline applies a pipeline and starts it, and gives the run once it has ended.
-func runPipeline(t *testing.T, url, name, text string) *pipeline.Run {
+func runPipeline(t testing.TB, url, name, text string) *pipeline.Run {
 	t.Helper()
 	startPipeline(t, url, name, text)
 	return awaitRun(t, url, name)
 }
 
-func startPipeline(t *testing.T, url, name, text string) {
+func startPipeline(t testing.TB, url, name, text string) {
 	t.Helper()
 	if status, body := call(t, "PUT", url+"/admin/v1/pipelines/"+name, strings.NewReader(text)); status != http.StatusOK {
 		t.Fatalf("got %d %s", status, body)
@@ -88,7 +91,7 @@ func startPipeline(t *testing.T, url, name, text string) {
 	}
 }
 
-func awaitRun(t *testing.T, url, name string) *pipeline.Run {
+func awaitRun(t testing.TB, url, name string) *pipeline.Run {
 	t.Helper()
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		status, body := call(t, "GET", url+"/admin/v1/pipelines/"+name+"/runs/latest", nil)
@@ -114,6 +117,7 @@ func TestHeavyStepsRunInProcessesOfTheirOwn(t *testing.T) {
 	for _, test := range []struct{ do, timeout, reason string }{
 		{"crash", "1m", "its process ended by itself: exit status 2; it said last: panic: as it must"},
 		{"exit", "1m", "its process ended by itself: exit status 3"},
+		{"die", "1m", "its process ended by itself: signal: killed, most likely since the machine or the container had no memory left"},
 		{"eat", "1m", "more than the 300MiB that a step may take (PIPELINE_MEMORY)"},
 		{"hang", "1s", "step a: it did not end within 1s"},
 	} {
@@ -131,19 +135,48 @@ func TestAKilledRunGoesOn(t *testing.T) {
 		environ := []string{"PIPELINE_LEASE=2s"}
 		url, kill := spawn(t, data, environ...)
 		startPipeline(t, url, "p", fmt.Sprintf("pipeline: p\nsteps:\n  - {name: a, use: probe}\n  - {name: b, use: %s, in: {pid: a.pid}, with: {do: sleep, folder: %q}}\n", use, folder))
-		for {
-			if _, err := os.Stat(filepath.Join(folder, "try-1")); err == nil {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
+		var pid []byte
+		for ; len(pid) == 0; time.Sleep(10 * time.Millisecond) {
+			pid, _ = os.ReadFile(filepath.Join(folder, "try-1")) // until it is there
 		}
 		kill()
 		killed := time.Now()
+		for ; lives(string(pid)); time.Sleep(10 * time.Millisecond) {
+			if time.Since(killed) > 30*time.Second {
+				t.Fatalf("%s: the process of the step outlived the server", use)
+			}
+		}
 		url, _ = spawn(t, data, environ...)
 		run := awaitRun(t, url, "p")
 		if b := run.Steps[1]; run.State != pipeline.Succeeded || run.Steps[0].Attempt != 1 || b.Attempt != 2 || b.Lost != 1 {
 			t.Errorf("%s: got %+v", use, run)
 		}
 		t.Logf("%s: it ended %s after the kill, with a lease of 2s", use, run.Ended.Sub(killed).Round(time.Millisecond))
+	}
+}
+
+// lives tells whether a process runs, and is no zombie that nobody has waited for.
+func lives(pid string) bool {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	_, state, _ := strings.Cut(string(b), ") ")
+	return err == nil && !strings.HasPrefix(state, "Z")
+}
+
+// BenchmarkRun is what a run of five steps that do nothing takes, from the request that starts it to its end: in the function,
+// and each in a process of its own.
+func BenchmarkRun(b *testing.B) {
+	for _, use := range []string{"probe", "probe-heavy"} {
+		b.Run(use, func(b *testing.B) {
+			url, _ := start(b, map[string]string{"DATA_DIR": b.TempDir()})
+			text := "pipeline: p\nsteps:\n"
+			for i := range 5 {
+				text += fmt.Sprintf("  - {name: s%d, use: %s}\n", i, use)
+			}
+			for b.Loop() {
+				if run := runPipeline(b, url, "p", text); run.State != pipeline.Succeeded {
+					b.Fatalf("got %+v", run)
+				}
+			}
+		})
 	}
 }

@@ -65,6 +65,10 @@ func TestNeeds(t *testing.T) {
 		{"DELETE", "/admin/v1/models/flights/aliases/canary", ModelsWrite, "flights"},
 		{"PUT", "/admin/v1/rollouts/flights/champion", ModelsWrite, "flights"},
 		{"GET", "/admin/v1/rollouts", AdminRead, ""},
+		{"PUT", "/admin/v1/pipelines/flights", Admin, ""}, // which may run commands
+		{"POST", "/admin/v1/pipelines/flights/runs", Admin, ""},
+		{"DELETE", "/admin/v1/pipelines/flights/runs/latest", Admin, ""},
+		{"GET", "/admin/v1/pipelines/flights/runs/latest/logs", AdminRead, ""},
 		{"GET", "/admin/v1/keys", Admin, ""},
 		{"GET", "/admin/v1/keys/x", Admin, ""},
 		{"POST", "/admin/v1/keys", Admin, ""},

@@ -64,35 +64,40 @@ func (m *Manager) List(ctx context.Context) ([]Summary, error) {
 	}
 	all := []Summary{}
 	for _, name := range names {
-		v, d, err := m.current(ctx, name)
-		s := Summary{Name: name}
+		s, err := m.summary(ctx, name)
 		switch {
 		case fault.Is(err, fault.NotFound):
 			continue
-		case fault.Is(err, fault.Internal), fault.Is(err, fault.Invalid):
+		case fault.Is(err, fault.Internal), fault.Is(err, fault.Invalid): // it must not hide the others
 			s.Trouble = fault.Message(err)
 		case err != nil:
 			return nil, err
-		default:
-			s.Version, s.About = v.Version, d.About
-			if _, err := d.compile(m.kinds); err != nil {
-				s.Trouble = fault.Message(err)
-			}
-		}
-		h, err := m.head(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		if h.Last != nil {
-			run, err := m.record(ctx, name, h.Last)
-			if err != nil {
-				return nil, err
-			}
-			s.Run = m.brief(run)
 		}
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+func (m *Manager) summary(ctx context.Context, name string) (s Summary, err error) {
+	s.Name = name
+	h, err := m.head(ctx, name)
+	if err != nil {
+		return s, err
+	}
+	if h.Last != nil {
+		run, err := m.record(ctx, name, h.Last)
+		if err != nil {
+			return s, err
+		}
+		s.Run = m.brief(run)
+	}
+	v, d, err := m.current(ctx, name)
+	if err != nil {
+		return s, err
+	}
+	s.Version, s.About = v.Version, d.About
+	_, err = d.compile(m.kinds)
+	return s, err
 }
 
 func (m *Manager) brief(r *Run) *Brief {

@@ -103,14 +103,16 @@ func (m *Manager) newest(ctx context.Context, name string) (*Version, error) {
 func (m *Manager) version(ctx context.Context, name string, version int) (*Version, error) {
 	v := &Version{}
 	key := versionKey(name, version)
-	_, err := store.ReadJSON(ctx, m.blob, key, versionMost, v)
+	there, err := store.ReadJSON(ctx, m.blob, key, versionMost, v)
 	switch {
 	case fault.Is(err, fault.NotFound):
 		return nil, fault.New(fault.NotFound, "the pipeline %s has no version %d", name, version)
-	case err == nil && v.Version != version:
-		err = fault.New(fault.Internal, "the bucket's %s is damaged: it says that it is version %d", key, v.Version)
+	case err != nil && there == "":
+		return nil, err
+	case err != nil || v.Version != version: // trying again helps nobody
+		return nil, fault.Wrap(fault.Invalid, err, "the bucket's %s is damaged", key)
 	}
-	return v, err
+	return v, nil
 }
 
 // current gives the newest version of a pipeline and its definition; one that was never applied is NotFound.
@@ -133,7 +135,7 @@ func (v *Version) definition(name string) (*Definition, error) {
 		return nil, err
 	}
 	if len(all) != 1 || all[0].Name != name {
-		return nil, fault.New(fault.Internal, "the bucket's %s is damaged: it holds no definition of that name", versionKey(name, v.Version))
+		return nil, fault.New(fault.Invalid, "the bucket's %s is damaged: it holds no definition of that name", versionKey(name, v.Version))
 	}
 	return &all[0], nil
 }

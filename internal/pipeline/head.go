@@ -192,7 +192,7 @@ func (m *Manager) hear(ctx context.Context, e *event.Event) error {
 		if fault.Is(err, fault.NotFound) {
 			continue
 		}
-		if fault.Is(err, fault.Internal) || fault.Is(err, fault.Invalid) { // it must not keep the others from starting
+		if fault.Is(err, fault.Invalid) { // it must not keep the others from starting
 			m.log.ErrorContext(ctx, "a pipeline can't be read", slog.String("pipeline", name), slog.String("error", err.Error()))
 			continue
 		}
@@ -237,7 +237,7 @@ func (m *Manager) hearFor(ctx context.Context, name string, v *Version, d *Defin
 // due begins the run that an event or the time has come for, where none is under way, and tells whether one did; or else when the time comes.
 func (m *Manager) due(ctx context.Context, name string) (began bool, next time.Time, err error) {
 	v, d, err := m.current(ctx, name)
-	if fault.Is(err, fault.NotFound) {
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Invalid) { // List shows which is broken
 		return false, time.Time{}, nil
 	}
 	if err != nil {

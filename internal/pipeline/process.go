@@ -125,8 +125,8 @@ func (p *Processes) run(e *event.Event, t *event.Try) {
 	if err == nil {
 		return // its result is in the bucket
 	}
-	r := &Result{State: Failed, Why: clip(fault.Message(err), whyKept), Lost: p.ctx.Err() != nil, At: p.m.now().UTC()}
-	if text := said.String(); text != "" && !r.Lost {
+	r := &Result{State: Failed, Why: clip(fault.Message(err), whyKept), Stopped: p.ctx.Err() != nil, At: p.m.now().UTC()}
+	if text := said.String(); text != "" && !r.Stopped {
 		r.Why = clip(r.Why+"; it said last: "+text, whyKept)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), releaseMost)

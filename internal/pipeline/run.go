@@ -137,10 +137,12 @@ func (m *Manager) read(ctx context.Context, name, id string) (*Run, string, erro
 	switch {
 	case fault.Is(err, fault.NotFound):
 		return nil, "", fault.New(fault.NotFound, "the pipeline %s has no run %s", name, id)
-	case err == nil && (run.Pipeline != name || run.ID != id):
-		err = fault.New(fault.Internal, "the bucket's %s is damaged: it is another run", runKey(name, id))
+	case err != nil && version == "":
+		return nil, "", err
+	case err != nil || run.Pipeline != name || run.ID != id: // trying again helps nobody
+		return nil, "", fault.Wrap(fault.Invalid, err, "the bucket's %s is damaged", runKey(name, id))
 	}
-	return run, version, err
+	return run, version, nil
 }
 
 // Get gives a run.

@@ -20,7 +20,8 @@ type Result struct {
 	State   State               `json:"state"` // Succeeded, Waiting, TurnedDown, Failed or Canceled
 	Why     string              `json:"why,omitempty"`
 	Passing bool                `json:"passing,omitempty"` // of Failed: another try may succeed
-	Lost    bool                `json:"lost,omitempty"`    // of Failed: its process was told to end, or did not tell anything
+	Lost    bool                `json:"lost,omitempty"`    // of Failed: its process went away without a word
+	Stopped bool                `json:"stopped,omitempty"` // of Failed: its process was told to end
 	Wait    time.Duration       `json:"wait,omitempty"`    // of Waiting
 	Outputs map[string]Artifact `json:"outputs,omitempty"`
 	At      time.Time           `json:"at"`
@@ -139,7 +140,7 @@ func resultOf(ctx context.Context, s *planned, outputs map[string]Artifact, err 
 	case errors.Is(cause, errTurn):
 		return &Result{State: Failed, Passing: true, Why: "it did not end within the time that the function has for an event (PIPELINE_TURN)"}
 	}
-	return &Result{State: Failed, Lost: true, Why: "the process that ran it was told to end"}
+	return &Result{State: Failed, Stopped: true, Why: "the process that ran it was told to end"}
 }
 
 // inputs gathers what a step reads of what others gave.
@@ -255,9 +256,12 @@ func (m *Manager) leave(ctx context.Context, t *event.Try, r *Result) error {
 // result reads what a try came to; nil: nothing yet.
 func (m *Manager) result(ctx context.Context, t *event.Try) (*Result, error) {
 	r := &Result{}
-	_, err := store.ReadJSON(ctx, m.blob, resultKey(t), runMost, r)
-	if fault.Is(err, fault.NotFound) {
+	version, err := store.ReadJSON(ctx, m.blob, resultKey(t), runMost, r)
+	switch {
+	case fault.Is(err, fault.NotFound):
 		return nil, nil
+	case err != nil && version != "":
+		return &Result{State: Failed, Why: fault.Message(err), At: m.now().UTC()}, nil
 	}
 	return r, err
 }

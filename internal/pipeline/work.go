@@ -43,6 +43,12 @@ func (m *Manager) Work(ctx context.Context, name string) (again time.Time, err e
 			continue
 		}
 		run, err := m.record(ctx, name, h.Active)
+		if run == nil && fault.Is(err, fault.Invalid) {
+			if err := m.drop(ctx, name, h.Active.ID, err); err != nil {
+				return time.Time{}, err
+			}
+			continue
+		}
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -106,6 +112,19 @@ func (m *Manager) finish(ctx context.Context, run *Run) error {
 	if err == nil {
 		m.sweep(ctx, run.Pipeline, run.ID)
 	}
+	return err
+}
+
+// drop gives a run up whose record is damaged: it must not block the next one.
+func (m *Manager) drop(ctx context.Context, name, id string, why error) error {
+	m.log.ErrorContext(ctx, "a run is given up", slog.String("pipeline", name), slog.String("run", id), slog.String("error", why.Error()))
+	_, err := m.change(ctx, name, func(h *head) (bool, error) {
+		if h.Active == nil || h.Active.ID != id {
+			return false, nil
+		}
+		h.Active = nil
+		return true, nil
+	})
 	return err
 }
 
@@ -174,7 +193,7 @@ func (m *Manager) tell(ctx context.Context, e event.Event) error {
 	return err
 }
 
-// planOf gives the plan that a run goes by. An error that is not of the bucket says that it can't be run by this binary.
+// planOf gives the plan that a run goes by. One that is Invalid, or NotFound, can't be run by this binary.
 func (m *Manager) planOf(ctx context.Context, run *Run) (*plan, error) {
 	v, err := m.version(ctx, run.Pipeline, run.Version)
 	if err != nil {
@@ -208,7 +227,7 @@ func (k *hold) steps(ctx, turn context.Context) (ended bool, again time.Time, er
 	m, began := k.m, k.m.now()
 	p, err := m.planOf(turn, k.seen())
 	switch {
-	case fault.Is(err, fault.Invalid), fault.Is(err, fault.NotFound), fault.Is(err, fault.Internal):
+	case fault.Is(err, fault.Invalid), fault.Is(err, fault.NotFound):
 		return true, time.Time{}, k.end(turn, Failed, fault.Message(err))
 	case err != nil:
 		return false, time.Time{}, err
@@ -388,6 +407,9 @@ func (k *hold) settle(ctx context.Context, s *planned, i int, result *Result) er
 			r.note(result.At, k.holder, "step %s succeeded", s.Name)
 		case result.State == Waiting:
 			st.Until, st.Ended = result.At.Add(result.Wait), time.Time{}
+		case result.Stopped: // which is nobody's fault: it is not counted
+			st.State, st.Ended, st.Place = Queued, time.Time{}, ""
+			r.note(result.At, k.holder, "step %s, try %d: %s", s.Name, st.Attempt, result.Why)
 		case result.Lost:
 			st.lose(result.At, result.Why)
 			r.note(result.At, k.holder, "step %s, try %d: %s", s.Name, st.Attempt, result.Why)

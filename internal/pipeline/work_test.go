@@ -4,11 +4,13 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
 // value gives an output of a step.
@@ -355,6 +357,113 @@ func TestManyAtOnce(t *testing.T) {
 	for _, step := range []string{"one", "two", "three"} {
 		if got := l.tried(step); got != 2 {
 			t.Errorf("step %s was tried %d times in two runs", step, got)
+		}
+	}
+}
+
+// A process that is told to end leaves its run to the next one, at once, and that costs the run nothing.
+func TestTheProcessIsToldToEnd(t *testing.T) {
+	l := newLab()
+	b := bucket(t)
+	m, next := l.manager(t, b), l.manager(t, b)
+	apply(t, m, chain)
+	running := make(chan struct{})
+	l.on("two", func(ctx context.Context, task *Task) error {
+		if task.Attempt > 1 {
+			return nil
+		}
+		close(running)
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	run := begin(t, m, "chain")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := m.Work(t.Context(), "chain")
+		ended <- err
+	}()
+	<-running
+	m.stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if left := get(t, m, run); left.Lease != nil || left.step("two").State != Queued || left.step("two").Lost != 0 {
+		t.Errorf("got %+v", left)
+	}
+	work(t, next, "chain")
+	if run = get(t, m, run); run.State != Succeeded || run.step("two").Attempt != 2 || run.step("one").Attempt != 1 {
+		t.Errorf("got %+v", run)
+	}
+}
+
+// What takes longer than a turn goes on in the next one, which an event brings.
+func TestTurns(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	var late atomic.Int64 // of the clock
+	m.now = func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+	apply(t, m, chain)
+	for _, step := range []string{"one", "two", "three"} {
+		l.on(step, func(context.Context, *Task) error { late.Add(int64(m.turn/2 + time.Second)); return nil })
+	}
+	run := begin(t, m, "chain")
+	for turn := range 4 {
+		if _, err := m.Work(t.Context(), "chain"); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := len(l.types()), 2+min(turn, 2)+turn/3; turn < 3 && got != want {
+			t.Errorf("turn %d: got events %q", turn, l.types())
+		}
+	}
+	if run = get(t, m, run); run.State != Succeeded {
+		t.Errorf("got %+v", run)
+	}
+}
+
+// What is damaged in the bucket is told, and blocks neither other pipelines nor the next run.
+func TestDamage(t *testing.T) {
+	for _, test := range []struct {
+		key     func(run *Run) string
+		state   State // of the run
+		trouble string
+	}{
+		{func(*Run) string { return versionKey("chain", 1) }, Failed, "damaged"},
+		{func(r *Run) string { return runKey("chain", r.ID) }, "", ""},
+		{func(r *Run) string { return logKey("chain", r.ID, "one") }, Succeeded, ""},
+		{func(*Run) string { return headKey("chain") }, Queued, "damaged"},
+	} {
+		l := newLab()
+		b := bucket(t)
+		m := l.manager(t, b)
+		apply(t, m, chain+"---\npipeline: other\nsteps: [{name: s, use: do}]\n")
+		run, other := begin(t, m, "chain"), begin(t, m, "other")
+		key := test.key(run)
+		if _, err := b.Put(t.Context(), key, strings.NewReader("junk"), 4, store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+		m = l.manager(t, b) // which has read nothing yet
+		_, err := m.Tick(t.Context())
+		if (err != nil) != (key == headKey("chain")) {
+			t.Errorf("%s: got %v", key, err)
+		}
+		if other = get(t, m, other); other.State != Succeeded {
+			t.Errorf("%s: the other: got %+v", key, other)
+		}
+		if test.state != "" {
+			if run = get(t, m, run); run.State != test.state {
+				t.Errorf("%s: got %+v", key, run)
+			}
+		}
+		list, err := m.List(t.Context())
+		if err != nil || len(list) != 2 || test.trouble != "" && !strings.Contains(list[0].Trouble, test.trouble) {
+			t.Errorf("%s: got %+v, %v", key, list, err)
+		}
+		if key == runKey("chain", run.ID) {
+			run := begin(t, m, "chain")
+			work(t, m, "chain")
+			if run = get(t, m, run); run.State != Succeeded {
+				t.Errorf("the next one: got %+v", run)
+			}
 		}
 	}
 }
