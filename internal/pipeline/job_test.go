@@ -127,3 +127,32 @@ func TestHeavyStepsAreJobs(t *testing.T) {
 		t.Errorf("nobody makes jobs: got %v, jobs %q", err, j.made)
 	}
 }
+
+// A job that was heard of once is missed when a lease is over, however long it might have taken to start.
+func TestAJobFallsSilent(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	now := time.Now()
+	m.now = func() time.Time { return now }
+	m.place = NewJobs(&lab{}, time.Hour) // its jobs never run
+	apply(t, m, heavyChain)
+	run := begin(t, m, "chain")
+	work(t, m, "chain")
+	log, err := m.journal(t.Context(), "chain", run.ID, "two", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(10 * time.Second)
+	log.add(now, "INFO", "it runs")
+	log.write(t.Context())
+	for _, c := range []struct {
+		after    time.Duration
+		attempts int
+	}{{25 * time.Second, 1}, {20 * time.Second, 2}} {
+		now = now.Add(c.after)
+		work(t, m, "chain")
+		if s := get(t, m, run).step("two"); s.Attempt != c.attempts {
+			t.Errorf("%s later: got %+v", c.after, s)
+		}
+	}
+}
