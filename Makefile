@@ -81,7 +81,7 @@ conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
 base:
 	@[ -n "$$KO_DEFAULTBASEIMAGE" ] || { echo 'set KO_DEFAULTBASEIMAGE to a base image with glibc and libstdc++, such as cc-debian12:nonroot of the distroless project' >&2; exit 1; }
 	@[ -z "$(STATIC_BASEIMAGE)" ] || { cat ko.yaml; echo; echo baseImageOverrides:; \
-	  for f in functions/deadletter functions/feedback functions/gateway test/receiver; do echo "  $(MODULE)/$$f: $(STATIC_BASEIMAGE)"; done; } > .ko.yaml
+	  for f in functions/deadletter functions/feedback functions/gateway test/receiver test/steps; do echo "  $(MODULE)/$$f: $(STATIC_BASEIMAGE)"; done; } > .ko.yaml
 
 .PHONY: kodata
 kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the images
@@ -93,7 +93,7 @@ kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the im
 .PHONY: images
 images: base kodata ## build the images into .images and tell their sizes
 	rm -rf .images
-	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/features ./functions/feedback ./functions/deadletter ./functions/gateway ./functions/all
+	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/features ./functions/feedback ./functions/deadletter ./functions/gateway ./functions/pipeline ./functions/all
 	$(GO) run ./test/imagesize .images
 
 .PHONY: deploy

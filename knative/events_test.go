@@ -37,6 +37,7 @@ func samples() []event.Event {
 	return []event.Event{
 		event.ModelPublished.New(event.Published{Model: "flights", Version: 2, At: now}),
 		event.AliasMoved.New(event.Moved{Model: "flights", Alias: "champion", Seq: 2, From: 1, To: 2, At: now}),
+		event.TrafficMoved.New(event.Divided{Service: "predict-flights", Model: "flights", Alias: "champion", At: now}),
 		event.ModelLoaded.New(event.Loaded{Model: "flights", Version: 2, At: now}),
 		event.ModelEvicted.New(event.Evicted{Model: "flights", Version: 2, At: now}),
 		event.FeaturesApplied.New(event.Applied{Version: 2, At: now}),
@@ -177,14 +178,19 @@ func (m *manifests) checkDestination(where string, d *duckv1.Destination) []stri
 
 // bound says whether a SinkBinding tells the service where events go.
 func (m *manifests) bound(s *servingv1.Service) bool {
+	return m.binds("Service", "serving.knative.dev/", s.Labels)
+}
+
+// binds says whether a SinkBinding does so for objects of a kind with these labels.
+func (m *manifests) binds(kind, group string, labels map[string]string) bool {
 	for _, b := range m.bindings {
 		subject := b.Spec.Subject
-		if subject.Kind != "Service" || !strings.HasPrefix(subject.APIVersion, "serving.knative.dev/") || subject.Selector == nil {
+		if subject.Kind != kind || !strings.HasPrefix(subject.APIVersion, group) || subject.Selector == nil {
 			continue
 		}
 		matches := len(subject.Selector.MatchLabels) > 0
 		for k, v := range subject.Selector.MatchLabels {
-			matches = matches && s.Labels[k] == v
+			matches = matches && labels[k] == v
 		}
 		if matches {
 			return true

@@ -66,6 +66,35 @@ var AliasMoved = declare(Type[Moved]{
 	cause:   func(m *Moved) string { return m.Cause },
 })
 
+// Divided is the data of TrafficMoved.
+type Divided struct {
+	Service    string    `json:"service" jsonschema:"the name of the Knative service"`
+	Generation int64     `json:"generation" jsonschema:"of the service, with this change"`
+	Model      string    `json:"model" jsonschema:"the name of the model that is pinned to it"`
+	Alias      string    `json:"alias" jsonschema:"the alias that it follows"`
+	Seq        int       `json:"seq" jsonschema:"the number of the alias's move that is carried out"`
+	Parts      []Part    `json:"parts" jsonschema:"who has the traffic now"`
+	At         time.Time `json:"at" jsonschema:"when it was changed"`
+}
+
+// Part is a share of a service's traffic.
+type Part struct {
+	Revision string `json:"revision,omitempty" jsonschema:"the name of the revision; absent: the newest one"`
+	Version  int    `json:"version" jsonschema:"the number of the version that it answers with"`
+	Percent  int    `json:"percent" jsonschema:"from 0 to 100"`
+}
+
+// TrafficMoved tells that the traffic of a pinned model's service was divided anew.
+var TrafficMoved = declare(Type[Divided]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.traffic.moved.v1", Source: registry, Subject: "model:alias", ID: "service:generation", Outbound: true,
+		Summary: "The traffic of the Knative service of a pinned model was divided anew, to do what its alias says. Nothing here reacts to it: it is for whoever watches.",
+	},
+	id:      func(d *Divided) string { return fmt.Sprintf("%s:%d", d.Service, d.Generation) },
+	subject: func(d *Divided) string { return d.Model + ":" + d.Alias },
+	at:      func(d *Divided) time.Time { return d.At },
+})
+
 // Loaded is the data of ModelLoaded.
 type Loaded struct {
 	Model        string    `json:"model" jsonschema:"the model's name"`

@@ -18,9 +18,9 @@ import (
 
 var _ rollout.Source = (*Journal)(nil)
 
-// Rollouts makes the manager of a bucket's rollouts, with the guards of quality that feedback can look at.
-func Rollouts(blob store.Blob, catalog *model.Catalog, log *slog.Logger) *rollout.Manager {
-	return rollout.New(blob, catalog, primary, log)
+// Rollouts makes the manager of a bucket's rollouts, with the guards of quality that feedback can look at. Traffic is as of rollout.New.
+func Rollouts(blob store.Blob, catalog *model.Catalog, traffic *rollout.Traffic, log *slog.Logger) *rollout.Manager {
+	return rollout.New(blob, catalog, traffic, primary, log)
 }
 
 // primary is the mean that tells most of how right a version is.

@@ -20,6 +20,8 @@ import (
 // Config says how pipelines are run.
 type Config struct {
 	Steps  string        `env:"PIPELINE_STEPS" default:"process" help:"Where steps run that take minutes or gigabytes: process, each in a process of its own; function, in the function itself, within PIPELINE_TURN."`
+	Jobs   string        `env:"PIPELINE_JOBS" help:"Where such steps are asked for as jobs of a cluster: the URL of a Knative JobSink. Empty: they run where PIPELINE_STEPS says."`
+	Await  time.Duration `env:"PIPELINE_JOB_PATIENCE" default:"10m" help:"How long a job may take until it is heard of for the first time: a node and an image have to be there."`
 	Memory env.Size      `env:"PIPELINE_MEMORY" default:"0" help:"How much memory the process of a step may take with what it starts; beyond that it is ended. 0: as much as there is."`
 	Lease  time.Duration `env:"PIPELINE_LEASE" default:"30s" help:"How long a run stays with a process that is not heard of any more; then another goes on with it."`
 	Turn   time.Duration `env:"PIPELINE_TURN" default:"8m" help:"How long the function works on runs for one event; then it has another one sent. Less than its trigger and its service wait for it."`
@@ -33,6 +35,8 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "PIPELINE_STEPS is %q, expected process or function", c.Steps)
 	case c.Lease < time.Second || c.Turn < 2*c.Lease:
 		return fault.New(fault.Invalid, "PIPELINE_LEASE is %s and PIPELINE_TURN %s, expected at least 1s, and a turn of two leases", c.Lease, c.Turn)
+	case c.Jobs != "" && c.Await < c.Lease:
+		return fault.New(fault.Invalid, "PIPELINE_JOB_PATIENCE is %s, expected PIPELINE_LEASE (%s) or more", c.Await, c.Lease)
 	case c.Memory < 0 || c.Keep <= 0:
 		return fault.New(fault.Invalid, "PIPELINE_MEMORY must not be negative, and PIPELINE_KEEP be positive")
 	}

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -30,6 +31,12 @@ func Open(p *serve.Process, c *Config, d Parts) (*Manager, error) {
 	}
 	volatile, ok := d.Blob.(store.Volatile)
 	switch forgets := ok && volatile.Volatile(); {
+	case d.Place == nil && c.Jobs != "":
+		jobs, err := event.NewHTTP(&event.Config{Sink: c.Jobs, Timeout: sendMost}, p.Tel)
+		if err != nil {
+			return nil, fmt.Errorf("read PIPELINE_JOBS: %w", err)
+		}
+		m.place = NewJobs(jobs, c.Await)
 	case d.Place != nil || c.Steps != "process":
 	case forgets:
 		for _, k := range d.Kinds {

@@ -55,7 +55,7 @@ func TestAStepRunsElsewhere(t *testing.T) {
 	l, m, job, j, now := elsewhere(t)
 	run := begin(t, m, "chain")
 	again, err := m.Work(t.Context(), "chain")
-	if err != nil || again.Sub(*now) != 10*time.Minute {
+	if err != nil || again.Sub(*now) != m.lease { // it may fall silent by then
 		t.Fatalf("got %v, %v", again, err)
 	}
 	run = get(t, m, run)

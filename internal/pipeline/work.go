@@ -378,7 +378,10 @@ func (k *hold) elsewhere(ctx, turn context.Context, run *Run, s *StepState) (aga
 	if l.Attempt == s.Attempt && l.At.After(heard) {
 		heard, patience = l.At, m.lease
 	}
-	if until := heard.Add(patience); until.After(m.now()) {
+	if until, now := heard.Add(patience), m.now(); until.After(now) {
+		if soon := now.Add(m.lease); soon.Before(until) { // it may be heard of before, and then fall silent
+			until = soon
+		}
 		return until, nil, nil
 	}
 	return time.Time{}, &Result{State: Failed, Lost: true, Why: fmt.Sprintf("the %s that ran it was last heard of at %s", s.Place, heard.UTC().Format(time.TimeOnly)), At: m.now().UTC()}, nil

@@ -46,7 +46,7 @@ func Kinds(c *Config, d Deps, tel *telemetry.Telemetry) []pipeline.Kind {
 		etl.Kinds(&c.ETL, etl.Deps{Offline: d.Offline, Catalog: d.Features}),
 		train.Kinds(train.Deps{Models: d.Registry.Catalog, Features: d.Features, Offline: d.Offline, Format: d.Format, Config: c.Train}),
 		evaluation.Kinds(evaluation.Deps{Registry: d.Registry}),
-		release.Kinds(release.Deps{Registry: d.Registry, Rollouts: feedback.Rollouts(d.Blob, d.Registry.Catalog, tel.Log)}),
+		release.Kinds(release.Deps{Registry: d.Registry, Rollouts: feedback.Rollouts(d.Blob, d.Registry.Catalog, nil, tel.Log)}),
 	)
 }
 

@@ -36,14 +36,15 @@ spec:
           resources: {requests: {cpu: 10m, memory: 16Mi}}
 `
 
-// TestEvents runs the tests of embedded mode on the cluster's broker.
-func TestEvents(t *testing.T) {
+// deployReceiver has the receiver run, with triggers that bring it events, until the test ends.
+func deployReceiver(t *testing.T, triggers string) *service {
+	t.Helper()
 	c := exec.CommandContext(t.Context(), "ko", "apply", "--base-import-paths", "-f", "-", "--", "-n", namespace)
 	c.Dir, c.Stdin = root, strings.NewReader(receiver)
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("ko apply: %v\n%s", err, out)
 	}
-	triggers := strings.ReplaceAll(eventsuite.Triggers, "SUBSCRIBER", "{ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: receiver}, uri: /events}")
+	triggers = strings.ReplaceAll(triggers, "SUBSCRIBER", "{ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: receiver}, uri: /events}")
 	kubectl(t, []byte(triggers), "apply", "-f", "-")
 	t.Cleanup(func() {
 		kubectl(t, []byte(triggers), "delete", "-f", "-", "--ignore-not-found")
@@ -56,6 +57,12 @@ func TestEvents(t *testing.T) {
 	r := waitReady(t, "receiver", 2*time.Minute)
 	within(t, time.Minute, "one receiver alone", func() bool { return len(r.pods(t)) == 1 }) // what was recorded is in its memory
 	kubectl(t, nil, "wait", "--for=condition=Ready", "triggers", "--all", "--timeout=2m")
+	return r
+}
+
+// TestEvents runs the tests of embedded mode on the cluster's broker.
+func TestEvents(t *testing.T) {
+	r := deployReceiver(t, eventsuite.Triggers)
 	feedback := waitReady(t, "feedback", 2*time.Minute)
 	t.Logf("feedback is at zero after %.1f s", feedback.toZero(t).Seconds()) // the suite's outcomes wake it
 	eventsuite.Run(t, &eventsuite.System{

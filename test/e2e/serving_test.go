@@ -433,15 +433,7 @@ func TestPinnedAndSharedCache(t *testing.T) {
 			t.Skipf("this cluster has %s %q, and the overlay needs it", f, features[f])
 		}
 	}
-	if out, err := target("deploy", "OVERLAY=dev", "COMPONENTS=pinned pvc"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := target("deploy", "OVERLAY=dev", "COMPONENTS="); err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
-		kubectl(t, nil, "delete", "ksvc", "predict-flights")
-	})
+	withComponents(t, "pinned pvc")
 	pinned := waitReady(t, "predict-flights", time.Minute)
 	for _, p := range pinned.ready(t) {
 		m := metrics(t, p.Name)
