@@ -17,6 +17,7 @@ type Published struct {
 	Digest  string    `json:"digest" jsonschema:"of the artifact: sha256: and 64 hexadecimal digits"`
 	At      time.Time `json:"at" jsonschema:"when it was published"`
 	By      string    `json:"by,omitempty" jsonschema:"who published it"`
+	Cause   string    `json:"cause,omitempty" jsonschema:"the id of the event for which it was published, such as that of a pipeline's run; causationid says it, too"`
 }
 
 // ModelPublished tells of a new version of a model.
@@ -28,6 +29,7 @@ var ModelPublished = declare(Type[Published]{
 	id:      func(p *Published) string { return fmt.Sprintf("%s:%d", p.Model, p.Version) },
 	subject: func(p *Published) string { return fmt.Sprintf("%s:%d", p.Model, p.Version) },
 	at:      func(p *Published) time.Time { return p.At },
+	cause:   func(p *Published) string { return p.Cause },
 })
 
 // Moved is the data of AliasMoved.
@@ -40,6 +42,7 @@ type Moved struct {
 	At    time.Time `json:"at" jsonschema:"when it was moved"`
 	By    string    `json:"by,omitempty" jsonschema:"who moved it"`
 	Why   string    `json:"why,omitempty" jsonschema:"the reason that was given"`
+	Cause string    `json:"cause,omitempty" jsonschema:"the id of the event for which it was moved, such as that of a pipeline's run; causationid says it, too"`
 	// Canaries and Shadow are what the alias names beside To.
 	Canaries []Share `json:"canaries,omitempty" jsonschema:"versions that answer a share of the alias's traffic now, while the rest is the version's; absent: there are none"`
 	Shadow   int     `json:"shadow,omitempty" jsonschema:"the version that is asked the same behind the answers now; absent: there is none"`
@@ -60,6 +63,7 @@ var AliasMoved = declare(Type[Moved]{
 	id:      func(m *Moved) string { return fmt.Sprintf("%s:%s:%d", m.Model, m.Alias, m.Seq) },
 	subject: func(m *Moved) string { return m.Model + ":" + m.Alias },
 	at:      func(m *Moved) time.Time { return m.At },
+	cause:   func(m *Moved) string { return m.Cause },
 })
 
 // Loaded is the data of ModelLoaded.

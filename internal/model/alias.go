@@ -36,6 +36,8 @@ type Move struct {
 	At     time.Time `json:"at"`
 	By     string    `json:"by,omitempty"`
 	Why    string    `json:"why,omitempty"`
+	// Cause is the id of the event that it was for, such as that of a pipeline's run.
+	Cause string `json:"cause,omitempty"`
 	// Undoes is the Seq of the move that a rollback took back, with all moves of the alias between the two.
 	Undoes int `json:"undoes,omitempty"`
 }
@@ -51,6 +53,8 @@ type Change struct {
 	Seen *int
 	By   string
 	Why  string
+	// Cause is the id of the event that it is for; "": nobody says.
+	Cause string
 }
 
 // refused tells whether somebody else was quicker.
@@ -75,8 +79,9 @@ func (a *Aliases) Last(alias string) int {
 }
 
 // earlier finds the move that a rollback takes back: the newest that was not taken
-// back yet, before which the alias was otherwise than now and had no canary. So
-// one rollback ends a canary whatever shares it went through, and none begins one.
+// back yet, before which the alias was otherwise than now and had no canary, and by which no shadow became one that
+// answers still. So one rollback takes a version back whatever it went through on its way, as a shadow and with
+// any shares, and none begins a canary.
 func (a *Aliases) earlier(alias string) (Move, bool) {
 	end := len(a.History) + 1 // moves from here on were taken back
 	for _, m := range slices.Backward(a.History) {
@@ -84,7 +89,7 @@ func (a *Aliases) earlier(alias string) (Move, bool) {
 		case m.Alias != alias || m.Seq >= end:
 		case m.Undoes > 0:
 			end = m.Undoes
-		case m.Before.canaries() > 0 || m.From == a.Current[alias] && m.Before.equal(a.Splits[alias]):
+		case m.Before.canaries() > 0 || m.Before != nil && m.After.has(m.Before.Shadow) && (a.Current[alias] == m.Before.Shadow || a.Splits[alias].has(m.Before.Shadow)) || m.From == a.Current[alias] && m.Before.equal(a.Splits[alias]):
 		default:
 			return m, true
 		}
@@ -183,7 +188,7 @@ func (c *Catalog) change(ctx context.Context, name, alias string, ch *Change, ne
 		if err != nil {
 			return Move{}, err
 		}
-		m.Alias, m.From, m.Before, m.By, m.Why = alias, a.Current[alias], a.Splits[alias], ch.By, ch.Why
+		m.Alias, m.From, m.Before, m.By, m.Why, m.Cause = alias, a.Current[alias], a.Splits[alias], ch.By, ch.Why, ch.Cause
 		if m.From == m.To && m.Before.equal(m.After) {
 			return m, nil
 		}
@@ -235,7 +240,7 @@ func (a *Aliases) with(m Move) *Aliases {
 
 // event is the move as it is told to others.
 func (m *Move) event(name string) event.Moved {
-	e := event.Moved{Model: name, Alias: m.Alias, Seq: m.Seq, From: m.From, To: m.To, At: m.At, By: m.By, Why: m.Why}
+	e := event.Moved{Model: name, Alias: m.Alias, Seq: m.Seq, From: m.From, To: m.To, At: m.At, By: m.By, Why: m.Why, Cause: m.Cause}
 	if m.After != nil {
 		e.Shadow = m.After.Shadow
 		for _, s := range m.After.Canaries {

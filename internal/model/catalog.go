@@ -81,7 +81,8 @@ func versionKey(name string, version int) string {
 }
 
 // Publish writes a manifest as the model's next version, which it fills in
-// together with the time. Two racing publishers get two versions.
+// together with the time. Two racing publishers get two versions, unless both say the same cause: an artifact
+// is published for a cause once, and whoever repeats it, having been killed, gets that version.
 func (c *Catalog) Publish(ctx context.Context, m Manifest) (*Manifest, error) {
 	if err := CheckName(m.Name); err != nil {
 		return nil, err
@@ -93,6 +94,11 @@ func (c *Catalog) Publish(ctx context.Context, m Manifest) (*Manifest, error) {
 	if n := len(versions); n > 0 {
 		m.Version = versions[n-1]
 	}
+	for _, v := range slices.Backward(versions) {
+		if old, err := c.repeated(ctx, &m, v); old != nil || err != nil {
+			return old, err
+		}
+	}
 	m.CreatedAt = c.now().UTC()
 	for {
 		m.Version++
@@ -102,15 +108,40 @@ func (c *Catalog) Publish(ctx context.Context, m Manifest) (*Manifest, error) {
 		}
 		_, err = c.blob.Put(ctx, versionKey(m.Name, m.Version), bytes.NewReader(b), int64(len(b)), store.IfAbsent())
 		if fault.Is(err, fault.Conflict) {
+			if old, err := c.repeated(ctx, &m, m.Version); old != nil || err != nil {
+				return old, err
+			}
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("write manifest of %q: %w", m.Name, err)
 		}
 		c.forget(m.Name)
-		c.outbox.Give(ctx, event.ModelPublished.New(event.Published{Model: m.Name, Version: m.Version, Digest: string(m.Digest), At: m.CreatedAt, By: m.CreatedBy}))
+		c.tell(ctx, &m)
 		return &m, nil
 	}
+}
+
+// repeated gives a version, if it is what is about to be published for the same cause, and tells of it once more: who was killed may
+// not have done so. nil: it is another.
+func (c *Catalog) repeated(ctx context.Context, m *Manifest, version int) (*Manifest, error) {
+	if m.Cause == "" {
+		return nil, nil //nolint:nilnil // nobody can tell
+	}
+	old, err := c.Manifest(ctx, m.Name, version)
+	if fault.Is(err, fault.Internal) { // a damaged one is another
+		return nil, nil //nolint:nilnil // as above
+	}
+	if err != nil || old.Cause != m.Cause || old.Digest != m.Digest {
+		return nil, err
+	}
+	c.forget(m.Name)
+	c.tell(ctx, old)
+	return old, nil
+}
+
+func (c *Catalog) tell(ctx context.Context, m *Manifest) {
+	c.outbox.Give(ctx, event.ModelPublished.New(event.Published{Model: m.Name, Version: m.Version, Digest: string(m.Digest), At: m.CreatedAt, By: m.CreatedBy, Cause: m.Cause}))
 }
 
 // Models lists the names of all models, sorted.

@@ -46,6 +46,8 @@ type Manifest struct {
 	Settings
 	CreatedAt time.Time `json:"created_at"`
 	CreatedBy string    `json:"created_by,omitempty"`
+	// Cause is the id of the event that it was published for, such as that of a pipeline's run.
+	Cause string `json:"cause,omitempty"`
 }
 
 // Identity is a digest of all that the manifest says.

@@ -88,6 +88,12 @@ type Push struct {
 	Runtime  string // "": the registry's first
 	Settings Settings
 	By       string
+	// Cause is the id of the event that it is for; "": nobody says. The same file is pushed for a cause once: repeated, the
+	// push goes on where it was killed, and gives the same version.
+	Cause string
+	// Attach, if it is not nil, puts what belongs to the version beside it, before any alias names it. It is called
+	// again when the push is repeated.
+	Attach func(ctx context.Context, m *Manifest) error
 }
 
 // Push takes in a new version: it streams the file to disk, opens it, runs its
@@ -101,7 +107,7 @@ func (r *Registry) Push(ctx context.Context, p Push, file io.Reader) (*Manifest,
 	if err := p.Settings.validate(); err != nil {
 		return nil, err
 	}
-	format, err := r.format(p.Runtime)
+	format, err := r.Format(p.Runtime)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +124,7 @@ func (r *Registry) Push(ctx context.Context, p Push, file io.Reader) (*Manifest,
 		return nil, err
 	}
 	defer release()
-	m := Manifest{Name: p.Name, Runtime: format.Name(), Digest: u.Digest, Size: u.Size, Settings: p.Settings, CreatedBy: p.By}
+	m := Manifest{Name: p.Name, Runtime: format.Name(), Digest: u.Digest, Size: u.Size, Settings: p.Settings, CreatedBy: p.By, Cause: p.Cause}
 	artifact, err := u.read()
 	if err != nil {
 		return nil, diskError(err)
@@ -135,9 +141,14 @@ func (r *Registry) Push(ctx context.Context, p Push, file io.Reader) (*Manifest,
 	if err != nil {
 		return nil, err
 	}
+	if p.Attach != nil {
+		if err := p.Attach(ctx, published); err != nil {
+			return nil, err
+		}
+	}
 	if published.Version == 1 {
 		none := 0
-		_, err := r.Move(ctx, m.Name, Champion, Change{To: 1, Expect: &none, By: p.By, Why: "first version"})
+		_, err := r.Move(ctx, m.Name, Champion, Change{To: 1, Expect: &none, By: p.By, Why: "first version", Cause: p.Cause})
 		if err != nil && !fault.Is(err, fault.Conflict) { // somebody named a champion already
 			return nil, err
 		}
@@ -145,7 +156,13 @@ func (r *Registry) Push(ctx context.Context, p Push, file io.Reader) (*Manifest,
 	return published, nil
 }
 
-func (r *Registry) format(name string) (engine.Format, error) {
+// Artifact gives the file of a version, as Artifacts.Open does: for whoever asks it beside those that are warm.
+func (r *Registry) Artifact(ctx context.Context, m *Manifest) (data []byte, release func(), err error) {
+	return r.artifacts.Open(ctx, m.Digest, m.Size)
+}
+
+// Format gives a runtime by its name; "": the registry's first.
+func (r *Registry) Format(name string) (engine.Format, error) {
 	if name == "" {
 		return r.formats[0], nil
 	}

@@ -46,6 +46,11 @@ func (s *Split) canaries() int {
 	return len(s.Canaries)
 }
 
+// has tells whether a version is a canary.
+func (s *Split) has(version int) bool {
+	return s != nil && slices.ContainsFunc(s.Canaries, func(c Canary) bool { return c.Version == version })
+}
+
 // Versions lists the versions that the split names.
 func (s *Split) Versions() (all []int) {
 	if s == nil {
@@ -191,7 +196,7 @@ func (c *Catalog) Shadow(ctx context.Context, name, alias string, ch Change) (Mo
 		switch {
 		case m.To == 0:
 			return m, fault.New(fault.NotFound, "model %q has no alias %q that could have a shadow", name, alias)
-		case m.To == ch.To, slices.ContainsFunc(s.Canaries, func(c Canary) bool { return c.Version == ch.To }):
+		case m.To == ch.To, s.has(ch.To):
 			return m, fault.New(fault.Invalid, "version %d of model %q answers alias %q already: a shadow is another version", ch.To, name, alias)
 		}
 		s.Shadow = ch.To
@@ -213,7 +218,7 @@ func (c *Catalog) Promote(ctx context.Context, name, alias string, ch Change) (M
 			to = s.Canaries[0].Version
 		case to == 0 && n > 1:
 			return Move{}, fault.New(fault.Conflict, "alias %q of model %q has the canaries %d and %d: say which", alias, name, s.Canaries[0].Version, s.Canaries[1].Version)
-		case n == 0 || !slices.ContainsFunc(s.Canaries, func(c Canary) bool { return c.Version == to }):
+		case !s.has(to):
 			if to != 0 && to == a.Current[alias] {
 				return Move{To: to, After: s}, nil // by a call before
 			}

@@ -196,7 +196,7 @@ func (m *Manager) Cancel(ctx context.Context, name, alias, who string) (*Rollout
 		return nil, err
 	}
 	if a.Splits[alias].Share(r.Version) < 1 && a.Current[alias] != r.Version {
-		if _, err := m.catalog.Canary(ctx, name, alias, 0, model.Change{To: r.Version, Seen: new(a.Last(alias)), By: who, Why: "rollout: cancelled"}); err != nil {
+		if _, err := m.catalog.Canary(ctx, name, alias, 0, model.Change{To: r.Version, Seen: new(a.Last(alias)), By: who, Why: "rollout: cancelled", Cause: r.Cause}); err != nil {
 			return nil, err
 		}
 	}
@@ -307,7 +307,7 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 
 // act makes the move that a look asks for at a stage (-1: before the first), unless somebody has moved the alias since.
 func (m *Manager) act(ctx context.Context, r *Rollout, stage, seq int, look *Look) error {
-	change := model.Change{To: r.Version, Seen: &seq, By: by, Why: "rollout: " + look.Why}
+	change := model.Change{To: r.Version, Seen: &seq, By: by, Why: "rollout: " + look.Why, Cause: r.Cause}
 	var err error
 	switch look.Verdict {
 	case Advance:

@@ -36,6 +36,8 @@ type Plan struct {
 	// Guards say what may not fall behind: failures by one in a hundred, slow answers by five, and the mean that tells most of the task's quality by 5 %.
 	Guards []Guard `json:"guards"`
 	By     string  `json:"by,omitempty"`
+	// Cause is the id of the event that it is for, such as that of a pipeline's run.
+	Cause string `json:"cause,omitempty"`
 }
 
 // Guard bounds by how much the candidate may be worse than the alias's version.
