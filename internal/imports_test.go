@@ -21,7 +21,7 @@ var levels = []struct {
 	why      string
 }{
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
-	{"chart jsonwire row tensor yamlwire", "values, how JSON and YAML write them, and how they look, know only the ground"},
+	{"chart jsonwire onnxwire row tensor yamlwire", "values, how JSON, YAML and ONNX write them, and how they look, know only the ground"},
 	{"drift engine event feast oip quality sequential store tfserving window", "ports and wire formats know values, not each other"},
 	{"alert cache ledger model queue segment serve", "what mains compose flows of"},
 	{"payload rollout rpc", "what was predicted, who answers it, and gRPC on the server"},
@@ -42,6 +42,7 @@ var sideways = map[string]string{
 	"event/eventtest":      "event",
 	"engine/onnx/onnxtest": "engine engine/onnx",
 	"jsonwire":             "tensor",
+	"onnxwire":             "tensor",
 	"row":                  "jsonwire",
 	"predict/predicttest":  "predict engine/onnx/onnxtest store/memstore",
 	"telemetry":            "env telemetry/epoch",

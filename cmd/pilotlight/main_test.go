@@ -13,6 +13,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/predict/predicttest"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -83,8 +84,8 @@ func write(t *testing.T, content []byte) string {
 }
 
 var (
-	xs   = []onnxtest.Value{onnxtest.Tensor("X", tensor.FP32, -1)}
-	ys   = []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)}
+	xs   = []onnxwire.Value{onnxwire.Tensor("X", tensor.FP32, -1)}
+	ys   = []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)}
 	same = onnxtest.Apply("Identity", xs, ys).Bytes()
 	neg  = onnxtest.Apply("Neg", xs, ys).Bytes()
 )

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -17,7 +18,7 @@ import (
 // came true. All by what callers have.
 func TestABadVersionIsTakenBack(t *testing.T) {
 	url, _ := start(t, map[string]string{"PAYLOAD_LOG": "on", "PAYLOAD_EVERY": "100ms", "LOG_LEVEL": "ERROR"})
-	in, out := []onnxtest.Value{onnxtest.Tensor("INPUT0", tensor.FP64, -1)}, []onnxtest.Value{onnxtest.Tensor("OUTPUT0", tensor.FP64, -1)}
+	in, out := []onnxwire.Value{onnxwire.Tensor("INPUT0", tensor.FP64, -1)}, []onnxwire.Value{onnxwire.Tensor("OUTPUT0", tensor.FP64, -1)}
 	for _, file := range [][]byte{onnxtest.Apply("Identity", in, out).Bytes(), onnxtest.Apply("Neg", in, out).Bytes()} {
 		upload(t, url, "echo", file)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 )
 
 // What callers of one process used is loaded by the next one before anybody asks.
@@ -14,7 +15,7 @@ func TestTheNextProcessLoadsWhatWasUsed(t *testing.T) {
 	environ := []string{"BLOB_URL=file://" + dir + "/bucket", "KV_URL=file://" + dir + "/kv"}
 	first := spawn(t, "main", "listening", environ...)
 	eventually(t, first.url+"/readyz", http.StatusOK, `{"ready":true}`)
-	for name, m := range map[string]onnxtest.Model{"m": onnxtest.NonZero(), "unused": onnxtest.Simple(1)} {
+	for name, m := range map[string]onnxwire.Model{"m": onnxtest.NonZero(), "unused": onnxtest.Simple(1)} {
 		if status, body := call(t, "POST", first.url+"/admin/v1/models/"+name+"/versions", m.Bytes()); status != http.StatusCreated {
 			t.Fatalf("push: got %d %s", status, body)
 		}

@@ -28,6 +28,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/predict/predicttest"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -132,10 +133,10 @@ func (m *mixed) push(i int) {
 	if width := k.weight << 20 / 4 / 17; width > 0 {
 		model.Weights = []tensor.Spec{{Name: "W1", Shape: []int64{16, width}}, {Name: "W2", Shape: []int64{width, 1}}}
 		model.Nodes = append(model.Nodes,
-			onnxtest.Node{Op: "Cast", In: []string{"INPUT0"}, Out: []string{"X"}, Attributes: []onnxtest.Attribute{{Name: "to", Value: int64(onnxtest.ElemOf(tensor.FP32))}}},
-			onnxtest.Node{Op: "MatMul", In: []string{"X", "W1"}, Out: []string{"Y"}},
-			onnxtest.Node{Op: "MatMul", In: []string{"Y", "W2"}, Out: []string{"WEIGHED"}})
-		model.Outputs = append(model.Outputs, onnxtest.Tensor("WEIGHED", tensor.FP32, -1, 1))
+			onnxwire.Node{Op: "Cast", In: []string{"INPUT0"}, Out: []string{"X"}, Attributes: []onnxwire.Attribute{{Name: "to", Value: int64(onnxwire.ElemOf(tensor.FP32))}}},
+			onnxwire.Node{Op: "MatMul", In: []string{"X", "W1"}, Out: []string{"Y"}},
+			onnxwire.Node{Op: "MatMul", In: []string{"Y", "W2"}, Out: []string{"WEIGHED"}})
+		model.Outputs = append(model.Outputs, onnxwire.Tensor("WEIGHED", tensor.FP32, -1, 1))
 	}
 	var body bytes.Buffer
 	form := multipart.NewWriter(&body)

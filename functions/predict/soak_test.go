@@ -27,6 +27,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
@@ -128,7 +129,7 @@ func (s soak) model(i int) []byte {
 	m := onnxtest.Dense(1, w)
 	m.Nodes[0].Out = []string{"XW"}
 	m.Constants = []tensor.Tensor{tensor.Of("C", []int64{1}, []float32{float32(i)})}
-	m.Nodes = append(m.Nodes, onnxtest.Node{Op: "Add", In: []string{"XW", "C"}, Out: []string{"Y"}})
+	m.Nodes = append(m.Nodes, onnxwire.Node{Op: "Add", In: []string{"XW", "C"}, Out: []string{"Y"}})
 	return m.Bytes()
 }
 

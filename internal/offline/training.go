@@ -49,17 +49,23 @@ func (s *Store) TrainingSet(ctx context.Context, plan *feature.Plan, rows io.Rea
 	if err := t.take(ctx, rows, format); err != nil {
 		return err
 	}
+	if err := t.fill(ctx); err != nil {
+		return err
+	}
+	return t.write(ctx, w)
+}
+
+// fill joins the asked rows with features.
+func (t *training) fill(ctx context.Context) error {
 	for _, g := range t.groups() {
 		if err := t.join(ctx, g); err != nil {
 			return err
 		}
 	}
-	if plan.Computes() {
-		if err := t.compute(ctx); err != nil {
-			return err
-		}
+	if t.plan.Computes() {
+		return t.compute(ctx)
 	}
-	return t.write(ctx, w)
+	return nil
 }
 
 // training is a set in the making. The table "asked" has its rows: their number n, their

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/predict/predicttest"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -147,7 +148,7 @@ func TestRefusedPushes(t *testing.T) {
 	blob, cache := newBlob(t), t.TempDir()
 	s := predicttest.Start(t, blob, map[string]string{"MODEL_CACHE_DIR": cache, "MAX_UPLOAD": "1MiB"})
 	good := string(onnxtest.NonZero().Bytes())
-	x, y := []onnxtest.Value{onnxtest.Tensor("X", tensor.FP32, -1)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)}
+	x, y := []onnxwire.Value{onnxwire.Tensor("X", tensor.FP32, -1)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)}
 	future := onnxtest.Apply("Neg", x, y)
 	future.Opset = 99
 	with := func(settings string) []string { return []string{"settings", settings, "model", good} }
@@ -323,8 +324,8 @@ func TestModelsAreListed(t *testing.T) {
 
 // neg and same are two versions that anybody can tell apart.
 var (
-	xs   = []onnxtest.Value{onnxtest.Tensor("X", tensor.FP32, -1)}
-	ys   = []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)}
+	xs   = []onnxwire.Value{onnxwire.Tensor("X", tensor.FP32, -1)}
+	ys   = []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)}
 	same = onnxtest.Apply("Identity", xs, ys)
 	neg  = onnxtest.Apply("Neg", xs, ys)
 )

@@ -16,6 +16,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
@@ -48,7 +49,7 @@ func startHandler(t testing.TB) (http.Handler, *model.Registry) {
 
 var fuzzed = []struct {
 	name string
-	file onnxtest.Model
+	file onnxwire.Model
 }{
 	{"simple", onnxtest.Simple(-1)},
 	{"x", onnxtest.Identity(tensor.Spec{Type: tensor.FP32, Shape: []int64{-1}})},

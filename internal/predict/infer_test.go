@@ -11,6 +11,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/predict/predicttest"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -222,8 +223,8 @@ func TestShapesThatDependOnData(t *testing.T) {
 // JSON has no NaN and no infinities: null there, but exact in bytes.
 func TestNumbersThatJSONLacks(t *testing.T) {
 	s := predicttest.Start(t, nil, nil)
-	x, y := onnxtest.Tensor("X", tensor.FP32, -1), onnxtest.Tensor("Y", tensor.FP32, -1)
-	s.Push(t, "log", onnxtest.Apply("Log", []onnxtest.Value{x}, []onnxtest.Value{y}).Bytes(), model.Settings{})
+	x, y := onnxwire.Tensor("X", tensor.FP32, -1), onnxwire.Tensor("Y", tensor.FP32, -1)
+	s.Push(t, "log", onnxtest.Apply("Log", []onnxwire.Value{x}, []onnxwire.Value{y}).Bytes(), model.Settings{})
 	want(t, s.Do(t, "POST", "/v2/models/log/infer", floats("0,1,-1")), 200,
 		`{"model_name":"log","model_version":"1","outputs":[{"name":"Y","datatype":"FP32","shape":[3],"data":[null,0,null]}]}`)
 
@@ -294,7 +295,7 @@ func TestClassifiers(t *testing.T) {
 
 func TestPathsToAVersion(t *testing.T) {
 	s := predicttest.Start(t, nil, nil)
-	x, y := []onnxtest.Value{onnxtest.Tensor("X", tensor.FP32, -1)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)}
+	x, y := []onnxwire.Value{onnxwire.Tensor("X", tensor.FP32, -1)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)}
 	s.Push(t, "a.b-C_1", onnxtest.Apply("Identity", x, y).Bytes(), model.Settings{})
 	s.Push(t, "a.b-C_1", onnxtest.Apply("Neg", x, y).Bytes(), model.Settings{})
 	if _, err := s.Registry.Move(t.Context(), "a.b-C_1", "canary", model.Change{To: 2}); err != nil {

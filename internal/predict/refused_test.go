@@ -7,6 +7,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/predict/predicttest"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -22,8 +23,8 @@ func startRefusing(t testing.TB, environ map[string]string) *predicttest.Server 
 	s.Push(t, "text", onnxtest.Identity(spec(tensor.Bytes, -1)).Bytes(), model.Settings{})
 	s.Push(t, "bytes", onnxtest.Identity(spec(tensor.Uint8, -1)).Bytes(), model.Settings{})
 	s.Push(t, "pick", onnxtest.Apply("Gather",
-		[]onnxtest.Value{onnxtest.Tensor("X", tensor.FP32, -1), onnxtest.Tensor("I", tensor.Int64, -1)},
-		[]onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)}).Bytes(), model.Settings{Warmup: model.Warmup{
+		[]onnxwire.Value{onnxwire.Tensor("X", tensor.FP32, -1), onnxwire.Tensor("I", tensor.Int64, -1)},
+		[]onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)}).Bytes(), model.Settings{Warmup: model.Warmup{
 		Sample: []byte(`{"inputs":[{"name":"X","shape":[1],"datatype":"FP32","data":[0]},{"name":"I","shape":[1],"datatype":"INT64","data":[0]}]}`),
 	}})
 	return s

@@ -21,6 +21,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/predict/predicttest"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -30,7 +31,7 @@ import (
 
 // negative takes INPUT0 of a type, [-1], and gives OUTPUT0 with the other sign.
 func negative(d tensor.Type) []byte {
-	return onnxtest.Apply("Neg", []onnxtest.Value{onnxtest.Tensor("INPUT0", d, -1)}, []onnxtest.Value{onnxtest.Tensor("OUTPUT0", d, -1)}).Bytes()
+	return onnxtest.Apply("Neg", []onnxwire.Value{onnxwire.Tensor("INPUT0", d, -1)}, []onnxwire.Value{onnxwire.Tensor("OUTPUT0", d, -1)}).Bytes()
 }
 
 // pair is a server with a model m: version 1 says what it is asked, version 2 the negative of it.

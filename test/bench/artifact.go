@@ -15,6 +15,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -29,7 +30,7 @@ type dense struct {
 var large = dense{"large", 12, 2048} // 201 MB
 
 func (d dense) sample(dir string) (sample, error) {
-	path, err := write(dir, d.name, func() onnxtest.Model { return onnxtest.Dense(d.layers, d.width) })
+	path, err := write(dir, d.name, func() onnxwire.Model { return onnxtest.Dense(d.layers, d.width) })
 	if err != nil {
 		return sample{}, err
 	}

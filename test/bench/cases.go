@@ -14,6 +14,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -34,7 +35,7 @@ var samples = map[string]func(root, dir string) (sample, error){
 		return sample{name: "flights", path: filepath.Join(dir, "flights.onnx"), body: body, header: -1}, err
 	},
 	"identity": func(_, dir string) (sample, error) {
-		return picture("identity", dir, "INPUT0", func() onnxtest.Model {
+		return picture("identity", dir, "INPUT0", func() onnxwire.Model {
 			return onnxtest.Identity(tensor.Spec{Type: tensor.FP32, Shape: pictureShape})
 		})
 	},
@@ -50,13 +51,13 @@ var samples = map[string]func(root, dir string) (sample, error){
 		}
 		return tensor.Of("X", []int64{1, 32}, ids)
 	}),
-	"large": made("large150", func() onnxtest.Model { return onnxtest.Dense(9, 2048) }, func() tensor.Tensor { return numbers(1, 1, 2048) }),
+	"large": made("large150", func() onnxwire.Model { return onnxtest.Dense(9, 2048) }, func() tensor.Tensor { return numbers(1, 1, 2048) }),
 }
 
 var pictureShape = []int64{1, 3, 224, 224}
 
 // picture makes a model's file, unless it is there, and a request with one picture.
-func picture(name, dir, input string, model func() onnxtest.Model) (sample, error) {
+func picture(name, dir, input string, model func() onnxwire.Model) (sample, error) {
 	path, err := write(dir, name, model)
 	if err != nil {
 		return sample{}, err
@@ -72,7 +73,7 @@ func picture(name, dir, input string, model func() onnxtest.Model) (sample, erro
 }
 
 // write puts a made-up model into a file, unless it is there.
-func write(dir, name string, model func() onnxtest.Model) (path string, err error) {
+func write(dir, name string, model func() onnxwire.Model) (path string, err error) {
 	path = filepath.Join(dir, name+".onnx")
 	if _, err := os.Stat(path); err == nil {
 		return path, nil

@@ -11,7 +11,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -42,7 +42,7 @@ func largeJob() *job {
 
 // made is a sample of a model of one input X, of which the first dimension is
 // free, and one output Y of type FP32.
-func made(file string, model func() onnxtest.Model, input func() tensor.Tensor) func(_, dir string) (sample, error) {
+func made(file string, model func() onnxwire.Model, input func() tensor.Tensor) func(_, dir string) (sample, error) {
 	return func(_, dir string) (sample, error) {
 		path, err := write(dir, file, model)
 		in := input()
@@ -52,7 +52,7 @@ func made(file string, model func() onnxtest.Model, input func() tensor.Tensor) 
 }
 
 func trees(rows int64) func(_, dir string) (sample, error) {
-	return made("trees", func() onnxtest.Model { return forest{trees: 100, depth: 6}.of(treeFeatures, tensor.FP32) },
+	return made("trees", func() onnxwire.Model { return forest{trees: 100, depth: 6}.of(treeFeatures, tensor.FP32) },
 		func() tensor.Tensor { return numbers(10, rows, treeFeatures) })
 }
 

@@ -5,7 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 
-	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -13,30 +13,30 @@ import (
 // random, the same in every run, and of a size that keeps what flows through it
 // near one: numbers that vanish would make the processor slow.
 type layers struct {
-	onnxtest.Model
+	onnxwire.Model
 	random *rand.Rand
 	last   string // the value that the next operation takes
 }
 
-func newLayers(in, out onnxtest.Value) *layers {
+func newLayers(in, out onnxwire.Value) *layers {
 	n := &layers{random: rand.New(rand.NewPCG(1, 2)), last: in.Name}
-	n.Inputs, n.Outputs = []onnxtest.Value{in}, []onnxtest.Value{out}
+	n.Inputs, n.Outputs = []onnxwire.Value{in}, []onnxwire.Value{out}
 	return n
 }
 
 // op adds an operation on the last value and more ones, and names what it gives.
-func (n *layers) op(op string, more []string, attributes ...onnxtest.Attribute) string {
+func (n *layers) op(op string, more []string, attributes ...onnxwire.Attribute) string {
 	return n.on(op, append([]string{n.last}, more...), attributes...)
 }
 
-func (n *layers) on(op string, in []string, attributes ...onnxtest.Attribute) string {
+func (n *layers) on(op string, in []string, attributes ...onnxwire.Attribute) string {
 	n.last = fmt.Sprint("v", len(n.Nodes))
-	n.Nodes = append(n.Nodes, onnxtest.Node{Op: op, In: in, Out: []string{n.last}, Attributes: attributes})
+	n.Nodes = append(n.Nodes, onnxwire.Node{Op: op, In: in, Out: []string{n.last}, Attributes: attributes})
 	return n.last
 }
 
 // end has the last operation give the net's output.
-func (n *layers) end() onnxtest.Model {
+func (n *layers) end() onnxwire.Model {
 	n.Nodes[len(n.Nodes)-1].Out[0] = n.Outputs[0].Name
 	return n.Model
 }
@@ -57,8 +57,8 @@ func constant[T tensor.Number](n *layers, shape []int64, values []T) string {
 	return name
 }
 
-func attr(name string, value any) onnxtest.Attribute {
-	return onnxtest.Attribute{Name: name, Value: value}
+func attr(name string, value any) onnxwire.Attribute {
+	return onnxwire.Attribute{Name: name, Value: value}
 }
 
 // conv is a convolution that keeps the picture's size but for the stride, with a
@@ -76,8 +76,8 @@ func (n *layers) conv(in, out, group, kernel, stride int64, ramp bool) {
 
 // mobileNet is built like MobileNetV2 (Sandler and others, 2018), of 3.5 million
 // parameters: blocks that widen, filter each channel by itself, and narrow.
-func mobileNet() onnxtest.Model {
-	n := newLayers(onnxtest.Tensor("X", tensor.FP32, -1, 3, 224, 224), onnxtest.Tensor("Y", tensor.FP32, -1, 1000))
+func mobileNet() onnxwire.Model {
+	n := newLayers(onnxwire.Tensor("X", tensor.FP32, -1, 3, 224, 224), onnxwire.Tensor("Y", tensor.FP32, -1, 1000))
 	n.conv(3, 32, 1, 3, 2, true)
 	width := int64(32)
 	for _, stage := range []struct{ widen, out, repeat, stride int64 }{
@@ -106,9 +106,9 @@ func mobileNet() onnxtest.Model {
 
 // encoder is built like MiniLM (Wang and others, 2020) with a vocabulary of 1,000
 // only: 6 layers of 12 heads, 384 wide, on 32 tokens, to the mean over them.
-func encoder() onnxtest.Model {
+func encoder() onnxwire.Model {
 	const depth, heads, width, tokens, words = 6, 12, 384, 32, 1000
-	n := newLayers(onnxtest.Tensor("X", tensor.Int64, -1, tokens), onnxtest.Tensor("Y", tensor.FP32, -1, width))
+	n := newLayers(onnxwire.Tensor("X", tensor.Int64, -1, tokens), onnxwire.Tensor("Y", tensor.FP32, -1, width))
 	ids := n.last
 	linear := func(from string, in, out int64) string {
 		product := n.on("MatMul", []string{from, n.weight(1/math.Sqrt(float64(in)), in, out)})

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -26,12 +27,12 @@ func (f forest) sample(dir string) (sample, error) {
 	return sample{name: f.name, path: path, body: body, header: -1}, nil
 }
 
-func (f forest) model() onnxtest.Model {
+func (f forest) model() onnxwire.Model {
 	return f.of(features, tensor.FP64)
 }
 
 // of makes the model for so many features of type FP32 or FP64.
-func (f forest) of(features int64, of tensor.Type) onnxtest.Model {
+func (f forest) of(features int64, of tensor.Type) onnxwire.Model {
 	var trees, ids, feature, yes, no, leafTrees, leafIDs, leafTargets []int64
 	var modes []string
 	var values, weights []float64
@@ -53,25 +54,25 @@ func (f forest) of(features int64, of tensor.Type) onnxtest.Model {
 		}
 	}
 	// The runtime takes doubles as a tensor, singles as a list.
-	numbers := func(name string, v []float64) onnxtest.Attribute {
+	numbers := func(name string, v []float64) onnxwire.Attribute {
 		if of == tensor.FP64 {
-			return onnxtest.Attribute{Name: name + "_as_tensor", Value: tensor.Of("", []int64{int64(len(v))}, v)}
+			return onnxwire.Attribute{Name: name + "_as_tensor", Value: tensor.Of("", []int64{int64(len(v))}, v)}
 		}
 		singles := make([]float32, len(v))
 		for i := range v {
 			singles[i] = float32(v[i])
 		}
-		return onnxtest.Attribute{Name: name, Value: singles}
+		return onnxwire.Attribute{Name: name, Value: singles}
 	}
 	m := onnxtest.Apply("TreeEnsembleRegressor",
-		[]onnxtest.Value{onnxtest.Tensor("X", of, -1, features)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1, 1)},
-		onnxtest.Attribute{Name: "n_targets", Value: int64(1)},
-		onnxtest.Attribute{Name: "nodes_treeids", Value: trees}, onnxtest.Attribute{Name: "nodes_nodeids", Value: ids},
-		onnxtest.Attribute{Name: "nodes_featureids", Value: feature}, onnxtest.Attribute{Name: "nodes_modes", Value: modes},
+		[]onnxwire.Value{onnxwire.Tensor("X", of, -1, features)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1, 1)},
+		onnxwire.Attribute{Name: "n_targets", Value: int64(1)},
+		onnxwire.Attribute{Name: "nodes_treeids", Value: trees}, onnxwire.Attribute{Name: "nodes_nodeids", Value: ids},
+		onnxwire.Attribute{Name: "nodes_featureids", Value: feature}, onnxwire.Attribute{Name: "nodes_modes", Value: modes},
 		numbers("nodes_values", values),
-		onnxtest.Attribute{Name: "nodes_truenodeids", Value: yes}, onnxtest.Attribute{Name: "nodes_falsenodeids", Value: no},
-		onnxtest.Attribute{Name: "target_treeids", Value: leafTrees}, onnxtest.Attribute{Name: "target_nodeids", Value: leafIDs},
-		onnxtest.Attribute{Name: "target_ids", Value: leafTargets}, numbers("target_weights", weights),
+		onnxwire.Attribute{Name: "nodes_truenodeids", Value: yes}, onnxwire.Attribute{Name: "nodes_falsenodeids", Value: no},
+		onnxwire.Attribute{Name: "target_treeids", Value: leafTrees}, onnxwire.Attribute{Name: "target_nodeids", Value: leafIDs},
+		onnxwire.Attribute{Name: "target_ids", Value: leafTargets}, numbers("target_weights", weights),
 	)
 	m.Nodes[0].Domain = "ai.onnx.ml"
 	return m

@@ -27,6 +27,7 @@ import (
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -247,8 +248,8 @@ func TestNothingIsLost(t *testing.T) {
 			t.Skip("needs a model that kills its process, which is known for amd64 only")
 		}
 		// As SIGKILL would: the CPU's trap for INT_MIN / -1 ends the process at once, whatever is under way in it.
-		in := []onnxtest.Value{onnxtest.Tensor("X", tensor.Int32, -1), onnxtest.Tensor("Y", tensor.Int32, -1)}
-		s.pushWith(t, "trap", onnxtest.Apply("Div", in, []onnxtest.Value{onnxtest.Tensor("Z", tensor.Int32, -1)}).Bytes(), divide(1))
+		in := []onnxwire.Value{onnxwire.Tensor("X", tensor.Int32, -1), onnxwire.Tensor("Y", tensor.Int32, -1)}
+		s.pushWith(t, "trap", onnxtest.Apply("Div", in, []onnxwire.Value{onnxwire.Tensor("Z", tensor.Int32, -1)}).Bytes(), divide(1))
 		s.everywhere(t, "trap")
 		restarts := func() (n int32) {
 			for _, p := range s.pods(t) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -52,7 +53,7 @@ func BenchmarkRun(b *testing.B) {
 	pixels := tensor.Of("X", image, make([]float32, 3*224*224))
 	tests := []struct {
 		name   string
-		model  onnxtest.Model
+		model  onnxwire.Model
 		inputs []tensor.Tensor
 	}{
 		{"simple", onnxtest.Simple(1), simple},
@@ -82,7 +83,7 @@ func BenchmarkRun(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	for _, tt := range []struct {
 		name  string
-		model onnxtest.Model
+		model onnxwire.Model
 	}{
 		{"simple", onnxtest.Simple(-1)},
 		{"192MB", onnxtest.Dense(12, 2048)},

@@ -8,13 +8,14 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // FuzzOpen opens foreign bytes and, if they are a model, runs it. Most of what
 // reads them is ONNX Runtime's; a crash found here is one to report there.
 func FuzzOpen(f *testing.F) {
-	for _, m := range []onnxtest.Model{
+	for _, m := range []onnxwire.Model{
 		onnxtest.Simple(-1), onnxtest.Classifier([]int64{1, 2}), onnxtest.Classifier([]string{"a", "b"}), onnxtest.NonZero(),
 		onnxtest.Cast(tensor.FP32, tensor.FP16, -1), onnxtest.Elsewhere("w"), onnxtest.Identity(tensor.Spec{Type: tensor.Bytes, Shape: []int64{-1}}),
 	} {

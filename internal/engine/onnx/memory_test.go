@@ -13,6 +13,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -65,7 +66,7 @@ func TestMemoryStaysFlat(t *testing.T) {
 	opset99.Opset = 99
 	elsewhere := onnxtest.Elsewhere("file")
 	elsewhere.Weights = onnxtest.Dense(1, 512).Weights
-	gather := onnxtest.Apply("Gather", []onnxtest.Value{onnxtest.Tensor("X", tensor.FP32, -1), onnxtest.Tensor("I", tensor.Int64, -1)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)})
+	gather := onnxtest.Apply("Gather", []onnxwire.Value{onnxwire.Tensor("X", tensor.FP32, -1), onnxwire.Tensor("I", tensor.Int64, -1)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)})
 	text := onnxtest.Identity(tensor.Spec{Type: tensor.Bytes, Shape: []int64{-1}})
 	long := tensor.OfStrings("INPUT0", []int64{10}, slices.Repeat([]string{strings.Repeat("x", 100_000)}, 10))
 	classes := make([]int64, 20_000)

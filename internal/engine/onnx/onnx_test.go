@@ -13,6 +13,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine/enginetest"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
@@ -47,7 +48,7 @@ func TestContract(t *testing.T) { enginetest.Run(t, onnxtest.Format(t), models(t
 
 func BenchmarkContract(b *testing.B) { enginetest.Benchmark(b, onnxtest.Format(b), models(b)) }
 
-func open(t testing.TB, m onnxtest.Model, o engine.Options) engine.Session {
+func open(t testing.TB, m onnxwire.Model, o engine.Options) engine.Session {
 	t.Helper()
 	s, err := onnxtest.Format(t).Open(t.Context(), m.Bytes(), o)
 	if err != nil {
@@ -165,7 +166,7 @@ func TestManyInputsAndOutputs(t *testing.T) {
 }
 
 func TestStringOutputs(t *testing.T) {
-	shape := onnxtest.Apply("Squeeze", []onnxtest.Value{onnxtest.Tensor("X", tensor.Bytes, 1)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.Bytes)})
+	shape := onnxtest.Apply("Squeeze", []onnxwire.Value{onnxwire.Tensor("X", tensor.Bytes, 1)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.Bytes)})
 	s := open(t, shape, engine.Options{})
 	for _, text := range []string{"scalar", ""} {
 		out := run(t, s, tensor.OfStrings("X", []int64{1}, []string{text}))
@@ -200,8 +201,8 @@ func TestHalvesOfUnknownShape(t *testing.T) {
 		}
 		return b
 	}
-	n := onnxtest.Tensor("N", tensor.Int64, -1)
-	y := func(name string, shape ...int64) onnxtest.Value { return onnxtest.Tensor(name, tensor.FP16, shape...) }
+	n := onnxwire.Tensor("N", tensor.Int64, -1)
+	y := func(name string, shape ...int64) onnxwire.Value { return onnxwire.Tensor(name, tensor.FP16, shape...) }
 
 	t.Run("from the input", func(t *testing.T) {
 		s := open(t, onnxtest.Cast(tensor.FP32, tensor.FP16, -1, -1), engine.Options{})
@@ -214,11 +215,11 @@ func TestHalvesOfUnknownShape(t *testing.T) {
 	// run another one.
 	t.Run("from the data", func(t *testing.T) {
 		one := tensor.Tensor{Name: "one", Type: tensor.FP16, Shape: []int64{1}, Data: half(1)}
-		m := onnxtest.Model{Graph: onnxtest.Graph{
-			Inputs:    []onnxtest.Value{n},
-			Outputs:   []onnxtest.Value{y("A", -1, -1), y("B", -1, -1), onnxtest.Tensor("C", tensor.Int64, 1), onnxtest.Unranked("D", tensor.FP16)},
+		m := onnxwire.Model{Graph: onnxwire.Graph{
+			Inputs:    []onnxwire.Value{n},
+			Outputs:   []onnxwire.Value{y("A", -1, -1), y("B", -1, -1), onnxwire.Tensor("C", tensor.Int64, 1), onnxwire.Unranked("D", tensor.FP16)},
 			Constants: []tensor.Tensor{one, tensor.Of("two", []int64{1}, []int64{2})},
-			Nodes: []onnxtest.Node{
+			Nodes: []onnxwire.Node{
 				{Op: "Mul", In: []string{"N", "two"}, Out: []string{"N2"}},
 				{Op: "Expand", In: []string{"one", "N"}, Out: []string{"A"}},
 				{Op: "Expand", In: []string{"one", "N2"}, Out: []string{"B"}},
@@ -239,8 +240,8 @@ func TestHalvesOfUnknownShape(t *testing.T) {
 		}
 	})
 	t.Run("a scalar after all", func(t *testing.T) {
-		m := onnxtest.Apply("ReduceSum", []onnxtest.Value{onnxtest.Tensor("X", tensor.FP16, -1)}, []onnxtest.Value{onnxtest.Unranked("Y", tensor.FP16)},
-			onnxtest.Attribute{Name: "keepdims", Value: int64(0)})
+		m := onnxtest.Apply("ReduceSum", []onnxwire.Value{onnxwire.Tensor("X", tensor.FP16, -1)}, []onnxwire.Value{onnxwire.Unranked("Y", tensor.FP16)},
+			onnxwire.Attribute{Name: "keepdims", Value: int64(0)})
 		_, err := openModel(t, m).Run(t.Context(), []tensor.Tensor{{Name: "X", Type: tensor.FP16, Shape: []int64{1}, Data: half(1)}})
 		if err == nil {
 			t.Error("got an answer, want an error")
@@ -248,20 +249,20 @@ func TestHalvesOfUnknownShape(t *testing.T) {
 	})
 }
 
-func openModel(t testing.TB, m onnxtest.Model) engine.Session { return open(t, m, engine.Options{}) }
+func openModel(t testing.TB, m onnxwire.Model) engine.Session { return open(t, m, engine.Options{}) }
 
 // Files may declare shapes that are not true; ONNX Runtime only grumbles.
 func TestOutputsOfOtherShapesThanDeclared(t *testing.T) {
-	in := []onnxtest.Value{onnxtest.Tensor("X", tensor.FP32, -1)}
-	for _, declared := range []onnxtest.Value{
-		onnxtest.Tensor("Y", tensor.FP32, 3), onnxtest.Tensor("Y", tensor.FP32, 0), onnxtest.Tensor("Y", tensor.FP32),
-		onnxtest.Unranked("Y", tensor.FP32), onnxtest.Tensor("Y", tensor.FP32, 1<<40), onnxtest.Tensor("Y", tensor.FP32, 1<<40, 1<<40),
-		onnxtest.Tensor("Y", tensor.FP32, -1, -1),
+	in := []onnxwire.Value{onnxwire.Tensor("X", tensor.FP32, -1)}
+	for _, declared := range []onnxwire.Value{
+		onnxwire.Tensor("Y", tensor.FP32, 3), onnxwire.Tensor("Y", tensor.FP32, 0), onnxwire.Tensor("Y", tensor.FP32),
+		onnxwire.Unranked("Y", tensor.FP32), onnxwire.Tensor("Y", tensor.FP32, 1<<40), onnxwire.Tensor("Y", tensor.FP32, 1<<40, 1<<40),
+		onnxwire.Tensor("Y", tensor.FP32, -1, -1),
 	} {
-		for name, m := range map[string]onnxtest.Model{
-			"same shape": onnxtest.Apply("Relu", in, []onnxtest.Value{declared}),
-			"passed on":  onnxtest.Apply("Identity", in, []onnxtest.Value{declared}),
-			"scalar":     onnxtest.Apply("ReduceSum", in, []onnxtest.Value{declared}, onnxtest.Attribute{Name: "keepdims", Value: int64(0)}),
+		for name, m := range map[string]onnxwire.Model{
+			"same shape": onnxtest.Apply("Relu", in, []onnxwire.Value{declared}),
+			"passed on":  onnxtest.Apply("Identity", in, []onnxwire.Value{declared}),
+			"scalar":     onnxtest.Apply("ReduceSum", in, []onnxwire.Value{declared}, onnxwire.Attribute{Name: "keepdims", Value: int64(0)}),
 		} {
 			s, err := onnxtest.Format(t).Open(t.Context(), m.Bytes(), engine.Options{})
 			if err != nil {

@@ -11,15 +11,16 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // layers are n of a net: what it does to a matrix is six operations, of which
 // the library makes fewer.
 func layers(n int, width int64) []byte {
-	m := onnxtest.Model{Graph: onnxtest.Graph{
-		Inputs:  []onnxtest.Value{onnxtest.Tensor("X", tensor.FP32, -1, width)},
-		Outputs: []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1, width)},
+	m := onnxwire.Model{Graph: onnxwire.Graph{
+		Inputs:  []onnxwire.Value{onnxwire.Tensor("X", tensor.FP32, -1, width)},
+		Outputs: []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1, width)},
 	}}
 	last := "X"
 	for i := range n {
@@ -29,7 +30,7 @@ func layers(n int, width int64) []byte {
 			out = "Y"
 		}
 		m.Weights = append(m.Weights, tensor.Spec{Name: name("W"), Shape: []int64{width, width}}, tensor.Spec{Name: name("B"), Shape: []int64{width}})
-		m.Nodes = append(m.Nodes, []onnxtest.Node{
+		m.Nodes = append(m.Nodes, []onnxwire.Node{
 			{Op: "MatMul", In: []string{last, name("W")}, Out: []string{name("a")}},
 			{Op: "Add", In: []string{name("a"), name("B")}, Out: []string{name("b")}},
 			{Op: "Identity", In: []string{name("b")}, Out: []string{name("c")}},

@@ -9,11 +9,12 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // refused checks that a model is not opened, and why.
-func refused(t *testing.T, m onnxtest.Model, want string) {
+func refused(t *testing.T, m onnxwire.Model, want string) {
 	t.Helper()
 	s, err := onnxtest.Format(t).Open(t.Context(), m.Bytes(), engine.Options{})
 	if err == nil {
@@ -27,8 +28,8 @@ func refused(t *testing.T, m onnxtest.Model, want string) {
 }
 
 func TestRefusedModels(t *testing.T) {
-	x, y := onnxtest.Tensor("X", tensor.FP32, 4), onnxtest.Tensor("Y", tensor.FP32, 4)
-	in, out := []onnxtest.Value{x}, []onnxtest.Value{y}
+	x, y := onnxwire.Tensor("X", tensor.FP32, 4), onnxwire.Tensor("Y", tensor.FP32, 4)
+	in, out := []onnxwire.Value{x}, []onnxwire.Value{y}
 	opset99 := onnxtest.Apply("Relu", in, out)
 	opset99.Opset = 99
 	foreign := onnxtest.Apply("Frobnicate", in, out)
@@ -40,11 +41,11 @@ func TestRefusedModels(t *testing.T) {
 	short := onnxtest.Apply("Add", in, out)
 	short.Nodes[0].In = []string{"X", "W"}
 	short.Constants = []tensor.Tensor{{Name: "W", Type: tensor.FP32, Shape: []int64{4}, Data: []byte{1, 2, 3}}}
-	sequenceOut := onnxtest.Apply("SequenceConstruct", in, []onnxtest.Value{onnxtest.Sequence("Y", tensor.FP32, 4)})
+	sequenceOut := onnxtest.Apply("SequenceConstruct", in, []onnxwire.Value{onnxwire.Sequence("Y", tensor.FP32, 4)})
 
 	tests := []struct {
 		name  string
-		model onnxtest.Model
+		model onnxwire.Model
 		want  string
 	}{
 		{"opset of the future", opset99, "the model is written for opset 99 of ai.onnx, ONNX Runtime knows them up to 26"},
@@ -53,17 +54,17 @@ func TestRefusedModels(t *testing.T) {
 		{"dangling input", dangling, "Node input 'Z' is not a graph input, initializer, or output of a previous node"},
 		{"cycle", cycle, "graph is not acyclic"},
 		{"weights that are too short", short, "raw_data size (3 bytes) does not match expected size from shape and data type (16 bytes)"},
-		{"wrong type", onnxtest.Apply("Relu", in, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP64, 4)}), "does not match expected type"},
+		{"wrong type", onnxtest.Apply("Relu", in, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP64, 4)}), "does not match expected type"},
 		{"no inputs", onnxtest.Apply("Relu", nil, out), "the model has 0 inputs and 1 outputs"},
 		{"no outputs", onnxtest.Apply("Relu", in, nil), "the model has 1 inputs and 0 outputs"},
-		{"sequence in", onnxtest.Apply("SequenceAt", []onnxtest.Value{onnxtest.Sequence("X", tensor.FP32)}, out), `input "X" is a sequence; only tensors can be served`},
-		{"maps in", onnxtest.Apply("DictVectorizer", []onnxtest.Value{onnxtest.Maps("X", tensor.Int64)}, out), `input "X" is a sequence`},
+		{"sequence in", onnxtest.Apply("SequenceAt", []onnxwire.Value{onnxwire.Sequence("X", tensor.FP32)}, out), `input "X" is a sequence; only tensors can be served`},
+		{"maps in", onnxtest.Apply("DictVectorizer", []onnxwire.Value{onnxwire.Maps("X", tensor.Int64)}, out), `input "X" is a sequence`},
 		{"sequence out", sequenceOut, `output "Y" is a sequence`},
-		{"optional", onnxtest.Apply("OptionalGetElement", []onnxtest.Value{onnxtest.Optional("X", tensor.FP32, 4)}, out), `input "X" is optional`},
-		{"complex", onnxtest.Apply("Identity", []onnxtest.Value{onnxtest.TensorOf("X", onnxtest.Complex64, 4)}, out), `input "X" has elements of type COMPLEX64`},
-		{"eight bits", onnxtest.Apply("Identity", in, []onnxtest.Value{onnxtest.TensorOf("Y", onnxtest.Float8E4M3, 4)}), `output "Y" has elements of type FLOAT8E4M3FN`},
-		{"unknown rank", onnxtest.Apply("Relu", []onnxtest.Value{onnxtest.Unranked("X", tensor.FP32)}, out), `input "X" does not tell how many dimensions it has`},
-		{"scalar FP16", onnxtest.Apply("Identity", in, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP16)}), `output "Y" is a scalar of type FP16`},
+		{"optional", onnxtest.Apply("OptionalGetElement", []onnxwire.Value{onnxwire.Optional("X", tensor.FP32, 4)}, out), `input "X" is optional`},
+		{"complex", onnxtest.Apply("Identity", []onnxwire.Value{onnxwire.TensorOf("X", onnxwire.Complex64, 4)}, out), `input "X" has elements of type COMPLEX64`},
+		{"eight bits", onnxtest.Apply("Identity", in, []onnxwire.Value{onnxwire.TensorOf("Y", onnxwire.Float8E4M3, 4)}), `output "Y" has elements of type FLOAT8E4M3FN`},
+		{"unknown rank", onnxtest.Apply("Relu", []onnxwire.Value{onnxwire.Unranked("X", tensor.FP32)}, out), `input "X" does not tell how many dimensions it has`},
+		{"scalar FP16", onnxtest.Apply("Identity", in, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP16)}), `output "Y" is a scalar of type FP16`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { refused(t, tt.model, tt.want) })
@@ -102,8 +103,8 @@ func TestWeightsInOtherFiles(t *testing.T) {
 func TestWeightsOfLoopsInOtherFiles(t *testing.T) {
 	m := onnxtest.Slow()
 	loop := &m.Nodes[0]
-	body := loop.Attributes[0].Value.(onnxtest.Graph)
-	m.Weights, body.External = nil, []onnxtest.External{{Name: "W", Shape: []int64{256, 256}, Location: "model.onnx"}}
+	body := loop.Attributes[0].Value.(onnxwire.Graph)
+	m.Weights, body.External = nil, []onnxwire.External{{Name: "W", Shape: []int64{256, 256}, Location: "model.onnx"}}
 	loop.Attributes[0].Value = body
 	refused(t, m, "the model keeps weights in other files")
 }
@@ -114,16 +115,16 @@ func TestRefusedInputs(t *testing.T) {
 		return tensor.Of(name, shape, make([]float32, n))
 	}
 	i64 := func(name string, v ...int64) tensor.Tensor { return tensor.Of(name, []int64{int64(len(v))}, v) }
-	x := onnxtest.Tensor("X", tensor.FP32, -1)
-	gather := onnxtest.Apply("Gather", []onnxtest.Value{x, onnxtest.Tensor("I", tensor.Int64, -1)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)})
-	add := onnxtest.Apply("Add", []onnxtest.Value{x, onnxtest.Tensor("Z", tensor.FP32, -1)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)})
-	reshape := onnxtest.Apply("Reshape", []onnxtest.Value{x, onnxtest.Tensor("S", tensor.Int64, -1)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)})
-	fill := onnxtest.Apply("ConstantOfShape", []onnxtest.Value{onnxtest.Tensor("S", tensor.Int64, -1)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.FP32, -1)})
-	divide := onnxtest.Apply("Div", []onnxtest.Value{onnxtest.Tensor("A", tensor.Int64, -1), onnxtest.Tensor("B", tensor.Int64, -1)}, []onnxtest.Value{onnxtest.Tensor("Y", tensor.Int64, -1)})
+	x := onnxwire.Tensor("X", tensor.FP32, -1)
+	gather := onnxtest.Apply("Gather", []onnxwire.Value{x, onnxwire.Tensor("I", tensor.Int64, -1)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)})
+	add := onnxtest.Apply("Add", []onnxwire.Value{x, onnxwire.Tensor("Z", tensor.FP32, -1)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)})
+	reshape := onnxtest.Apply("Reshape", []onnxwire.Value{x, onnxwire.Tensor("S", tensor.Int64, -1)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)})
+	fill := onnxtest.Apply("ConstantOfShape", []onnxwire.Value{onnxwire.Tensor("S", tensor.Int64, -1)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.FP32, -1)})
+	divide := onnxtest.Apply("Div", []onnxwire.Value{onnxwire.Tensor("A", tensor.Int64, -1), onnxwire.Tensor("B", tensor.Int64, -1)}, []onnxwire.Value{onnxwire.Tensor("Y", tensor.Int64, -1)})
 	const because = "the model cannot be run on these inputs: "
 	tests := []struct {
 		name   string
-		model  onnxtest.Model
+		model  onnxwire.Model
 		inputs []tensor.Tensor
 		want   string
 	}{
