@@ -46,6 +46,7 @@ var sideways = map[string]string{
 	"row":                  "jsonwire",
 	"predict/predicttest":  "predict engine/onnx/onnxtest store/memstore",
 	"telemetry":            "env telemetry/epoch",
+	"train":                "train/command",
 }
 
 // owners says who alone may import a module, and why.

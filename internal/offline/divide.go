@@ -20,7 +20,7 @@ import (
 // Division says which of the rows that somebody asks for make a training set, what is written of them, and
 // which are held out: the newest.
 type Division struct {
-	// Columns are written: of the asked rows or of the plan, each as its type, and behind them Label and Moment.
+	// Columns are written: of the asked rows or of the plan, each as its type, or as it is where it has none, and behind them Label and Moment.
 	Columns []row.Field
 	// Label is the asked rows' column of what came true. Rows in which it is null are left out.
 	Label row.Field
@@ -40,8 +40,9 @@ type Division struct {
 type Divided struct {
 	From, Until, Cut time.Time
 	Train, Holdout   int64
-	Unlabelled       int64   // rows without a label, which are left out
-	Labels           []Label // of the rows to learn from: the most frequent ones
+	Unlabelled       int64       // rows without a label, which are left out
+	Labels           []Label     // of the rows to learn from: the most frequent ones
+	Columns          []row.Field // as they were written: those without a type have that which is nearest
 }
 
 // Label is a value of the column of labels, as text, and how many rows have it.
@@ -72,7 +73,7 @@ func (s *Store) Divide(ctx context.Context, plan *feature.Plan, rows io.Reader, 
 	if err := t.fill(ctx); err != nil {
 		return nil, err
 	}
-	columns, err := t.typed(ctx, d)
+	columns, err := t.typed(ctx, d, told)
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +222,7 @@ func (t *training) types(ctx context.Context) (map[string]string, error) {
 }
 
 // typed lists what is written, each as its type.
-func (t *training) typed(ctx context.Context, d *Division) (string, error) {
+func (t *training) typed(ctx context.Context, d *Division, told *Divided) (string, error) {
 	types, err := t.types(ctx)
 	if err != nil {
 		return "", err
@@ -231,13 +232,22 @@ func (t *training) typed(ctx context.Context, d *Division) (string, error) {
 		expression, have := "", ""
 		if at, ok := t.passedAs(c.Name); ok {
 			expression, have = "a."+at, types[at]
+			if c.Type == 0 {
+				c.Type = typeOf(have)
+			}
 		} else {
 			for i, j := range t.joined {
 				for _, k := range j.columns {
 					if of := &t.plan.Columns[k]; of.Name == c.Name {
 						expression = fmt.Sprintf("j%d.c%d", i, k)
-						if of.Type == row.Timestamp {
+						if c.Type == 0 {
+							c.Type = of.Type
+						}
+						if of.Type == row.Timestamp { // microseconds
 							expression = cast(expression, "TIMESTAMPTZ", row.Timestamp)
+							if c.Type == row.Timestamp {
+								c.Type = row.Int64
+							}
 						}
 					}
 				}
@@ -246,8 +256,24 @@ func (t *training) typed(ctx context.Context, d *Division) (string, error) {
 		if expression == "" {
 			return "", fault.New(fault.Invalid, "there is no column %q, neither among the rows nor among the features", c.Name)
 		}
+		told.Columns = append(told.Columns, c)
 		columns = append(columns, cast(expression, have, c.Type)+" AS "+ident(c.Name))
 	}
 	columns = append(columns, "a.label AS "+ident(d.Label.Name), "make_timestamptz(a.t) AS "+ident(Moment))
 	return strings.Join(columns, ", "), nil
+}
+
+// typeOf is the type of ours that is nearest to one of DuckDB's.
+func typeOf(have string) row.Type {
+	switch {
+	case have == "BOOLEAN":
+		return row.Bool
+	case have == "TINYINT", have == "SMALLINT", have == "INTEGER", have == "UTINYINT", have == "USMALLINT", have == "UINTEGER", have == "BIGINT":
+		return row.Int64
+	case have == "FLOAT":
+		return row.Float32
+	case have == "DOUBLE", have == "HUGEINT", have == "UBIGINT", strings.HasPrefix(have, "DECIMAL"):
+		return row.Float64
+	}
+	return row.String
 }

@@ -50,10 +50,19 @@ func openScan(path string, columns []row.Field) (_ *scan, err error) {
 		for !top.Leaf() {
 			top = top.Columns()[0]
 		}
+		if have, want := top.Type().Kind(), kinds[c.Type.Elem()]; have != want {
+			return nil, fmt.Errorf("the column %q is of %s, not %s", c.Name, have, want)
+		}
 		s.at = append(s.at, top.Index())
 		s.cols = append(s.cols, cursor{typ: c.Type, full: top.MaxDefinitionLevel(), texts: map[string]string{}})
 	}
 	return s, nil
+}
+
+// kinds are how values lie in Parquet.
+var kinds = map[row.Type]parquet.Kind{
+	row.Bool: parquet.Boolean, row.Int32: parquet.Int32, row.Int64: parquet.Int64, row.Float32: parquet.Float, row.Float64: parquet.Double,
+	row.String: parquet.ByteArray, row.Bytes: parquet.ByteArray, row.Timestamp: parquet.Int64,
 }
 
 // next reads a row into values: one for each column. After the last it is io.EOF.

@@ -33,7 +33,7 @@ type Short interface{ FromString(s string) }
 // named by their tags "yaml", and one that T does not have is refused. Errors are
 // Invalid, and begin with the name (of a file), line and column.
 //
-// Texts, booleans, numbers, lists, mappings to structs and of texts are read, types that
+// Texts, booleans, numbers, lists, mappings to structs, of texts and of any are read, types that
 // know themselves by encoding.TextUnmarshaler or Short, and any, in which numbers
 // are json.Number.
 func Read[T any](name string, b []byte) ([]T, error) {
@@ -268,6 +268,14 @@ func (p *reader) readMap(n ast.Node, v reflect.Value, what string) error {
 		key, ok := scalar(e.Key)
 		if !ok {
 			return p.fail(e.Key.GetToken(), "a name in %s is not a single value", what)
+		}
+		if elem := v.Type().Elem(); elem.Kind() == reflect.Interface {
+			plain := reflect.New(elem).Elem()
+			if err := p.readAny(e.Value, plain, fmt.Sprintf("%q in %s", key, what)); err != nil {
+				return err
+			}
+			v.SetMapIndex(reflect.ValueOf(key), plain)
+			continue
 		}
 		text, ok := scalar(e.Value)
 		if !ok {

@@ -18,6 +18,7 @@ type thing struct {
 	For  Duration          `yaml:"for"`
 	Size *float64          `yaml:"size"`
 	By   brief             `yaml:"by"`
+	All  map[string]any    `yaml:"all"`
 }
 
 type brief struct {
@@ -27,12 +28,12 @@ type brief struct {
 func (b *brief) FromString(s string) { b.Name = "short " + s }
 
 func TestRead(t *testing.T) {
-	got, err := Read[thing]("f.yaml", []byte("name: a\nof: {carrier: B6, hour: 7, late: true}\nn: -3\nany: [1.50, x]\nfor: 1d12h\nsize: 2\nby: me\n---\n# nothing\n---\nby: {name: you}\n"))
+	got, err := Read[thing]("f.yaml", []byte("name: a\nof: {carrier: B6, hour: 7, late: true}\nn: -3\nany: [1.50, x]\nfor: 1d12h\nsize: 2\nby: me\nall: {n: 7, f: 0.25, t: x, l: [1, a]}\n---\n# nothing\n---\nby: {name: you}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []thing{
-		{Name: "a", Of: map[string]string{"carrier": "B6", "hour": "7", "late": "true"}, N: -3, Any: []any{json.Number("1.5"), "x"}, For: Duration(36 * time.Hour), Size: new(2.0), By: brief{"short me"}},
+		{Name: "a", Of: map[string]string{"carrier": "B6", "hour": "7", "late": "true"}, N: -3, Any: []any{json.Number("1.5"), "x"}, For: Duration(36 * time.Hour), Size: new(2.0), By: brief{"short me"}, All: map[string]any{"n": json.Number("7"), "f": json.Number("0.25"), "t": "x", "l": []any{json.Number("1"), "a"}}},
 		{By: brief{"you"}},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -49,6 +50,7 @@ func TestReadRefuses(t *testing.T) {
 		"of: {a: [b]}":              `f.yaml:1:9: "a" in of is not a single value`,
 		"of: {a: b, a: c}":          "already defined",
 		"of: {[a]: b}":              "f.yaml:1:",
+		"all: {a: {b: c}}":          `"a" in all is not a value or a list of values`,
 		"size: .inf":                "size is not a number",
 		strings.Repeat("#", Most+1): "more than 1048576",
 	} {

@@ -102,6 +102,7 @@ func TestAskedAndAnswered(t *testing.T) {
 	log := download(t, bucket)
 	compareLog(t, y, log, w)
 	compareFeatures(t, y, log, all, bucket, flown)
+	compareTraining(t, y, log, all, bucket, flown)
 
 	// Again: the server had it all.
 	out.Reset()

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package command
+
+import "syscall"
+
+// attributes have a program lead a process group.
+func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
+// signal sends a signal to the group that pid leads.
+func signal(pid int, s syscall.Signal) error { return syscall.Kill(-pid, s) }
