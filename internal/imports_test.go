@@ -24,7 +24,7 @@ var levels = []struct {
 	{"chart jsonwire onnxwire row tensor yamlwire", "values, how JSON, YAML and ONNX write them, and how they look, know only the ground"},
 	{"drift engine event feast oip quality sequential store tfserving window", "ports and wire formats know values, not each other"},
 	{"alert cache ledger model queue segment serve", "what mains compose flows of"},
-	{"payload rollout rpc", "what was predicted, who answers it, and gRPC on the server"},
+	{"modelcard payload rollout rpc", "how a version came to be, what was predicted, who answers it, and gRPC on the server"},
 	{"auth", "who may do what, by every protocol"},
 	{"limit", "how much they may ask for"},
 	{"feature pipeline", "features are asked for by other flows, and pipelines run what mains give them"},

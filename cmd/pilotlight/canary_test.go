@@ -37,13 +37,14 @@ MOVE  ALIAS  FROM  TO  WHEN  BY  WHY
 1  champion  -  1  TIME  ME  first version
 `, "model", "show", "m")
 	c.prints("champion: 1 + 2 at 12.5% + 3 as shadow -> 2 + 3 as shadow (move 6)\n", "model", "promote", "m", "--why", "better")
-	c.prints("champion: 2 + 3 as shadow -> 1 + 2 as shadow (move 7)\n", "model", "rollback", "m")
-	c.prints("champion: 1 + 2 as shadow -> 1 (move 8)\n", "model", "shadow", "m", "--end")
-	c.prints("champion: 1 -> 1 + 3 at 50% (move 9)\n", "model", "canary", "m", "3", "--share", "50%")
-	c.prints("champion: 1 + 3 at 50% -> 1 (move 10)\n", "model", "canary", "m", "3", "--end")
+	c.prints("champion: 2 + 3 as shadow -> 1 (move 7)\n", "model", "rollback", "m")
+	c.prints("champion: 1 -> 1 + 2 as shadow (move 8)\n", "model", "shadow", "m", "2")
+	c.prints("champion: 1 + 2 as shadow -> 1 (move 9)\n", "model", "shadow", "m", "--end")
+	c.prints("champion: 1 -> 1 + 3 at 50% (move 10)\n", "model", "canary", "m", "3", "--share", "50%")
+	c.prints("champion: 1 + 3 at 50% -> 1 (move 11)\n", "model", "canary", "m", "3", "--end")
 	c.prints("champion already names version 1\n", "model", "canary", "m", "3", "--end")
-	c.prints("champion: 1 -> 1 + 3 at 50% (move 11)\n", "model", "canary", "m", "3", "--share", "50%")
-	c.prints("champion: 1 + 3 at 50% -> 1 (move 12)\n", "model", "rollback", "m")
+	c.prints("champion: 1 -> 1 + 3 at 50% (move 12)\n", "model", "canary", "m", "3", "--share", "50%")
+	c.prints("champion: 1 + 3 at 50% -> 1 (move 13)\n", "model", "rollback", "m")
 	for _, test := range []struct {
 		want string
 		args []string

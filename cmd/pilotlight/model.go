@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/modelcard"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -219,11 +220,21 @@ func aliases(all map[string]int, splits map[string]*model.Split, version int) st
 }
 
 func showCommand(c *client) *cobra.Command {
-	return &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show a model's versions, signature, and the history of its aliases",
-		Args:  cobra.ExactArgs(1),
+	var card bool
+	cmd := &cobra.Command{
+		Use:   "show NAME[:VERSION]",
+		Short: "Show a model's versions, signature, and the history of its aliases; or the card of a version",
+		Long: `Show a model's versions, signature, and the history of its aliases.
+
+With --card it is how a version that a pipeline made came to be, as Markdown: of
+which data, by which trainer, and how it did beside the version before it.`,
+		Example: `  pilotlight model show fraud
+  pilotlight model show fraud:4 --card`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if card {
+				return c.showCard(cmd, args[0])
+			}
 			var d predict.ModelDetail
 			if printed, err := c.ask(cmd.Context(), "GET", modelPath(args[0]), nil, &d); printed || err != nil {
 				return err
@@ -262,6 +273,25 @@ func showCommand(c *client) *cobra.Command {
 			return c.table(rows)
 		},
 	}
+	cmd.Flags().BoolVar(&card, "card", false, "show the card of the version (champion)")
+	return cmd
+}
+
+// showCard shows how a version, which may be named by an alias, came to be.
+func (c *client) showCard(cmd *cobra.Command, text string) error {
+	ref, err := model.ParseRef(text)
+	if err != nil {
+		return err
+	}
+	if ref.Version == "" {
+		ref.Version = model.Champion
+	}
+	var card modelcard.Card
+	printed, err := c.ask(cmd.Context(), "GET", modelPath(ref.Name)+"/versions/"+url.PathEscape(ref.Version)+"/card", nil, &card)
+	if !printed && err == nil {
+		fmt.Fprint(c.out, card.Markdown())
+	}
+	return err
 }
 
 // number writes a version, where 0 is none.

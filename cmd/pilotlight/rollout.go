@@ -61,7 +61,7 @@ name it with --server.`,
 func startCommand(c *client, path func(name string) string) *cobra.Command {
 	var shares []string
 	var guards map[string]string
-	var hold, patience string
+	var hold, patience, shadow string
 	var least int64
 	cmd := &cobra.Command{
 		Use: "start MODEL VERSION", Short: "Begin to bring out a version",
@@ -91,7 +91,7 @@ func startCommand(c *client, path func(name string) string) *cobra.Command {
 			for _, d := range []struct {
 				text string
 				to   *yamlwire.Duration
-			}{{hold, &p.Hold}, {patience, &p.Patience}} {
+			}{{hold, &p.Hold}, {patience, &p.Patience}, {shadow, &p.Shadow}} {
 				if d.text == "" {
 					continue
 				}
@@ -108,6 +108,7 @@ func startCommand(c *client, path func(name string) string) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&shares, "shares", nil, "`shares` of the callers, one after the other (default 1%,5%,25%,50%; then all)")
+	flags.StringVar(&shadow, "shadow", "", "how `long` it is asked the same at first, behind the answers (default: not at all)")
 	flags.StringVar(&hold, "hold", "", "how `long` it has each share at least (default 30m)")
 	flags.StringVar(&patience, "patience", "", "how `long` it may have a share without a decision, before it is taken back (default 3d)")
 	flags.Int64Var(&least, "least", 0, "how many answers it gives with each share at least (default 100)")
@@ -121,9 +122,19 @@ func told(r *rollout.Rollout) (state string, since time.Time, why string) {
 	case r.End != "":
 		return string(r.End), r.Ended, r.Why
 	case r.Latest != nil:
-		return fmt.Sprintf("%.4g %%", 100*r.Latest.Share), r.Latest.At, r.Latest.Why
+		return stage(r.Latest), r.Latest.At, r.Latest.Why
+	case r.Shadow > 0:
+		return "shadow", r.Created, "it has begun"
 	}
 	return fmt.Sprintf("%.4g %%", 100*r.Shares[0]), r.Created, "it has begun"
+}
+
+// stage says which part of the traffic it had.
+func stage(l *rollout.Look) string {
+	if l.Shadow != nil {
+		return "shadow"
+	}
+	return fmt.Sprintf("%.4g %%", 100*l.Share)
 }
 
 func (c *client) showRollout(r *rollout.Rollout) error {
@@ -131,7 +142,11 @@ func (c *client) showRollout(r *rollout.Rollout) error {
 	fmt.Fprintf(c.out, "%s:%d for alias %s: %s since %s\n%s\n", r.Model, r.Version, r.Alias, state, since.Format(time.DateTime), why)
 	for i := range r.Steps {
 		s := &r.Steps[i]
-		fmt.Fprintf(c.out, "  %s  %.4g %%, %d answers: %s: %s\n", s.At.Format(time.DateTime), 100*s.Share, s.Answers, s.Verdict, s.Why)
+		fmt.Fprintf(c.out, "  %s  %s, %d answers: %s: %s\n", s.At.Format(time.DateTime), stage(s), s.Answers, s.Verdict, s.Why)
+		c.showShadowed(s.Shadow)
+	}
+	if r.Latest != nil && len(r.Steps) == 0 {
+		c.showShadowed(r.Latest.Shadow)
 	}
 	if r.Latest == nil || len(r.Latest.Findings) == 0 {
 		return nil
@@ -145,4 +160,17 @@ func (c *client) showRollout(r *rollout.Rollout) error {
 		rows = append(rows, row)
 	}
 	return c.table(rows)
+}
+
+// showShadowed tells how the answers of a shadow differ.
+func (c *client) showShadowed(s *rollout.Shadowed) {
+	if s == nil || s.Answers == 0 {
+		return
+	}
+	fmt.Fprintf(c.out, "    as the shadow: of %d answers to the same requests %.3g %% differ, by %.3g in the mean; it takes %s, and the version there is %s\n",
+		s.Answers, 100*s.Differ, s.Difference, took(s.Latency[1]), took(s.Latency[0]))
+}
+
+func took(seconds float64) time.Duration {
+	return time.Duration(seconds * float64(time.Second)).Round(time.Microsecond)
 }

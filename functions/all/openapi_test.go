@@ -29,6 +29,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/limit"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/modelcard"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
@@ -178,7 +179,7 @@ func TestOpenAPISchemasAreTheTypes(t *testing.T) {
 		"Live": oip.Live{}, "Ready": oip.Ready{}, "Names": oip.ModelList{}, "ServerMetadata": oip.ServerMetadata{}, "ModelMetadata": oip.ModelMetadata{},
 		"ModelReady": oip.ModelReady{}, "ModelConfig": oip.ModelConfig{}, "IndexEntry": oip.IndexEntry{}, "Statistics": oip.Statistics{},
 		"Alive": tfserving.Alive{}, "ModelStatus": tfserving.ModelStatus{}, "MetadataV1": tfserving.Metadata{},
-		"ModelSummary": predict.ModelSummary{}, "ModelDetail": predict.ModelDetail{}, "Manifest": model.Manifest{}, "Move": model.Move{},
+		"ModelSummary": predict.ModelSummary{}, "ModelDetail": predict.ModelDetail{}, "Manifest": model.Manifest{}, "Card": modelcard.Card{}, "Move": model.Move{},
 		"AliasChange": predict.AliasChange{}, "PushSettings": predict.PushSettings{},
 		"Pushed": feature.Result{}, "FeatureSet": feature.Set{}, "FeaturesChanged": feature.Changed{}, "Runs": offline.Runs{}, "Skew": offline.Skew{},
 		"OutcomesTaken": feedback.Result{}, "Judgement": feedback.Judgement{}, "Drift": feedback.Drift{},

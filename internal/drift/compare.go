@@ -136,7 +136,7 @@ func Compare(s *State, o Options) (*Report, error) {
 	r := &Report{Profile: s.p.digest, Rows: s.Rows(), Verdict: Steady, Level: o.Alpha / float64(o.Windows), Columns: make([]ColumnReport, len(s.columns))}
 	var p []float64
 	for i := range s.columns {
-		r.Columns[i] = compareColumn(&s.p.columns[i], &s.columns[i], s.p.rows, o)
+		r.Columns[i] = compareColumn(&s.p.columns[i], &s.columns[i], s.p.columns[i].of(s.p.rows), o)
 		for _, t := range r.Columns[i].Tests {
 			p = append(p, t.P)
 		}

@@ -19,6 +19,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -49,8 +50,10 @@ const (
 // Column is what a column was like in training. Counts are of a sample: of all rows where
 // these were no more than SampleRows.
 type Column struct {
-	Name    string `json:"name"`
-	Kind    Kind   `json:"kind"`
+	Name string `json:"name"`
+	Kind Kind   `json:"kind"`
+	// Rows is how many rows it is of, where these are not those of the profile; 0: they are.
+	Rows    uint64 `json:"rows,omitempty"`
 	Missing uint64 `json:"missing"` // of all rows
 
 	// Min is the least number of all rows. The greatest is the last of Edges.
@@ -85,6 +88,17 @@ func (c *Column) Max() float64 {
 // Sampled tells how many values Counts and Other are of.
 func (c *Column) Sampled() uint64 { return c.present }
 
+// MissingShare is the share of values that are missing, in a profile of so many rows.
+func (c *Column) MissingShare(rows uint64) float64 { return share(c.Missing, c.of(rows)) }
+
+// of is how many rows the column is of, in a profile of so many.
+func (c *Column) of(rows uint64) uint64 {
+	if c.Rows > 0 {
+		return c.Rows
+	}
+	return rows
+}
+
 // Profile is the training reference of a model: an unchangeable description of its columns.
 type Profile struct {
 	rows    uint64
@@ -96,6 +110,23 @@ type Profile struct {
 
 // Rows tells how many rows the profile was made of.
 func (p *Profile) Rows() uint64 { return p.rows }
+
+// With gives a profile of the columns of both, such as what a model was trained on and what it then said of other rows. Columns of
+// the same name are Invalid.
+func (p *Profile) With(o *Profile) (*Profile, error) {
+	columns := slices.Concat(p.columns, o.columns)
+	for i := range columns {
+		from := o
+		if i < len(p.columns) {
+			from = p
+		}
+		if columns[i].Rows = columns[i].of(from.rows); columns[i].Rows == p.rows {
+			columns[i].Rows = 0
+		}
+		columns[i].present = 0
+	}
+	return newProfile(p.rows, columns)
+}
 
 // Columns gives the columns, in order. They are not to be changed.
 func (p *Profile) Columns() []Column { return p.columns }
@@ -177,6 +208,9 @@ func newProfile(rows uint64, columns []Column) (*Profile, error) {
 
 // prepare checks the column and indexes it; it tells what is wrong.
 func (c *Column) prepare(rows uint64) string {
+	if rows = c.of(rows); rows > maxCount {
+		return "it tells of more rows than there can be"
+	}
 	size, most := len(c.Edges), MaxBins
 	switch c.Kind {
 	case Numeric:

@@ -348,3 +348,63 @@ func TestFromParquet(t *testing.T) {
 		t.Errorf("a file that is cut: got %v, want invalid", err)
 	}
 }
+
+// A profile of two samples keeps of how many rows each column is, and judges each by its own.
+func TestWith(t *testing.T) {
+	build := func(name string, rows int) *Profile {
+		b := NewBuilder([]Field{{Name: name}})
+		for i := range rows {
+			if err := b.Add([]Value{Number(float64(i))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p, err := b.Profile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	a, b := build("a", 1000), build("b", 400)
+	both, err := a.With(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := both.MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse(data)
+	if err != nil || again.Digest() != both.Digest() {
+		t.Fatalf("got %v", err)
+	}
+	c := again.Columns()
+	if again.Rows() != 1000 || c[0].Rows != 0 || c[1].Rows != 400 || c[1].Sampled() != 400 || b.Columns()[0].Rows != 0 {
+		t.Errorf("got %d rows, columns of %d and %d", again.Rows(), c[0].Rows, c[1].Rows)
+	}
+	s, alone := NewState(again), NewState(b)
+	for i := range 300 {
+		s.AddNumber(0, float64(i))
+		s.AddNumber(1, float64(i*2))
+		alone.AddNumber(0, float64(i*2))
+	}
+	got, err := Compare(s, Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := Compare(alone, Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, test := range got.Columns[1].Tests {
+		if test.P != want.Columns[0].Tests[i].P {
+			t.Errorf("%s: got p %g, want that of the column alone, %g", test.Name, test.P, want.Columns[0].Tests[i].P)
+		}
+	}
+	if _, err := a.With(a); !fault.Is(err, fault.Invalid) {
+		t.Errorf("a column twice: got %v", err)
+	}
+	data = bytes.Replace(data, []byte(`"rows":400`), []byte(`"rows":399`), 1)
+	if _, err := Parse(data); !fault.Is(err, fault.Invalid) {
+		t.Errorf("more values than rows: got %v", err)
+	}
+}

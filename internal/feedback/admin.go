@@ -97,7 +97,7 @@ func putReference(r *http.Request, blob store.Blob, name string, version int) (*
 	if err != nil {
 		return nil, err
 	}
-	if _, err := store.WriteJSON(r.Context(), blob, referenceKey(name, version), p, store.Condition{}); err != nil {
+	if err := PutReference(r.Context(), blob, name, version, p); err != nil {
 		return nil, err
 	}
 	return &madeReference{p.Digest(), p.Rows(), len(p.Columns())}, nil

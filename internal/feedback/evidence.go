@@ -76,7 +76,10 @@ func (j *Journal) Evidence(ctx context.Context, q *rollout.Query) (*rollout.Evid
 		}
 		e.Metrics[metric] = c
 	}
-	return e, nil
+	if q.Shadow && len(q.Stages) > 0 {
+		e.Shadow, err = j.shadowed(ctx, q)
+	}
+	return e, err
 }
 
 // stages merges the windows of each stage. One that a stage ends in is of the next one.

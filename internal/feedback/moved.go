@@ -21,6 +21,12 @@ func referenceKey(name string, version int) string {
 	return fmt.Sprintf("%s%s/%010d", ReferencePrefix, name, version)
 }
 
+// PutReference keeps the training reference of a version, in place of the one that there was.
+func PutReference(ctx context.Context, blob store.Blob, name string, version int, p *drift.Profile) error {
+	_, err := store.WriteJSON(ctx, blob, referenceKey(name, version), p, store.Condition{})
+	return err
+}
+
 // Drift is how far what a model was asked, given and answered has moved from its training reference.
 type Drift struct {
 	Model     string          `json:"model"`

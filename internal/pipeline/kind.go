@@ -50,7 +50,7 @@ func (l *later) Error() string { return l.why }
 func Later(wait time.Duration, why string) error { return &later{why, wait} }
 
 // Refused tells that a step has found a good reason not to go on: a candidate that is no better. The run ends there as
-// decided, which is no failure.
+// decided, which is no failure, and has the outputs that the step gave before: they say why.
 func Refused(format string, args ...any) error {
 	return &refused{fault.New(fault.Conflict, format, args...)}
 }

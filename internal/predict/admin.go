@@ -23,6 +23,7 @@ func (h *Handler) registerAdmin(route func(string, func(http.ResponseWriter, *ht
 	route("GET "+models+"/{model}", h.showModel)
 	route("POST "+models+"/{model}/versions", h.push)
 	route("GET "+models+"/{model}/versions/{version}", h.showVersion)
+	route("GET "+models+"/{model}/versions/{version}/card", h.showCard)
 	route("PUT "+models+"/{model}/aliases/{alias}", h.moveAlias)
 	route("DELETE "+models+"/{model}/aliases/{alias}", h.moveAlias)
 	route("POST "+models+"/{model}/aliases/{alias}/rollback", h.rollback)
@@ -137,6 +138,19 @@ func (h *Handler) showVersion(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return serve.WriteJSON(w, http.StatusOK, m)
+}
+
+// showCard gives the card of a version as whoever made it wrote it.
+func (h *Handler) showCard(w http.ResponseWriter, r *http.Request) error {
+	m, err := h.flow.registry.Resolve(r.Context(), refOf(r))
+	if err != nil {
+		return err
+	}
+	card, err := h.flow.registry.Card(r.Context(), m.Name, m.Version)
+	if err != nil {
+		return err
+	}
+	return serve.WriteJSON(w, http.StatusOK, card)
 }
 
 // push takes a new version: a multipart form with an optional part "settings"

@@ -54,6 +54,17 @@ type Look struct {
 	Verdict  Verdict   `json:"verdict"`
 	Why      string    `json:"why"`
 	Findings []Finding `json:"findings"`
+	Shadow   *Shadowed `json:"shadow,omitempty"` // while it is the shadow
+}
+
+// Shadowed compares answers to the same requests, of the alias's version and of its shadow.
+type Shadowed struct {
+	Answers int64 `json:"answers"` // compared: the newest, if they are many
+	// Differ is the share of them that are not the same, numbers by more than a hundred-thousandth.
+	Differ float64 `json:"differ"`
+	// Difference is the mean of what numbers differ by, without its sign; 0 where they are none.
+	Difference float64    `json:"difference"`
+	Latency    [2]float64 `json:"latency"` // of the version and of the shadow, the middle one, in seconds
 }
 
 // Query asks for what was counted of two versions.
@@ -63,12 +74,14 @@ type Query struct {
 	Stages             []time.Time // when the candidate got each of its shares, the last one being the one that it has
 	Until              time.Time
 	Metrics            []string // ErrorRate, SlowRate, means of quality
+	Shadow             bool     // the candidate is the shadow: its answers are to be compared one by one, too
 }
 
 // Evidence is the answer.
 type Evidence struct {
 	Answers int64 // of the candidate, since the last stage began
 	Metrics map[string]Compared
+	Shadow  *Shadowed // if that was asked
 }
 
 // Source counts answers, failures, latencies and outcomes. An error says that they are not known for now.
@@ -118,6 +131,8 @@ func (m *Manager) Start(ctx context.Context, p Plan) (*Rollout, error) {
 		return nil, fault.New(fault.Conflict, "alias %q of model %q names version %d already", p.Alias, p.Model, at)
 	case a.Splits[p.Alias] != nil && len(a.Splits[p.Alias].Canaries) > 0:
 		return nil, fault.New(fault.Conflict, "alias %q of model %q has a canary; promote it or take it back first", p.Alias, p.Model)
+	case p.Shadow > 0 && a.Splits[p.Alias] != nil:
+		return nil, fault.New(fault.Conflict, "alias %q of model %q has a shadow, version %d; end that first", p.Alias, p.Model, a.Splits[p.Alias].Shadow)
 	}
 	r := &Rollout{Plan: p, Created: m.now().UTC(), Seq: a.Last(p.Alias)}
 	old, version, err := m.get(ctx, p.Model, p.Alias)
@@ -195,8 +210,8 @@ func (m *Manager) Cancel(ctx context.Context, name, alias, who string) (*Rollout
 	if err != nil {
 		return nil, err
 	}
-	if a.Splits[alias].Share(r.Version) < 1 && a.Current[alias] != r.Version {
-		if _, err := m.catalog.Canary(ctx, name, alias, 0, model.Change{To: r.Version, Seen: new(a.Last(alias)), By: who, Why: "rollout: cancelled", Cause: r.Cause}); err != nil {
+	if a.Splits[alias] != nil && a.Current[alias] != r.Version {
+		if err := m.withdraw(ctx, r, a.Splits[alias], model.Change{Seen: new(a.Last(alias)), By: who, Why: "rollout: cancelled", Cause: r.Cause}); err != nil {
 			return nil, err
 		}
 	}
@@ -246,6 +261,7 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 	}
 	current, split := a.Current[r.Alias], a.Splits[r.Alias]
 	share := 0.0
+	shadow := r.Shadow > 0 && split != nil && split.Shadow == r.Version && !slices.ContainsFunc(moves, r.answered)
 	if split != nil {
 		for _, c := range split.Canaries {
 			if c.Version == r.Version {
@@ -257,17 +273,17 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 	case current == r.Version:
 		return m.end(ctx, r, version, Promoted, last(moves).Why)
 	case len(moves) == 0:
-		return m.act(ctx, r, -1, r.Seq, &Look{Verdict: Advance, Why: "it begins"})
-	case share == 0:
+		return m.begin(ctx, r)
+	case share == 0 && !shadow:
 		return m.end(ctx, r, version, TakenBack, last(moves).Why)
 	case source == nil:
 		return nil
 	}
 	stage := slices.Index(r.Shares, share)
-	if stage < 0 {
+	if stage < 0 && !shadow {
 		return m.end(ctx, r, version, TakenOver, fmt.Sprintf("%s gave it a share of %g", last(moves).By, share))
 	}
-	q := &Query{Model: r.Model, Version: current, Candidate: r.Version, Until: m.now()}
+	q := &Query{Model: r.Model, Version: current, Candidate: r.Version, Until: m.now(), Shadow: shadow}
 	for _, move := range moves {
 		q.Stages = append(q.Stages, move.At)
 	}
@@ -278,7 +294,7 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 	if err != nil {
 		return err
 	}
-	look := Look{At: q.Until.UTC(), Share: share, Answers: evidence.Answers, Findings: []Finding{}}
+	look := Look{At: q.Until.UTC(), Share: share, Answers: evidence.Answers, Findings: []Finding{}, Shadow: evidence.Shadow}
 	for _, g := range r.Guards {
 		look.Findings = append(look.Findings, r.find(g, evidence.Metrics[g.Metric]))
 	}
@@ -293,7 +309,12 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 	if version, err = m.put(ctx, r, version); err != nil || look.Verdict == Hold {
 		return err
 	}
-	if err := m.act(ctx, r, stage, last(moves).Seq, &look); err != nil {
+	if shadow && look.Verdict == Back {
+		err = m.withdraw(ctx, r, split, model.Change{Seen: new(last(moves).Seq), By: by, Why: "rollout: " + look.Why, Cause: r.Cause})
+	} else {
+		err = m.act(ctx, r, stage, last(moves).Seq, &look)
+	}
+	if err != nil {
 		return err
 	}
 	switch look.Verdict {
@@ -303,6 +324,32 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 		return m.end(ctx, r, version, TakenBack, look.Why)
 	}
 	return nil
+}
+
+// answered tells whether a move gave the candidate a share of traffic.
+func (r *Rollout) answered(m model.Move) bool {
+	return m.To == r.Version || m.After != nil && slices.ContainsFunc(m.After.Canaries, func(c model.Canary) bool { return c.Version == r.Version })
+}
+
+// begin makes the first move.
+func (m *Manager) begin(ctx context.Context, r *Rollout) error {
+	if r.Shadow == 0 {
+		return m.act(ctx, r, -1, r.Seq, &Look{Verdict: Advance, Why: "it begins"})
+	}
+	_, err := m.catalog.Shadow(ctx, r.Model, r.Alias, model.Change{To: r.Version, Seen: &r.Seq, By: by, Why: "rollout: it begins as the shadow", Cause: r.Cause})
+	return err
+}
+
+// withdraw has the candidate answer nothing and shadow nobody.
+func (m *Manager) withdraw(ctx context.Context, r *Rollout, split *model.Split, ch model.Change) error {
+	var err error
+	if ch.To = r.Version; split != nil && split.Shadow == r.Version {
+		ch.To = 0
+		_, err = m.catalog.Shadow(ctx, r.Model, r.Alias, ch)
+	} else {
+		_, err = m.catalog.Canary(ctx, r.Model, r.Alias, 0, ch)
+	}
+	return err
 }
 
 // act makes the move that a look asks for at a stage (-1: before the first), unless somebody has moved the alias since.

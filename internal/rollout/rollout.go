@@ -25,6 +25,9 @@ type Plan struct {
 	Model   string `json:"model"`
 	Alias   string `json:"alias"`   // champion
 	Version int    `json:"version"` // the candidate
+	// Shadow is how long it is asked the same as the alias's version at first, behind the answers; 0: it is not. It gets no share
+	// before it has given Least answers so, and none if a guard finds it worse.
+	Shadow yamlwire.Duration `json:"shadow,omitempty"`
 	// Shares of traffic that the candidate gets one after the other; 1 %, 5 %, 25 %, 50 %. Then it gets all.
 	Shares []float64 `json:"shares"`
 	// Hold is how long it has each share at least; half an hour.
@@ -83,6 +86,16 @@ func (p Plan) whole() Plan {
 	return p
 }
 
+// Check tells what is wrong with a plan of which it is not known yet what it brings out.
+func (p Plan) Check() error {
+	p = p.whole()
+	p.Model, p.Version = "m", 1
+	if err := model.CheckAlias(p.Alias); err != nil {
+		return err
+	}
+	return p.validate()
+}
+
 // validate tells what is wrong with a whole plan.
 func (p *Plan) validate() error {
 	if err := model.CheckName(p.Model); err != nil {
@@ -93,6 +106,8 @@ func (p *Plan) validate() error {
 		return fault.New(fault.Invalid, "version is %d, expected the number of the version to bring out", p.Version)
 	case len(p.Shares) > sharesMost:
 		return fault.New(fault.Invalid, "there are %d shares, expected %d at most", len(p.Shares), sharesMost)
+	case p.Shadow < 0 || p.Patience < p.Shadow:
+		return fault.New(fault.Invalid, "shadow is %s and patience %s, expected neither to be negative and patience to be the longer one", time.Duration(p.Shadow), time.Duration(p.Patience))
 	case p.Hold < 0 || p.Patience < p.Hold:
 		return fault.New(fault.Invalid, "hold is %s and patience %s, expected neither to be negative and patience to be the longer one", time.Duration(p.Hold), time.Duration(p.Patience))
 	case p.Least < 1:
@@ -239,6 +254,7 @@ const (
 // It goes back as soon as a guard is surely beyond what is allowed. A larger share it gets when it has had this one for long enough and
 // no guard looks worse than allowed by its mean. All traffic it gets when each guard that there is anything of
 // is surely within what is allowed.
+// Stage -1 is that of the shadow.
 func (p *Plan) decide(stage int, had time.Duration, answers int64, findings []Finding) (v Verdict, why string) {
 	undecided := ""
 	for i := range findings {
@@ -257,7 +273,9 @@ func (p *Plan) decide(stage int, had time.Duration, answers int64, findings []Fi
 		return Back, fmt.Sprintf("it was not decided within %s: %s", time.Duration(p.Patience), undecided)
 	case had >= time.Duration(p.Patience) && answers < p.Least:
 		return Back, fmt.Sprintf("it had %d answers within %s, and %d are the least", answers, time.Duration(p.Patience), p.Least)
-	case had < time.Duration(p.Hold):
+	case stage < 0 && had < time.Duration(p.Shadow):
+		return Hold, fmt.Sprintf("it has been the shadow for %s of %s", had.Round(time.Second), time.Duration(p.Shadow))
+	case stage >= 0 && had < time.Duration(p.Hold):
 		return Hold, fmt.Sprintf("it has had this share for %s of %s", had.Round(time.Second), time.Duration(p.Hold))
 	case answers < p.Least:
 		return Hold, fmt.Sprintf("it has given %d answers of %d", answers, p.Least)

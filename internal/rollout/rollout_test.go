@@ -16,6 +16,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/storetest"
+	"github.com/pilotlight-ml/pilotlight/internal/yamlwire"
 )
 
 // world is a bucket with a model of three versions, and a clock.
@@ -257,9 +258,12 @@ func TestPeopleComeFirst(t *testing.T) {
 // Killed at any write, by whichever instance it is carried on, a rollout goes each step once and in order.
 func TestKilledAtAnyWrite(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 3))
-	for range 40 {
+	for i := range 60 {
 		w := newWorld(t)
 		plan := Plan{Model: "m", Version: 2, Shares: []float64{.1, .5}}
+		if i >= 30 {
+			plan.Shadow = yamlwire.Duration(time.Hour)
+		}
 		for {
 			_, err := w.another(storetest.NewMortal(w.blob, random.IntN(4))).Start(t.Context(), plan)
 			if err == nil || fault.Is(err, fault.Conflict) {
@@ -290,7 +294,14 @@ func TestKilledAtAnyWrite(t *testing.T) {
 				course = append(course, float64(m.To))
 				continue
 			}
+			if m.After.Shadow == 2 {
+				course = append(course, -1)
+				continue
+			}
 			course = append(course, m.After.Share(2))
+		}
+		if plan.Shadow > 0 && len(course) > 0 && course[0] == -1 {
+			course = course[1:]
 		}
 		if len(course) != 3 || course[0] != .1 || course[1] != .5 || course[2] != 2 || w.rollout().End != Promoted {
 			t.Fatalf("got %v, %+v", course, w.rollout())
@@ -333,4 +344,111 @@ func TestStartRefuses(t *testing.T) {
 	if share, _ := w.share(2); share != .01 {
 		t.Errorf("without evidence the share is %g", share)
 	}
+}
+
+// With a shadow stage nobody is answered by the candidate at first, and the looks tell how its answers differ; then it goes the usual way.
+func TestShadowFirst(t *testing.T) {
+	n := int64(100_000)
+	good := map[string]Compared{ErrorRate: rates(n, .01, n, .01)}
+	plan := Plan{Model: "m", Version: 2, Shadow: yamlwire.Duration(time.Hour), Shares: []float64{.5}, Guards: []Guard{{ErrorRate, .01}}, Cause: "flights:7"}
+	begin := func(t *testing.T) *world {
+		t.Helper()
+		w := newWorld(t)
+		w.counted = counted{answers: 500, pairs: good}
+		if _, err := w.manager.Start(t.Context(), plan); err != nil {
+			t.Fatal(err)
+		}
+		w.at = w.at.Add(20 * time.Minute)
+		w.tick()
+		if share, current := w.share(2); share != 0 || current != 1 || w.shadow() != 2 || !w.counted.asked.Shadow || w.rollout().Latest.Verdict != Hold {
+			t.Fatalf("got share %g, version %d, shadow %d, %+v", share, current, w.shadow(), w.rollout().Latest)
+		}
+		return w
+	}
+	t.Run("promoted", func(t *testing.T) {
+		w := begin(t)
+		for range 2 {
+			w.at = w.at.Add(time.Hour)
+			w.tick()
+		}
+		r := w.rollout()
+		if _, current := w.share(2); current != 2 || w.shadow() != 0 || r.End != Promoted || len(r.Steps) != 2 {
+			t.Errorf("got %+v", r)
+		}
+		if m, err := w.catalog.Rollback(t.Context(), "m", "champion", model.Change{}); err != nil || m.To != 1 || m.After != nil {
+			t.Errorf("one command takes it back: got %+v, %v", m, err)
+		}
+		a, err := w.catalog.Aliases(t.Context(), "m")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range a.History[1 : len(a.History)-1] {
+			if m.Cause != plan.Cause {
+				t.Errorf("the move %+v does not say its cause", m)
+			}
+		}
+	})
+	t.Run("worse as a shadow", func(t *testing.T) {
+		w := begin(t)
+		w.counted.pairs = map[string]Compared{ErrorRate: rates(n, .01, n, .2)}
+		w.tick()
+		if r := w.rollout(); w.shadow() != 0 || r.End != TakenBack || !strings.Contains(r.Why, "error_rate is 0.2") {
+			t.Errorf("got shadow %d, %+v", w.shadow(), r)
+		}
+	})
+	for name, do := range map[string]func(w *world) error{
+		"they take it back": func(w *world) error {
+			_, err := w.catalog.Rollback(w.t.Context(), "m", "champion", model.Change{})
+			return err
+		},
+		"they end the shadow": func(w *world) error {
+			_, err := w.catalog.Shadow(w.t.Context(), "m", "champion", model.Change{})
+			return err
+		},
+		"they cancel": func(w *world) error {
+			_, err := w.manager.Cancel(w.t.Context(), "m", "champion", "me")
+			return err
+		},
+	} {
+		for _, shared := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				w := begin(t)
+				if shared { // it is a canary already
+					w.at = w.at.Add(time.Hour)
+					w.tick()
+				}
+				if err := do(w); err != nil {
+					t.Fatal(err)
+				}
+				if shared && name == "they end the shadow" { // of which there is none any more
+					return
+				}
+				w.at = w.at.Add(time.Hour)
+				w.tick()
+				w.tick()
+				if share, current := w.share(2); share != 0 || current != 1 || w.shadow() != 0 || w.rollout().End != map[bool]End{true: Cancelled, false: TakenBack}[name == "they cancel"] {
+					t.Errorf("got share %g, version %d, shadow %d, %+v", share, current, w.shadow(), w.rollout())
+				}
+			})
+		}
+	}
+	w := newWorld(t)
+	if _, err := w.catalog.Shadow(t.Context(), "m", "champion", model.Change{To: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.manager.Start(t.Context(), plan); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "has a shadow, version 3") {
+		t.Errorf("somebody's shadow is not replaced: got %v", err)
+	}
+}
+
+func (w *world) shadow() int {
+	w.t.Helper()
+	a, err := w.catalog.Aliases(w.t.Context(), "m")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if s := a.Splits["champion"]; s != nil {
+		return s.Shadow
+	}
+	return 0
 }

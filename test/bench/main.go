@@ -62,6 +62,7 @@ var books = []book{
 	{"features.md", "Features", 5, time.Second, []part{{"features", (*bench).features}}},
 	{"feedback.md", "Feedback", 5, time.Second, []part{{"feedback", (*bench).feedback}, {"windows", (*bench).windows}}},
 	{"stall.md", "A bucket that hangs", 5, 10 * time.Second, []part{{"stall", (*bench).stall}}},
+	{"release.md", "Releases", 15, time.Second, []part{{"release", (*bench).release}}},
 	{"gateway.md", "Gateway", 5, time.Second, []part{{"gateway", (*bench).gateway}}},
 }
 
