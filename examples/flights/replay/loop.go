@@ -193,7 +193,7 @@ func (l *loop) until(ctx context.Context, what string, so func(context.Context) 
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
@@ -235,27 +235,42 @@ type lastRun struct {
 	} `json:"steps"`
 }
 
-// rests tells whether no event is under way and no step of a pipeline is running; one may wait for traffic.
+// rests tells whether no event is under way and no step of a pipeline is running. One may wait for traffic; then the event that its run
+// began with is under way for as long.
 func (l *loop) rests(ctx context.Context, at time.Time) (bool, error) {
-	m, err := l.metrics(ctx)
-	if err != nil || m["pilotlight_events_pending"] > 0 {
-		return false, err
-	}
 	var list struct{ Pipelines []struct{ Name string } }
 	if err := l.get(ctx, "/admin/v1/pipelines", &list); err != nil {
 		return false, err
 	}
+	waits := false
 	for _, p := range list.Pipelines {
 		var r lastRun
 		if err := l.get(ctx, "/admin/v1/pipelines/"+p.Name+"/runs/latest", &r); err != nil {
 			return false, err
 		}
-		if r.State == "queued" || r.State == "running" {
+		switch waiting := r.has("waiting"); {
+		case r.has("running"), !waiting && (r.State == "queued" || r.State == "running"):
 			return false, nil
+		case waiting:
+			waits, r.State = true, "waiting"
 		}
 		l.tellRun(at, p.Name, &r)
 	}
-	return true, nil
+	if waits {
+		return true, nil
+	}
+	m, err := l.metrics(ctx)
+	return m["pilotlight_events_pending"] == 0, err
+}
+
+// has tells whether a step stands somehow.
+func (r *lastRun) has(state string) bool {
+	for _, s := range r.Steps {
+		if s.State == state {
+			return true
+		}
+	}
+	return false
 }
 
 // line tells something that happened.

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,11 +26,11 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
-// TestTheLoop has the loop tend a model that knows nothing for twelve days: what is wrong with it is found out, a better one is learnt, judged, published and brought
+// TestTheLoop has the loop tend a model that knows nothing for nine days: what is wrong with it is found out, a better one is learnt, judged, published and brought
 // to everybody. Then all of it happens again, with every event delivered twice and late, and the server killed in each step of the
 // pipeline in turn: the same version is promoted, and there is no other.
 func TestTheLoop(t *testing.T) {
-	folder := part(t, "month = 1 AND day BETWEEN 2 AND 13")
+	folder := part(t, "month = 1 AND day BETWEEN 2 AND 10")
 	program := build(t)
 	want := newMachine(t, program, "").tended(t, folder, nil)
 	if len(want.versions) != 2 || want.champion != 2 || !strings.Contains(want.said, "alert     no-better-than-chance: auc of flights version 1 is 0.5") ||
@@ -138,22 +140,22 @@ func (m *machine) tended(t *testing.T, folder string, kill []string) (o outcome)
 	if err != nil {
 		t.Fatal(err)
 	}
-	call(t, "PUT", m.url+"/admin/v1/features", bytes.Replace(features, []byte("    path: landing/weather/\n"), nil, 1))
+	call(t, "POST", m.url+"/admin/v1/features", bytes.Replace(features, []byte("    path: landing/weather/\n"), nil, 1))
 	for _, name := range []string{"flights", frozen} {
-		call(t, "POST", m.url+"/admin/v1/models/"+name+"/versions?features=flights", knowsNothing())
+		pushModel(t, m.url, name, knowsNothing(), `{"features":"flights"}`)
 	}
-	call(t, "PUT", m.url+"/admin/v1/alerts/rules", []byte(`rules: [{name: no-better-than-chance, model: flights, version: champion, metric: auc, window: 3d, below: 0.6, min: 1500}]`))
+	call(t, "PUT", m.url+"/admin/v1/alerts/rules", []byte(`rules: [{name: no-better-than-chance, model: flights, version: champion, metric: auc, window: 4d, below: 0.55, confident: true, min: 2500}]`))
 	call(t, "PUT", m.url+"/admin/v1/pipelines/flights", []byte(`{pipeline: flights, on: [{event: dev.pilotlight.alert.raised.v1, where: {model: flights}}], steps: [
   {name: data, use: training-set, with: {model: flights, holdout: 1d}},
   {name: fit, use: train, in: {data: data.dataset, rows: data.train, holdout: data.holdout}, with: {trainer: logistic}},
   {name: judge, use: evaluate, in: {data: data.dataset, train: data.train, holdout: data.holdout, model: fit.model, predictions: fit.predictions, settings: fit.settings}, with: {block: 1h}},
   {name: publish, use: publish, in: {data: data.dataset, model: fit.model, verdict: judge.verdict, card: judge.card, reference: judge.reference}},
-  {name: rollout, use: rollout, in: {version: publish.version}, with: {shares: [0.5], hold: 1ms, patience: 1h, least: 50, guards: {error_rate: 0.1, log_loss: 0.2}}}]}`))
+  {name: rollout, use: rollout, in: {version: publish.version}, with: {shares: [0.5], hold: 1ms, patience: 1h, least: 50, guards: {error_rate: 0.1, log_loss: 0.5}}}]}`))
 	ctx, cancel := context.WithCancel(t.Context())
 	var killer sync.WaitGroup
 	killer.Go(func() { m.killIn(ctx, kill) })
 	var out bytes.Buffer
-	err = run(t.Context(), []string{"-data", folder, "-ask", m.url, "-loop", "12h", "-since", "2013-01-02T05:00:00Z", "-until", "2013-01-15T00:00:00Z"}, &out)
+	err = run(t.Context(), []string{"-data", folder, "-ask", m.url, "-loop", "12h", "-since", "2013-01-02T05:00:00Z", "-until", "2013-01-12T00:00:00Z"}, &out)
 	cancel()
 	killer.Wait()
 	if err != nil {
@@ -161,7 +163,7 @@ func (m *machine) tended(t *testing.T, folder string, kill []string) (o outcome)
 	}
 	var model struct {
 		Versions []struct{ Digest string }
-		Current  map[string]int
+		Aliases  map[string]int
 	}
 	if err := json.Unmarshal(call(t, "GET", m.url+"/admin/v1/models/flights", nil), &model); err != nil {
 		t.Fatal(err)
@@ -169,8 +171,26 @@ func (m *machine) tended(t *testing.T, folder string, kill []string) (o outcome)
 	for _, v := range model.Versions {
 		o.versions = append(o.versions, v.Digest)
 	}
-	o.champion, o.said = model.Current["champion"], out.String()
+	o.champion, o.said = model.Aliases["champion"], out.String()
 	return o
+}
+
+// pushModel pushes a version of a model, with settings.
+func pushModel(t *testing.T, url, name string, file []byte, settings string) {
+	t.Helper()
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	err := form.WriteField("settings", settings)
+	part, err2 := form.CreateFormFile("model", name+".onnx")
+	if err2 == nil {
+		_, err2 = part.Write(file)
+	}
+	if err = errors.Join(err, err2, form.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := post(t.Context(), url+"/admin/v1/models/"+name+"/versions", form.FormDataContentType(), body.Bytes()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // killIn kills the server when a run is in a step, one after the other.
