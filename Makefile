@@ -36,6 +36,10 @@ help: ## list the targets
 run: build ort ## serve everything on 127.0.0.1:8080, with the flights model in it
 	SEED=examples/flights DATA_DIR="$(DATA_DIR)" exec bin/all
 
+.PHONY: demo
+demo: build ort $(VENV)-flights/.done ## replay a year of flights with nobody's hands on it: drift, a model learnt anew, judged, brought out; in minutes
+	examples/flights/loop/demo.sh
+
 .PHONY: build
 build: ## build bin/pilotlight (the client) and the functions
 	@mkdir -p bin
@@ -215,6 +219,13 @@ $(PEERS)/node/.done: test/bench/peers/package.json test/bench/peers/package-lock
 
 $(PEERS)/%/.done: test/bench/peers/requirements-%.txt
 	$(call peer,$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --disable-pip-version-check -r $<)
+
+$(VENV)-flights/.done: examples/flights/requirements.txt
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  set -x; $(PYTHON) -m venv $(VENV)-flights; \
+	  $(VENV)-flights/bin/pip install --quiet --disable-pip-version-check -r $<; \
+	  touch $@; \
+	else echo "no Python with venv here: the demo's models are those of the built-in trainer" >&2; fi
 
 $(VENV)/.done: test/conformance/requirements.txt
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \

@@ -54,7 +54,7 @@ func TestAdmin(t *testing.T) {
 		}
 	}
 	now = noon.Add(2 * time.Minute)
-	if err := m.Tick(t.Context(), answers(waves)); err != nil {
+	if err := m.Tick(t.Context(), answers(waves), time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	status, got := said(t, mux, "GET", "/admin/v1/alerts", "")
@@ -68,13 +68,13 @@ func TestMetrics(t *testing.T) {
 	m := manager(t, Deps{Blob: bucket(t)}, "", tel, &now)
 	apply(t, m, waveRules)
 	for range 4 { // of which every other one is too soon
-		if err := m.Tick(t.Context(), answers(waves)); err != nil {
+		if err := m.Tick(t.Context(), answers(waves), time.Time{}); err != nil {
 			t.Fatal(err)
 		}
 		now = now.Add(20 * time.Second)
 	}
 	now = noon.Add(3 * time.Minute)
-	if err := m.Tick(t.Context(), answers(waves)); err != nil {
+	if err := m.Tick(t.Context(), answers(waves), time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	has := func(want string) bool {

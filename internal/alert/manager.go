@@ -70,12 +70,15 @@ func New(c *Config, d Deps, tel *telemetry.Telemetry) (*Manager, error) {
 	return m, m.measure(tel)
 }
 
-// Tick evaluates the rules, unless that was just done, and tells what has changed. Any
+// Tick evaluates the rules as of a moment (zero: now), unless that was just done, and tells what has changed. Any
 // number of instances may tick at once: the state is then as if one of them had. What
 // could not be told is tried again by a later tick, whoever takes it. The error says
 // that the state could not be read or written, or that something was not told.
-func (m *Manager) Tick(ctx context.Context, source Source) error {
-	state, err := m.evaluate(ctx, source)
+func (m *Manager) Tick(ctx context.Context, source Source, at time.Time) error {
+	if at.IsZero() {
+		at = m.now()
+	}
+	state, err := m.evaluate(ctx, source, at.UTC())
 	switch {
 	case err != nil:
 		m.metrics.evaluated(ctx, "failed")
@@ -89,12 +92,11 @@ func (m *Manager) Tick(ctx context.Context, source Source) error {
 }
 
 // evaluate takes one step and writes it down; it gives nil where another instance just has.
-func (m *Manager) evaluate(ctx context.Context, source Source) (*State, error) {
+func (m *Manager) evaluate(ctx context.Context, source Source, now time.Time) (*State, error) {
 	previous, version, err := m.state(ctx)
 	if err != nil {
 		return nil, err
 	}
-	now := m.now().UTC()
 	// A clock that was wrong in the past must not end all evaluation: so both ways.
 	if now.Sub(previous.At).Abs() < m.every {
 		return nil, nil
@@ -113,7 +115,7 @@ func (m *Manager) evaluate(ctx context.Context, source Source) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.known.Store(&known{next, now})
+	m.known.Store(&known{next, m.now()})
 	for i := range changes {
 		m.metrics.changed(ctx, &changes[i])
 		m.log.InfoContext(ctx, "alert", "summary", changes[i].Summary, "rule", changes[i].Rule, "model", changes[i].Model, "version", changes[i].Version, "id", changes[i].ID, "why", changes[i].Why)

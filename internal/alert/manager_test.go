@@ -114,7 +114,7 @@ func undisturbed(t *testing.T) (state string, ids []string) {
 	m := manager(t, Deps{Blob: bucket(t), Sink: sink}, "", mute(t), &now)
 	apply(t, m, waveRules)
 	for range steps {
-		if err := m.Tick(t.Context(), answers(waves)); err != nil {
+		if err := m.Tick(t.Context(), answers(waves), time.Time{}); err != nil {
 			t.Fatal(err)
 		}
 		now = now.Add(time.Minute)
@@ -165,7 +165,7 @@ func TestManyInstancesAreAsOne(t *testing.T) {
 				for _, m := range instances {
 					all.Go(func() {
 						for range 2 {
-							if err := m.Tick(t.Context(), answers(waves)); err != nil {
+							if err := m.Tick(t.Context(), answers(waves), time.Time{}); err != nil {
 								t.Error(err)
 							}
 						}
@@ -248,9 +248,9 @@ func TestKilledAnywhere(t *testing.T) {
 				if step == steps-1 { // so that what was left is sent by somebody
 					m = manager(t, Deps{Blob: blob, Sink: sink}, "", tel, &now)
 				}
-				if err := m.Tick(t.Context(), answers(waves)); err != nil {
+				if err := m.Tick(t.Context(), answers(waves), time.Time{}); err != nil {
 					m = manager(t, Deps{Blob: blob, Sink: sink}, "", tel, &now)
-					if err := m.Tick(t.Context(), answers(waves)); err != nil {
+					if err := m.Tick(t.Context(), answers(waves), time.Time{}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -309,7 +309,7 @@ func TestWebhook(t *testing.T) {
 	value := .6
 	tick := func() error {
 		defer func() { now = now.Add(time.Minute) }()
-		return m.Tick(t.Context(), answers(func(*Query) ([]Sample, error) { return []Sample{sample("1", value)}, nil }))
+		return m.Tick(t.Context(), answers(func(*Query) ([]Sample, error) { return []Sample{sample("1", value)}, nil }), time.Time{})
 	}
 	if err := tick(); err != nil {
 		t.Fatal(err)
@@ -359,7 +359,7 @@ func TestARefusedAlertIsDropped(t *testing.T) {
 	now := noon
 	m := manager(t, Deps{Blob: bucket(t)}, server.URL, mute(t), &now)
 	apply(t, m, "rules: ["+auc+"}]")
-	if err := m.Tick(t.Context(), answers(func(*Query) ([]Sample, error) { return []Sample{sample("1", .1), sample("2", .1)}, nil })); err != nil {
+	if err := m.Tick(t.Context(), answers(func(*Query) ([]Sample, error) { return []Sample{sample("1", .1), sample("2", .1)}, nil }), time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	status, err := m.Status(t.Context())
@@ -383,12 +383,12 @@ func TestTheWebhookIsASecret(t *testing.T) {
 		now := noon
 		m := manager(t, Deps{Blob: bucket(t)}, target, tel, &now)
 		apply(t, m, "rules: ["+auc+"}]")
-		err = m.Tick(t.Context(), answers(waves))
+		err = m.Tick(t.Context(), answers(waves), time.Time{})
 		if err != nil {
 			t.Fatal(err) // nothing is raised yet
 		}
 		now = now.Add(2 * time.Minute)
-		err = m.Tick(t.Context(), answers(waves))
+		err = m.Tick(t.Context(), answers(waves), time.Time{})
 		if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "the webhook does not answer: ") {
 			t.Errorf("got %v, want that it does not answer", err)
 		}
@@ -417,7 +417,7 @@ func TestTheStateIsNotTrusted(t *testing.T) {
 		if _, err := blob.Put(t.Context(), stateKey, strings.NewReader(text), int64(len(text)), store.Condition{}); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Tick(t.Context(), answers(waves)); err != nil {
+		if err := m.Tick(t.Context(), answers(waves), time.Time{}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if got, want := len(sink.events), 1; got != want {
@@ -465,7 +465,7 @@ func TestASourceThatHangs(t *testing.T) {
 	apply(t, m, "rules: ["+auc+"}, {name: hangs, model: m, metric: mae, window: 1h, above: 1}, {name: late, model: m, metric: auc, window: 1h, below: 1}]")
 	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 	defer cancel()
-	if err := m.Tick(ctx, hanging{}); err != nil {
+	if err := m.Tick(ctx, hanging{}, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	status, err := m.Status(t.Context())
@@ -484,4 +484,22 @@ func (hanging) Samples(ctx context.Context, q *Query) ([]Sample, error) {
 		return nil, ctx.Err()
 	}
 	return waves(q)
+}
+
+// What happened is found out the same when it is looked at later, as of then.
+func TestTickAsOfAMoment(t *testing.T) {
+	want, ids := undisturbed(t)
+	now, sink := noon.AddDate(12, 0, 0), &heard{}
+	m := manager(t, Deps{Blob: bucket(t), Sink: sink}, "", mute(t), &now)
+	apply(t, m, waveRules)
+	for i := range steps {
+		for range 2 { // the second is the same tick
+			if err := m.Tick(t.Context(), answers(waves), noon.Add(time.Duration(i)*time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := written(t, m); got != want || !slices.Equal(sink.ids(), ids) {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }

@@ -329,6 +329,8 @@ var FileLanded = declare(Type[Landed]{
 // Ticked is the data of Tick.
 type Ticked struct {
 	Job string `json:"job" jsonschema:"what it is time for: sweep-deadletters, tend-features, sweep-feedback, evaluate-alerts, tend-pipelines"`
+	// At is as of when it is done, where what happened then happens again; zero: now.
+	At time.Time `json:"at,omitzero" jsonschema:"as of when evaluate-alerts looks back, such as in a replay; now, without"`
 }
 
 // Tick tells that it is time for something: functions that may not run for

@@ -105,7 +105,7 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 			if err != nil {
 				return err
 			}
-			return errors.Join(rollouts.Tick(ctx, journal), alerts.Tick(ctx, &watcher{journal, map[[2]int64]*window{}}))
+			return errors.Join(rollouts.Tick(ctx, journal), alerts.Tick(ctx, &watcher{journal, map[[2]int64]*window{}}, tick.At))
 		}
 		return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
 	})

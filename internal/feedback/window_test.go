@@ -242,7 +242,7 @@ func TestAlertOfErrors(t *testing.T) {
 		if _, err := journal.CatchUp(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Tick(t.Context(), &watcher{journal, map[[2]int64]*window{}}); err != nil {
+		if err := m.Tick(t.Context(), &watcher{journal, map[[2]int64]*window{}}, time.Time{}); err != nil {
 			t.Fatal(err)
 		}
 	}

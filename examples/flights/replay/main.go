@@ -39,9 +39,18 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	speed := flags.Float64("speed", 0, "how many `times` faster than then: 3600 is an hour a second; 0: as fast as they are taken")
 	batch := flags.Int("batch", 0, "at most how many events a `request` (default 100); with -ask, rows or outcomes (default 1000)")
 	write := flags.String("write", "", "write departures.parquet, arrivals.parquet, weather.parquet, and asked.parquet with the flights that were asked about and arrived, into this `folder` instead")
-	var from, until time.Time
+	every := flags.Duration("loop", 0, "with -ask, be the clock of the server (TICKS=off), which is told the time and waited for so `often`; ask the model "+frozen+" the same, and compare")
+	var errands []errand
+	flags.Func("do", "with -loop, `time=command` that the shell does then, while time stands still; may be repeated, in the order of time", func(text string) error {
+		e, err := errandOf(text)
+		errands = append(errands, e)
+		return err
+	})
+	svg := flags.String("svg", "", "`file` for the curves of -loop")
+	var from, until, since time.Time
 	flags.TextVar(&from, "from", time.Date(2013, 1, 1, 0, 0, 0, 0, time.UTC), "`time` that it begins at")
 	flags.TextVar(&until, "until", time.Date(2014, 1, 3, 0, 0, 0, 0, time.UTC), "`time` that it ends before")
+	flags.TextVar(&since, "since", time.Date(2013, 2, 1, 5, 0, 0, 0, time.UTC), "`time` from which on flights count in the comparison of -loop")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -64,6 +73,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	if *write != "" {
 		return y.write(ctx, *write, from, until)
+	}
+	if *every > 0 && *ask != "" {
+		l := newLoop(*ask, out, *every, since)
+		l.errands = errands
+		return l.run(ctx, y.happenings(ctx, course, from, until), *speed, until, *svg)
 	}
 	rows, flights, err := y.count(ctx, from, until)
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
 
 // taker has happenings happen. It may keep some, to send them together with later ones.
@@ -61,17 +63,22 @@ var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 // post sends a body until it is accepted, and gives the answer. It tries again what is refused for now, after the pause
 // that the server asks for; again tells that it did.
 func post(ctx context.Context, to, kind string, body []byte) (answer []byte, again bool, err error) {
+	return request(ctx, http.MethodPost, to, kind, body)
+}
+
+// request is like post, by any method.
+func request(ctx context.Context, method, to, kind string, body []byte) (answer []byte, again bool, err error) {
 	attempts := 0
 	answer, err = backoff.Retry(ctx, func() ([]byte, error) {
 		attempts++
-		return attempt(ctx, to, kind, body)
+		return attempt(ctx, method, to, kind, body)
 	}, backoff.WithBackOff(backoff.NewExponentialBackOff()), backoff.WithMaxElapsedTime(patience))
 	return answer, attempts > 1, err
 }
 
-// attempt posts a body once. Its error tells backoff.Retry what to do.
-func attempt(ctx context.Context, to, kind string, body []byte) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
+// attempt sends a body once. Its error tells backoff.Retry what to do.
+func attempt(ctx context.Context, method, to, kind string, body []byte) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, method, to, bytes.NewReader(body))
 	if err != nil {
 		return nil, backoff.Permanent(err)
 	}
@@ -86,6 +93,8 @@ func attempt(ctx context.Context, to, kind string, body []byte) ([]byte, error) 
 	switch {
 	case resp.StatusCode/100 == 2:
 		return answer, err
+	case resp.StatusCode == http.StatusNotFound:
+		return nil, backoff.Permanent(fault.New(fault.NotFound, "%s refuses it with %s: %s", to, resp.Status, said))
 	case resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode < http.StatusInternalServerError:
 		return nil, backoff.Permanent(fmt.Errorf("%s refuses it with %s: %s", to, resp.Status, said))
 	}

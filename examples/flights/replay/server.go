@@ -22,6 +22,8 @@ type server struct {
 	url  string
 	most int // rows or outcomes a request
 	told func(at time.Time, flights int)
+	// loop is whom answers and outcomes are shown to; nil: nobody. Another model, with the same features, is asked the same then.
+	loop *loop
 
 	pending  map[string][]map[string]json.RawMessage // rows by source, since what was asked last
 	rows     int                                     // of pending
@@ -60,6 +62,11 @@ func (s *server) take(ctx context.Context, h happening) error {
 	case "outcomes":
 		if len(s.outcomes) == 0 {
 			s.since = h.at
+		}
+		if s.loop != nil {
+			if err := s.loop.scores.cameTrue(h); err != nil {
+				return err
+			}
 		}
 		more, err := list[json.RawMessage](h)
 		if err != nil {
@@ -130,7 +137,7 @@ func (s *server) push(ctx context.Context) error {
 // pushOf sends rows of a source, and tells how many of them the server knew before.
 func (s *server) pushOf(ctx context.Context, source string, rows []map[string]json.RawMessage) (known int, err error) {
 	to := "online_and_offline"
-	if source == "weather" { // whose history are files
+	if source == "weather" && s.loop == nil { // whose history are files
 		to = "online"
 	}
 	columns := make(map[string][]json.RawMessage, len(rows[0]))
@@ -208,9 +215,35 @@ func (s *server) ask(ctx context.Context, h happening) error {
 	if err != nil {
 		return err
 	}
-	b, _, err := post(ctx, s.url+"/v2/models/flights/infer", "application/json", body)
+	if s.loop == nil {
+		_, err = s.infer(ctx, "flights", h.n, body)
+	} else {
+		var said, still []float64
+		group, each := errgroup.WithContext(ctx)
+		group.Go(func() (err error) {
+			said, err = s.infer(each, "flights", h.n, body)
+			return err
+		})
+		group.Go(func() (err error) {
+			still, err = s.infer(each, frozen, h.n, body)
+			return err
+		})
+		if err = group.Wait(); err == nil {
+			s.loop.scores.asked(h.at, said, still)
+		}
+	}
 	if err != nil {
 		return err
+	}
+	s.asked, s.requests = s.asked+h.n, s.requests+1
+	return nil
+}
+
+// infer asks a model about n flights, and gives the probability of each.
+func (s *server) infer(ctx context.Context, model string, n int, body []byte) (probabilities []float64, err error) {
+	b, _, err := post(ctx, s.url+"/v2/models/"+model+"/infer", "application/json", body)
+	if err != nil {
+		return nil, err
 	}
 	var answer struct {
 		Outputs []struct {
@@ -219,15 +252,17 @@ func (s *server) ask(ctx context.Context, h happening) error {
 		}
 	}
 	if err := json.Unmarshal(b, &answer); err != nil {
-		return err
+		return nil, err
 	}
 	for _, o := range answer.Outputs {
-		if len(o.Data) != h.n {
-			return fmt.Errorf("the answer says %d times %s of %d flights", len(o.Data), o.Name, h.n)
+		if len(o.Data) != n {
+			return nil, fmt.Errorf("the answer says %d times %s of %d flights", len(o.Data), o.Name, n)
+		}
+		if o.Name == "probability" {
+			probabilities = o.Data
 		}
 	}
-	s.asked, s.requests = s.asked+h.n, s.requests+1
-	return nil
+	return probabilities, nil
 }
 
 // settle tells what came true.

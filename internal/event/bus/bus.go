@@ -37,6 +37,7 @@ import (
 // Config bounds a bus and adds to its routes.
 type Config struct {
 	Triggers string `env:"TRIGGERS_DIR" help:"Folder of further Triggers and PingSources (*.yaml), such as those for your own subscribers."`
+	Ticks    string `env:"TICKS" default:"on" help:"Whether PingSources tick: on, or off where something else tells what time it is, such as a replay."`
 	Queue    int    `env:"EVENT_QUEUE" default:"10000" help:"How many events may be under way; more are refused with 429."`
 }
 
@@ -44,6 +45,9 @@ type Config struct {
 func (c *Config) Validate() error {
 	if c.Queue < 1 {
 		return fault.New(fault.Invalid, "EVENT_QUEUE must be positive")
+	}
+	if c.Ticks != "" && c.Ticks != "on" && c.Ticks != "off" {
+		return fault.New(fault.Invalid, "TICKS is %q, expected on or off", c.Ticks)
 	}
 	return nil
 }
@@ -69,6 +73,7 @@ type Bus struct {
 	kv          store.KV
 	subscribers map[string]http.Handler
 	queue       int64
+	pings       []*ping // none: something else tells the time
 	client      *http.Client
 	tel         *telemetry.Telemetry
 	metrics     *instruments
@@ -99,6 +104,9 @@ func New(c *Config, d Deps, tel *telemetry.Telemetry) (*Bus, error) {
 	b := &Bus{
 		routes: d.Routes, kv: d.KV, subscribers: d.Subscribers, queue: int64(c.Queue), tel: tel, calls: map[*trigger]chan struct{}{},
 		client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+	}
+	if c.Ticks != "off" {
+		b.pings = d.Routes.pings
 	}
 	b.ctx, b.cut = context.WithCancel(context.Background())
 	b.calling, b.hangUp = context.WithCancel(context.Background())
@@ -173,7 +181,7 @@ func (b *Bus) Start(ctx context.Context) error {
 		b.pending.Add(1)
 		b.deliver(item.Key, e, wanting)
 	}
-	for _, p := range b.routes.pings {
+	for _, p := range b.pings {
 		b.work.Go(func() { b.tick(p) })
 	}
 	return nil
