@@ -110,7 +110,7 @@ func TestItRunsPipelines(t *testing.T) {
 	call("PUT", "/admin/v1/pipelines/p", "pipeline: p\nsteps:\n  - {name: a, use: nothing}\n  - {name: b, use: much, after: [a]}\n")
 	call("POST", "/admin/v1/pipelines/p/runs", "")
 	said := ""
-	for end := time.Now().Add(time.Minute); !strings.Contains(said, `"ended"`) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !strings.Contains(said, `"what":"ended: `) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		said = call("GET", "/admin/v1/pipelines/p/runs/latest", "")
 	}
 	if !strings.Contains(said, `"state":"succeeded"`) || !strings.Contains(said, `"place":"process"`) {

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -113,7 +114,7 @@ func (m *Manager) record(ctx context.Context, name string, b *Beginning) (*Run, 
 			return run, err
 		}
 		run = &Run{Pipeline: name, Beginning: *b, State: Queued, Steps: []StepState{}, Audit: []Entry{}}
-		who := b.By
+		who := cmp.Or(b.By, "somebody")
 		if b.Cause != nil {
 			who = b.Cause.Type + " " + b.Cause.ID
 		}
