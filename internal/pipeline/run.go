@@ -386,7 +386,7 @@ func (m *Manager) Cancel(ctx context.Context, name, id, by string) (*Run, error)
 			return nil, err
 		}
 		if k != nil {
-			if _, _, err := k.work(ctx); err != nil {
+			if _, _, err := k.work(ctx, m.now()); err != nil {
 				return nil, err
 			}
 			if err := m.finish(ctx, k.seen()); err != nil {

@@ -29,6 +29,7 @@ func (m *Manager) Work(ctx context.Context, name string) (again time.Time, err e
 	ctx, cancel := context.WithTimeoutCause(ctx, m.turn, errTurn)
 	defer cancel()
 	defer context.AfterFunc(m.ending, cancel)()
+	began := m.now()
 	for {
 		h, err := m.head(ctx, name)
 		if err != nil {
@@ -36,8 +37,8 @@ func (m *Manager) Work(ctx context.Context, name string) (again time.Time, err e
 		}
 		m.tellAll(ctx, name, h.Untold)
 		if h.Active == nil {
-			began, next, err := m.due(ctx, name)
-			if err != nil || !began {
+			due, next, err := m.due(ctx, name)
+			if err != nil || !due {
 				return next, err
 			}
 			continue
@@ -65,7 +66,7 @@ func (m *Manager) Work(ctx context.Context, name string) (again time.Time, err e
 		if k == nil { // it has ended meanwhile
 			continue
 		}
-		if ended, again, err := k.work(ctx); err != nil || !ended {
+		if ended, again, err := k.work(ctx, began); err != nil || !ended {
 			return again, err
 		}
 	}
@@ -206,13 +207,13 @@ func (m *Manager) planOf(ctx context.Context, run *Run) (*plan, error) {
 	return d.compile(m.kinds)
 }
 
-// work runs steps until the run ends, waits, or is somebody else's.
-func (k *hold) work(ctx context.Context) (ended bool, again time.Time, err error) {
+// work runs steps until the run ends, waits, is somebody else's, or the turn that began then is half over: what is begun has to end in it.
+func (k *hold) work(ctx context.Context, began time.Time) (ended bool, again time.Time, err error) {
 	k.m.metrics.active.Add(1)
 	defer k.m.metrics.active.Add(-1)
 	kept, end := k.keep(ctx)
 	defer end()
-	ended, again, err = k.steps(kept, ctx)
+	ended, again, err = k.steps(kept, ctx, began)
 	if errors.Is(err, errLost) || errors.Is(context.Cause(kept), errLost) {
 		return false, k.m.now().Add(k.m.lease), nil
 	}
@@ -223,8 +224,8 @@ func (k *hold) work(ctx context.Context) (ended bool, again time.Time, err error
 }
 
 // steps does so while it holds the lease. ctx ends with that, too, and turn with the turn alone.
-func (k *hold) steps(ctx, turn context.Context) (ended bool, again time.Time, err error) {
-	m, began := k.m, k.m.now()
+func (k *hold) steps(ctx, turn context.Context, began time.Time) (ended bool, again time.Time, err error) {
+	m := k.m
 	p, err := m.planOf(turn, k.seen())
 	switch {
 	case fault.Is(err, fault.Invalid), fault.Is(err, fault.NotFound):

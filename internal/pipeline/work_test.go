@@ -278,6 +278,7 @@ func TestCancelOfARunningStep(t *testing.T) {
 	if run = get(t, m, run); run.State != Canceled || run.Reason != "by x" {
 		t.Errorf("got %+v", run)
 	}
+	work(t, m, "chain")
 	runs, err := m.Runs(t.Context(), "chain", 10)
 	if err != nil || len(runs) != 2 || runs[0].State != Succeeded {
 		t.Errorf("the pending one: got %+v, %v", runs, err)
