@@ -184,11 +184,6 @@ spec:
 	if len(jobs) != 3 {
 		t.Errorf("three tries made %d jobs", len(jobs))
 	}
-	for _, j := range jobs {
-		if j.Status.CompletionTime != nil {
-			t.Logf("a job that ended by itself: %.0f s from its making to its end", j.Status.CompletionTime.Sub(j.CreationTimestamp.Time).Seconds())
-		}
-	}
 	// The chain of causes: alert, run, end.
 	for _, link := range []struct{ id, cause string }{{"counting:" + ended.ID, alert.ID()}, {"counting:" + ended.ID + ":ended", "counting:" + ended.ID}} {
 		var attempts []eventtest.Attempt
