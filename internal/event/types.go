@@ -318,7 +318,7 @@ type Landed struct {
 // FileLanded tells of a file that somebody put.
 var FileLanded = declare(Type[Landed]{
 	Declaration: &Declaration{
-		Name: "dev.pilotlight.file.landed.v1", Source: "/pilotlight/landing", Subject: "source", ID: "the file and its digest", Outbound: true,
+		Name: "dev.pilotlight.file.landed.v1", Source: "/pilotlight/landing", Subject: "source", ID: "the file and its digest",
 		Summary: "A file came by `PUT /landing/{source}/{file}` and is in the bucket. A pipeline may name it as what starts it; its steps look for files themselves, so that one whose event is lost, or that came into the bucket by other ways, is taken by the next run.",
 	},
 	id:      func(l *Landed) string { return l.File + "@" + l.Digest },

@@ -22,7 +22,7 @@ func starts[T any](t event.Type[T]) starter {
 
 // starters are what definitions may name. The triggers bring exactly these: a pipeline that waits for
 // what never comes would be a mistake that nobody sees.
-var starters = []starter{starts(event.AlertRaised), starts(event.FeaturesSkewed), starts(event.PipelineEnded)}
+var starters = []starter{starts(event.AlertRaised), starts(event.FeaturesSkewed), starts(event.FileLanded), starts(event.PipelineEnded)}
 
 // fieldsIn gives the fields of an event's data that are single values, as text.
 func fieldsIn(e *event.Event) map[string]string {

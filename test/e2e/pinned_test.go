@@ -19,6 +19,7 @@ import (
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -151,7 +152,7 @@ func TestPinnedTraffic(t *testing.T) {
 		}
 	})
 	admin := client(t, false)
-	in, out := []onnxtest.Value{onnxtest.Tensor("INPUT0", tensor.FP64, -1)}, []onnxtest.Value{onnxtest.Tensor("OUTPUT0", tensor.FP64, -1)}
+	in, out := []onnxwire.Value{onnxwire.Tensor("INPUT0", tensor.FP64, -1)}, []onnxwire.Value{onnxwire.Tensor("OUTPUT0", tensor.FP64, -1)}
 	first := 0
 	for i, op := range []string{"Identity", "Identity", "Neg"} {
 		var m struct{ Version int }
