@@ -91,7 +91,7 @@ deploy() {
 undeploy() {
 	# Pods first: while one drains, Kubernetes looks at its namespace again only after half of the pod's grace period.
 	local pods
-	k delete ksvc,deployment --all --wait=false
+	k delete ksvc,deployment,jobs --all --wait=false
 	pods=$(k get pods -o name)
 	# shellcheck disable=SC2086 # one word each
 	[ -z "$pods" ] || k wait --for=delete --timeout=6m $pods
