@@ -63,13 +63,13 @@ func deployReceiver(t *testing.T, triggers string) *service {
 // TestEvents runs the tests of embedded mode on the cluster's broker.
 func TestEvents(t *testing.T) {
 	r := deployReceiver(t, eventsuite.Triggers)
-	feedback := waitReady(t, "feedback", 2*time.Minute)
+	feedback := waitReady(t, "feedback", 2*time.Minute).behind(t)
 	t.Logf("feedback is at zero after %.1f s", feedback.toZero(t).Seconds()) // the suite's outcomes wake it
 	eventsuite.Run(t, &eventsuite.System{
 		Receiver:    r.door(t),
-		DeadLetters: waitReady(t, "deadletter", 2*time.Minute).door(t),
+		DeadLetters: waitReady(t, "deadletter", 2*time.Minute).behind(t).door(t),
 		Predict:     predict(t).door(t),
-		Features:    waitReady(t, "features", 2*time.Minute).door(t),
+		Features:    waitReady(t, "features", 2*time.Minute).behind(t).door(t),
 		Feedback:    feedback.door(t),
 		Model:       onnxtest.Simple(-1).Bytes(),
 		Echo:        onnxtest.Identity(tensor.Spec{Type: tensor.FP64, Shape: []int64{-1}}).Bytes(),
@@ -80,7 +80,7 @@ func TestEvents(t *testing.T) {
 func (s *service) door(t *testing.T) eventsuite.Door {
 	c := client(t, false)
 	return func(ctx context.Context, method, path string, header http.Header, body []byte) (int, []byte, error) {
-		r, err := http.NewRequestWithContext(ctx, method, "http://"+s.host+path, bytes.NewReader(body))
+		r, err := s.request(ctx, method, path, bytes.NewReader(body))
 		if err != nil {
 			return 0, nil, err
 		}

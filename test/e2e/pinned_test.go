@@ -177,9 +177,10 @@ func TestPinnedTraffic(t *testing.T) {
 	})
 	canI(t)
 
+	direct := waitReady(t, "feedback", time.Minute) // the gateway takes no events
 	tick := func() *rollout.Rollout {
 		t.Helper()
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+feedback.host+"/events", strings.NewReader(`{"job":"evaluate-alerts"}`))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+direct.host+"/events", strings.NewReader(`{"job":"evaluate-alerts"}`))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -52,7 +52,7 @@ func withSteps(t *testing.T) *service {
 	}
 	t.Cleanup(func() { use(string(before)) })
 	use(image)
-	return waitReady(t, "pipeline", time.Minute)
+	return waitReady(t, "pipeline", time.Minute).behind(t)
 }
 
 // twice has each event come twice to the function pipeline, by a second trigger beside each.
