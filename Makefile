@@ -220,13 +220,6 @@ $(PEERS)/node/.done: test/bench/peers/package.json test/bench/peers/package-lock
 $(PEERS)/%/.done: test/bench/peers/requirements-%.txt
 	$(call peer,$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --disable-pip-version-check -r $<)
 
-$(VENV)-flights/.done: examples/flights/requirements.txt
-	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
-	  set -x; $(PYTHON) -m venv $(VENV)-flights; \
-	  $(VENV)-flights/bin/pip install --quiet --disable-pip-version-check -r $<; \
-	  touch $@; \
-	else echo "no Python with venv here: the demo's models are those of the built-in trainer" >&2; fi
-
 $(VENV)/.done: test/conformance/requirements.txt
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
 	  set -x; $(PYTHON) -m venv $(VENV); \
