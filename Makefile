@@ -43,18 +43,18 @@ demo: build ort $(VENV)-flights/.done ## replay a year of flights with nobody's 
 .PHONY: build
 build: ## build bin/pilotlight (the client) and the functions
 	@mkdir -p bin
-	$(GO) build -o bin/ ./cmd/pilotlight ./functions/predict ./functions/features ./functions/feedback ./functions/deadletter ./functions/gateway ./functions/all
+	$(GO) build -o bin/ ./cmd/pilotlight ./functions/predict ./functions/features ./functions/feedback ./functions/deadletter ./functions/pipeline ./functions/gateway ./functions/all
 
 .PHONY: ort
 ort: ## get the ONNX Runtime library for this machine into .ort
 	@[ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || env -u ORT_LIB internal/engine/onnx/library.sh "$(ORT_DIR)"
 
 .PHONY: test
-test: ort s3 venv feast evidently schemathesis cloudevents ## run all tests (with a real Redis, S3 server and Python clients)
+test: ort s3 venv feast evidently flights-venv schemathesis cloudevents ## run all tests (with a real Redis, S3 server and Python clients)
 	$(GO) test $(TESTFLAGS) $(PKG)
 
 .PHONY: race
-race: ort s3 venv feast evidently schemathesis cloudevents ## run all tests under the race detector
+race: ort s3 venv feast evidently flights-venv schemathesis cloudevents ## run all tests under the race detector
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
 .PHONY: fuzz
@@ -85,7 +85,7 @@ conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
 base:
 	@[ -n "$$KO_DEFAULTBASEIMAGE" ] || { echo 'set KO_DEFAULTBASEIMAGE to a base image with glibc and libstdc++, such as cc-debian12:nonroot of the distroless project' >&2; exit 1; }
 	@[ -z "$(STATIC_BASEIMAGE)" ] || { cat ko.yaml; echo; echo baseImageOverrides:; \
-	  for f in functions/deadletter functions/feedback functions/gateway test/receiver; do echo "  $(MODULE)/$$f: $(STATIC_BASEIMAGE)"; done; } > .ko.yaml
+	  for f in functions/deadletter functions/feedback functions/gateway test/receiver test/steps; do echo "  $(MODULE)/$$f: $(STATIC_BASEIMAGE)"; done; } > .ko.yaml
 
 .PHONY: kodata
 kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the images
@@ -97,7 +97,7 @@ kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the im
 .PHONY: images
 images: base kodata ## build the images into .images and tell their sizes
 	rm -rf .images
-	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/features ./functions/feedback ./functions/deadletter ./functions/gateway ./functions/all
+	KO_DOCKER_REPO=pilotlight ko build --push=false --base-import-paths --platform=$(PLATFORM) --oci-layout-path=.images ./functions/predict ./functions/features ./functions/feedback ./functions/deadletter ./functions/gateway ./functions/pipeline ./functions/all
 	$(GO) run ./test/imagesize .images
 
 .PHONY: deploy
@@ -176,6 +176,16 @@ $(VENV)-evidently/.done: test/conformance/requirements-evidently.txt
 	  $(VENV)-evidently/bin/pip install --quiet --disable-pip-version-check -r $<; \
 	  touch $@; \
 	else echo "no Python with venv here: the tests with Evidently will be skipped" >&2; fi
+
+.PHONY: flights-venv
+flights-venv: $(VENV)-flights/.done ## make the Python environment that trains the flights model (1 GB), for tests of trainers
+
+$(VENV)-flights/.done: examples/flights/requirements.txt
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  set -x; $(PYTHON) -m venv $(VENV)-flights; \
+	  $(VENV)-flights/bin/pip install --quiet --disable-pip-version-check -r $<; \
+	  touch $@; \
+	else echo "no Python with venv here: the tests of trainers in Python will be skipped" >&2; fi
 
 .PHONY: schemathesis
 schemathesis: $(VENV)-schemathesis/.done ## make the Python environment with schemathesis (110 MB), for conformance and tests

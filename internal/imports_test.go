@@ -22,7 +22,7 @@ var levels = []struct {
 }{
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
 	{"chart jsonwire onnxwire row tensor yamlwire", "values, how JSON, YAML and ONNX write them, and how they look, know only the ground"},
-	{"drift engine event feast oip quality sequential store tfserving window", "ports and wire formats know values, not each other"},
+	{"drift duck engine event feast oip quality sequential store tfserving window", "ports and wire formats know values, not each other"},
 	{"alert cache ledger model queue segment serve", "what mains compose flows of"},
 	{"modelcard payload rollout rpc", "how a version came to be, what was predicted, who answers it, and gRPC on the server"},
 	{"auth", "who may do what, by every protocol"},
@@ -31,6 +31,7 @@ var levels = []struct {
 	{"deadletter feedback gate offline predict", "flows"},
 	{"train", "what a training set is, and how a model is made of it"},
 	{"etl evaluation release", "the other steps of pipelines"},
+	{"step", "all of them, for mains"},
 }
 
 // sideways are the imports within a level that are meant.
@@ -57,7 +58,7 @@ var owners = []struct{ module, owner, why string }{
 	{"github.com/yalue/onnxruntime_go", "internal/engine/onnx", "a runtime hides its binding"},
 	{"github.com/GoogleCloudPlatform/functions-framework-go", "functions", "handlers are registered by mains"},
 	{"cel.dev/", "internal/feature", "only features are expressed"},
-	{"github.com/duckdb/", "internal/offline", "only what reads history links DuckDB: images stay small"},
+	{"github.com/duckdb/", "internal/duck", "one place has DuckDB and its limits"},
 	{"github.com/spf13/cobra", "cmd", "only the client has commands"},
 	{"github.com/cloudevents/", "internal/event", "flows know events, not the SDK"},
 	{"knative.dev/eventing", "internal/event/bus", "only the broker in the process filters as Knative's does"},

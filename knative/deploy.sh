@@ -43,7 +43,8 @@ render() {
 	local yaml hash
 	yaml=$(kubectl kustomize --load-restrictor LoadRestrictionsNone "$dir") || return
 	# Names inside of values, which kustomize does not know for any.
-	yaml=$(sed -e "s/\.pilotlight\.svc\./.$NAMESPACE.svc./" -e "s/serviceaccount:pilotlight:/serviceaccount:$NAMESPACE:/" <<<"$yaml")
+	yaml=$(sed -e "s/\.pilotlight\.svc\./.$NAMESPACE.svc./" -e "s/serviceaccount:pilotlight:/serviceaccount:$NAMESPACE:/" \
+		-e "s#\(job-sink\.[^/]*\)/pilotlight/#\1/$NAMESPACE/#" <<<"$yaml")
 	# The ConfigMap is named by its content: a change makes a new revision, and old revisions keep their values.
 	hash=$(awk 'BEGIN {RS = "---\n"} /\nkind: ConfigMap\n/' <<<"$yaml" | sha256sum | cut -c1-10)
 	sed -E "s/^( *name: pilotlight-config)\$/\1-$hash/" <<<"$yaml"
@@ -66,8 +67,8 @@ deploy() {
 	render | ko apply --base-import-paths -f -
 	[ "$OVERLAY" != dev ] || k rollout status deployment/redis deployment/s3 --timeout=3m
 	# The binding gives the services a variable, which makes new revisions of those that came before it.
-	k wait --for=condition=Ready broker/pilotlight sinkbinding/functions-to-broker --timeout=3m
-	k wait --for=condition=Ready ksvc/predict ksvc/features ksvc/deadletter ksvc/feedback ksvc/gateway --timeout=5m
+	k wait --for=condition=Ready broker/pilotlight sinkbinding/functions-to-broker jobsink/steps --timeout=3m
+	k wait --for=condition=Ready ksvc/predict ksvc/features ksvc/deadletter ksvc/feedback ksvc/gateway ksvc/pipeline --timeout=5m
 	k wait --for=condition=Ready triggers --all --timeout=3m
 	[ "$OVERLAY" = dev ] || return 0
 
@@ -90,7 +91,7 @@ deploy() {
 undeploy() {
 	# Pods first: while one drains, Kubernetes looks at its namespace again only after half of the pod's grace period.
 	local pods
-	k delete ksvc,deployment --all --wait=false
+	k delete ksvc,deployment,jobs --all --wait=false
 	pods=$(k get pods -o name)
 	# shellcheck disable=SC2086 # one word each
 	[ -z "$pods" ] || k wait --for=delete --timeout=6m $pods

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	duckv1eventing "knative.dev/eventing/pkg/apis/duck/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	"knative.dev/eventing/pkg/apis/feature"
 	"knative.dev/eventing/pkg/eventfilter"
 	"knative.dev/eventing/pkg/eventfilter/subscriptionsapi"
 	"knative.dev/pkg/apis"
@@ -36,14 +37,20 @@ func samples() []event.Event {
 	return []event.Event{
 		event.ModelPublished.New(event.Published{Model: "flights", Version: 2, At: now}),
 		event.AliasMoved.New(event.Moved{Model: "flights", Alias: "champion", Seq: 2, From: 1, To: 2, At: now}),
+		event.TrafficMoved.New(event.Divided{Service: "predict-flights", Model: "flights", Alias: "champion", At: now}),
 		event.ModelLoaded.New(event.Loaded{Model: "flights", Version: 2, At: now}),
 		event.ModelEvicted.New(event.Evicted{Model: "flights", Version: 2, At: now}),
 		event.FeaturesApplied.New(event.Applied{Version: 2, At: now}),
 		event.FeaturesObserved.New(event.Rows{Source: "flights"}),
 		event.FeaturesServed.New(event.Served{Instance: "one", At: now}),
 		event.FeaturesSkewed.New(event.Skewed{To: now}),
+		event.FileLanded.New(event.Landed{Source: "weather", File: "landing/weather/1.csv", At: now}),
 		event.OutcomeObserved.New(event.Outcomes{}), event.PredictionsLogged.New(event.Logged{Segment: "s", Until: now}),
-		tick("nightly"), tick("hourly"), tick("feedback"), tick("alerts"),
+		event.AlertRaised.New(event.Raised{ID: "1", Rule: "r", Model: "flights", At: now}),
+		event.PipelineStarted.New(event.Begun{Pipeline: "flights", Run: "1", At: now}),
+		event.StepFinished.New(event.Try{Pipeline: "flights", Run: "1", Step: "fit", Attempt: 1, At: now}),
+		event.PipelineEnded.New(event.Ended{Pipeline: "flights", Run: "1", State: "succeeded", At: now}),
+		tick("nightly"), tick("hourly"), tick("feedback"), tick("alerts"), tick("pipelines"),
 	}
 }
 
@@ -71,7 +78,7 @@ func (m *manifests) checkEvents(t *testing.T) (problems []string) {
 		trigger := m.triggers[name].DeepCopy()
 		trigger.SetDefaults(t.Context())
 		where := "trigger " + name
-		if err := trigger.Validate(t.Context()); err != nil {
+		if err := trigger.Validate(feature.ToContext(t.Context(), feature.FromContextOrDefaults(t.Context()))); err != nil { // with what is on in a cluster as it comes
 			problem("%s: Knative would refuse it: %v", where, err)
 			continue
 		}
@@ -171,14 +178,19 @@ func (m *manifests) checkDestination(where string, d *duckv1.Destination) []stri
 
 // bound says whether a SinkBinding tells the service where events go.
 func (m *manifests) bound(s *servingv1.Service) bool {
+	return m.binds("Service", "serving.knative.dev/", s.Labels)
+}
+
+// binds says whether a SinkBinding does so for objects of a kind with these labels.
+func (m *manifests) binds(kind, group string, labels map[string]string) bool {
 	for _, b := range m.bindings {
 		subject := b.Spec.Subject
-		if subject.Kind != "Service" || !strings.HasPrefix(subject.APIVersion, "serving.knative.dev/") || subject.Selector == nil {
+		if subject.Kind != kind || !strings.HasPrefix(subject.APIVersion, group) || subject.Selector == nil {
 			continue
 		}
 		matches := len(subject.Selector.MatchLabels) > 0
 		for k, v := range subject.Selector.MatchLabels {
-			matches = matches && s.Labels[k] == v
+			matches = matches && labels[k] == v
 		}
 		if matches {
 			return true

@@ -22,10 +22,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
+	sinksv1alpha1 "knative.dev/eventing/pkg/apis/sinks/v1alpha1"
 	sourcesv1 "knative.dev/eventing/pkg/apis/sources/v1"
 	"knative.dev/networking/pkg/apis/networking"
 	"knative.dev/serving/pkg/apis/autoscaling"
@@ -55,12 +57,15 @@ var kinds = map[string]func() metav1.Object{
 	"v1/Service":                                func() metav1.Object { return new(corev1.Service) },
 	"networking.k8s.io/v1/NetworkPolicy":        func() metav1.Object { return new(networkingv1.NetworkPolicy) },
 	"apps/v1/Deployment":                        func() metav1.Object { return new(appsv1.Deployment) },
+	"rbac.authorization.k8s.io/v1/Role":         func() metav1.Object { return new(rbacv1.Role) },
+	"rbac.authorization.k8s.io/v1/RoleBinding":  func() metav1.Object { return new(rbacv1.RoleBinding) },
 	"policy/v1/PodDisruptionBudget":             func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
 	"scheduling.k8s.io/v1/PriorityClass":        func() metav1.Object { return new(schedulingv1.PriorityClass) },
 	"serving.knative.dev/v1/Service":            func() metav1.Object { return new(servingv1.Service) },
 	"serving.knative.dev/v1beta1/DomainMapping": func() metav1.Object { return new(servingv1beta1.DomainMapping) },
 	"eventing.knative.dev/v1/Broker":            func() metav1.Object { return new(eventingv1.Broker) },
 	"eventing.knative.dev/v1/Trigger":           func() metav1.Object { return new(eventingv1.Trigger) },
+	"sinks.knative.dev/v1alpha1/JobSink":        func() metav1.Object { return new(sinksv1alpha1.JobSink) },
 	"sources.knative.dev/v1/PingSource":         func() metav1.Object { return new(sourcesv1.PingSource) },
 	"sources.knative.dev/v1/SinkBinding":        func() metav1.Object { return new(sourcesv1.SinkBinding) },
 }
@@ -82,6 +87,7 @@ var annotations = []string{
 var foreign = []string{
 	"GLIBC_TUNABLES",
 	"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_CA_BUNDLE",
+	"TMPDIR", "PIPELINE_STEP",
 }
 
 // variants are the ways to deploy. features are what of config-features, beyond Knative's defaults, its
@@ -171,6 +177,10 @@ func TestMistakes(t *testing.T) {
 		{"not a schedule", `schedule: "17 3 * * *"`, `schedule: "17 25 * * *"`, "PingSource nightly: Knative would refuse it"},
 		{"tick for nothing", `"job":`, `"jop":`, "PingSource nightly: the data of the event"},
 		{"nobody tells where events go", "app.kubernetes.io/part-of: pilotlight\n  sink", "app.kubernetes.io/part-of: pilot\n  sink", "a SinkBinding gives it K_SINK: false"},
+		{"jobs that are tried again by others", "backoffLimit: 0", "backoffLimit: 3", "JobSink steps: who goes on with the run tries steps again"},
+		{"jobs without an event", "/etc/jobsink-event/event", "/etc/jobsink/event", "JobSink steps: it is asked to run a step by PIPELINE_STEP"},
+		{"jobs that tell nobody", "kind: Job\n    selector", "kind: Jop\n    selector", "JobSink steps: no SinkBinding gives its jobs K_SINK"},
+		{"jobs that nobody asks for", "svc.cluster.local/pilotlight/steps", "svc.cluster.local/pilotlight/stebs", "service pipeline: PIPELINE_JOBS is http://job-sink.knative-eventing.svc.cluster.local/pilotlight/stebs, and there is no such JobSink"},
 		{"writable root", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "the root file system must be read-only"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -202,11 +212,13 @@ func TestPinnedIsPredict(t *testing.T) {
 	want := base.services["predict"].DeepCopy()
 	got := m.services["predict-flights"].DeepCopy()
 	c := &got.Spec.Template.Spec.Containers[0]
-	pin := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "MODEL_PINNED" })
-	if pin < 0 {
-		t.Fatal("it pins no model")
+	for _, name := range []string{"MODEL_PINNED", "MODEL_CANARIES_ELSEWHERE"} {
+		i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name })
+		if i < 0 {
+			t.Fatalf("it has no %s", name)
+		}
+		c.Env = slices.Delete(c.Env, i, i+1)
 	}
-	c.Env = slices.Delete(c.Env, pin, pin+1)
 	for _, s := range []*servingv1.Service{got, want} { // what is meant to differ
 		s.Name = ""
 		delete(s.Spec.Template.Annotations, autoscaling.MinScaleAnnotationKey)
@@ -280,6 +292,7 @@ type manifests struct {
 	triggers map[string]*eventingv1.Trigger
 	pings    []*sourcesv1.PingSource
 	bindings []*sourcesv1.SinkBinding
+	sinks    map[string]*sinksv1alpha1.JobSink
 }
 
 // parse decodes strictly: a field that a type does not have, or that stands twice, is an error.
@@ -287,6 +300,7 @@ func parse(all []byte) (*manifests, error) {
 	m := &manifests{
 		services: map[string]*servingv1.Service{}, configs: map[string]*corev1.ConfigMap{}, accounts: map[string]bool{},
 		brokers: map[string]*eventingv1.Broker{}, triggers: map[string]*eventingv1.Trigger{},
+		sinks: map[string]*sinksv1alpha1.JobSink{},
 	}
 	var errs []error
 	for doc := range strings.SplitSeq(string(all), "\n---\n") {
@@ -319,6 +333,8 @@ func parse(all []byte) (*manifests, error) {
 			m.brokers[o.Name] = o
 		case *eventingv1.Trigger:
 			m.triggers[o.Name] = o
+		case *sinksv1alpha1.JobSink:
+			m.sinks[o.Name] = o
 		case *sourcesv1.PingSource:
 			m.pings = append(m.pings, o)
 		case *sourcesv1.SinkBinding:
@@ -360,8 +376,14 @@ func (m *manifests) check(t *testing.T, features ...func(*config.Features)) (pro
 			problems = append(problems, "service "+name+": "+problem)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(m.sinks)) {
+		for _, problem := range m.checkJobs(t, m.sinks[name], read) {
+			problems = append(problems, "JobSink "+name+": "+problem)
+		}
+	}
 	problems = append(problems, m.checkEvents(t)...)
 	problems = append(problems, m.checkNetwork(ctx)...)
+	problems = append(problems, m.checkRights()...)
 	for name, c := range m.configs {
 		for key := range c.Data {
 			if !read[key] && !slices.Contains(foreign, key) {
@@ -374,8 +396,11 @@ func (m *manifests) check(t *testing.T, features ...func(*config.Features)) (pro
 
 // environ is what the container of a service gets, apart from what the platform adds.
 func (m *manifests) environ(s *servingv1.Service) map[string]string {
+	return m.variables(&s.Spec.Template.Spec.Containers[0])
+}
+
+func (m *manifests) variables(c *corev1.Container) map[string]string {
 	environ := map[string]string{}
-	c := s.Spec.Template.Spec.Containers[0]
 	for _, from := range c.EnvFrom {
 		if from.ConfigMapRef != nil && m.configs[from.ConfigMapRef.Name] != nil {
 			maps.Copy(environ, m.configs[from.ConfigMapRef.Name].Data)
@@ -426,18 +451,7 @@ func (m *manifests) checkService(ctx context.Context, t *testing.T, s *servingv1
 	if p := c.ReadinessProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/readyz" || p.PeriodSeconds != 0 {
 		problem("the readiness probe must be httpGet /readyz without periodSeconds, or it is asked by kubelet once a second at most")
 	}
-	yes, no := true, false
-	if sc := c.SecurityContext; sc == nil || *or(sc.ReadOnlyRootFilesystem, &no) != yes {
-		problem("the root file system must be read-only")
-	} else if !*or(sc.RunAsNonRoot, &no) || *or(sc.AllowPrivilegeEscalation, &yes) || sc.Capabilities == nil || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
-		problem("it must run as somebody else than root, without capabilities")
-	}
-	if *or(spec.AutomountServiceAccountToken, &yes) {
-		problem("it must not get a token of Kubernetes")
-	}
-	if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
-		problem("it must ask for CPU and memory, and limit its memory")
-	}
+	problems = append(problems, checkSafe(&spec.PodSpec)...)
 
 	for _, from := range c.EnvFrom {
 		if from.ConfigMapRef != nil && m.configs[from.ConfigMapRef.Name] == nil {
@@ -457,10 +471,90 @@ func (m *manifests) checkService(ctx context.Context, t *testing.T, s *servingv1
 			problem("%s does not read %s", function, e.Name)
 		}
 	}
+	if jobs := values["PIPELINE_JOBS"]; jobs != "" {
+		if path := strings.Split(jobs, "/"); len(path) != 5 || path[3] != namespace || m.sinks[path[4]] == nil {
+			problem("PIPELINE_JOBS is %s, and there is no such JobSink", jobs)
+		}
+	}
 	if bound := m.bound(s); bound != slices.Contains(names, "K_SINK") {
 		problem("a SinkBinding gives it K_SINK: %t, and %s reads it: %t", bound, function, !bound)
 	}
 	return append(problems, checkTimes(spec, values)...)
+}
+
+// checkSafe looks after what every pod of ours must keep to.
+func checkSafe(spec *corev1.PodSpec) (problems []string) {
+	c := &spec.Containers[0]
+	yes, no := true, false
+	if sc := c.SecurityContext; sc == nil || *or(sc.ReadOnlyRootFilesystem, &no) != yes {
+		problems = append(problems, "the root file system must be read-only")
+	} else if !*or(sc.RunAsNonRoot, &no) || *or(sc.AllowPrivilegeEscalation, &yes) || sc.Capabilities == nil || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+		problems = append(problems, "it must run as somebody else than root, without capabilities")
+	}
+	if *or(spec.AutomountServiceAccountToken, &yes) {
+		problems = append(problems, "it must not get a token of Kubernetes")
+	}
+	if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
+		problems = append(problems, "it must ask for CPU and memory, and limit its memory")
+	}
+	return problems
+}
+
+// checkJobs lists what is wrong with jobs that events make.
+func (m *manifests) checkJobs(t *testing.T, sink *sinksv1alpha1.JobSink, read map[string]bool) (problems []string) {
+	t.Helper()
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	if sink.Spec.Job == nil || len(sink.Spec.Job.Spec.Template.Spec.Containers) != 1 {
+		return []string{"expected a job with one container"}
+	}
+	job := sink.Spec.Job.DeepCopy()
+	spec := &job.Spec.Template.Spec
+	c := &spec.Containers[0]
+	problems = append(problems, checkSafe(spec)...)
+	if job.Spec.BackoffLimit == nil || *job.Spec.BackoffLimit != 0 || spec.RestartPolicy != corev1.RestartPolicyNever {
+		problem("who goes on with the run tries steps again, and nobody else: expected backoffLimit 0 and restartPolicy Never")
+	}
+	if job.Spec.ActiveDeadlineSeconds == nil || job.Spec.TTLSecondsAfterFinished == nil {
+		problem("a job that hangs, or has ended, would stay for ever")
+	}
+	if !m.accounts[spec.ServiceAccountName] {
+		problem("there is no ServiceAccount %s", spec.ServiceAccountName)
+	}
+	if job.Labels["app.kubernetes.io/component"] != "step" || job.Spec.Template.Labels["app.kubernetes.io/component"] != "step" {
+		problem("SinkBinding and NetworkPolicies know jobs by their labels")
+	}
+	for _, from := range c.EnvFrom {
+		if from.ConfigMapRef != nil && m.configs[from.ConfigMapRef.Name] == nil {
+			problem("there is no ConfigMap %s", from.ConfigMapRef.Name)
+		}
+	}
+	function, ok := strings.CutPrefix(c.Image, "ko://"+module)
+	if !ok {
+		problem("image %q is not one that ko builds of this module", c.Image)
+		return problems
+	}
+	variables := m.variables(c)
+	if variables["PIPELINE_STEP"] != "/etc/jobsink-event/event" {
+		problem("it is asked to run a step by PIPELINE_STEP, where Knative mounts the event")
+	}
+	delete(variables, "PIPELINE_STEP")
+	names, _, err := configuration(t, function, variables)
+	if err != nil {
+		problem("%v", err)
+		return problems
+	}
+	for _, name := range names {
+		read[name] = true
+	}
+	for _, e := range c.Env {
+		if !slices.Contains(names, e.Name) && !slices.Contains(foreign, e.Name) {
+			problem("%s does not read %s", function, e.Name)
+		}
+	}
+	if !m.binds("Job", "batch/", job.Labels) {
+		problem("no SinkBinding gives its jobs K_SINK")
+	}
+	return problems
 }
 
 // checkTimes compares what must fit together.

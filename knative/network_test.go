@@ -112,6 +112,19 @@ func (m *manifests) checkNetwork(ctx context.Context) (problems []string) {
 			}
 		}
 	}
+	for _, sink := range m.sinks {
+		step := peer{namespace: namespace, labels: sink.Spec.Job.Spec.Template.Labels}
+		for name, port := range stores {
+			expect(step, peer{namespace: namespace, labels: labels.Set{"app": name}}, port, true)
+		}
+		expect(step, broker, 8080, true)
+		expect(step, bucket, 443, true)
+		for _, port := range ports {
+			for _, other := range append([]peer{kourier, activator, prometheus}, strangers...) {
+				expect(other, step, port, false)
+			}
+		}
+	}
 	slices.Sort(problems)
 	return problems
 }

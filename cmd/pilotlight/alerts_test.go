@@ -85,7 +85,7 @@ func TestAlerts(t *testing.T) {
 	prints("+ auc\n+ mae\nthis is version 1\n", "", "apply", "-f", file)
 	prints("nothing differs from version 1\n", rules, "apply", "-f", "-")
 	prints(rules, "", "rules")
-	if err := m.Tick(t.Context(), worsening{}); err != nil {
+	if err := m.Tick(t.Context(), worsening{}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	prints(`STATE  SEVERITY  SINCE  RULE  WHAT
@@ -97,7 +97,7 @@ rule mae finds nothing out: mae is not known [2J of flights
 		t.Errorf("as JSON: got %s%v", out, err)
 	}
 	prints("- auc\n- mae\nthis is version 2\n", "rules: []", "apply", "-f", "-")
-	if err := m.Tick(t.Context(), worsening{}); err != nil {
+	if err := m.Tick(t.Context(), worsening{}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	prints(`STATE  SEVERITY  SINCE  RULE  WHAT

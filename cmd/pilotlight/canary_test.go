@@ -21,9 +21,9 @@ func TestCanary(t *testing.T) {
 	c.prints("champion: 1 + 2 at 12.5% -> 1 + 2 at 12.5% + 3 as shadow (move 5)\n", "model", "shadow", "m", "3", "--alias", "champion")
 	c.prints("NAME  VERSIONS  NEWEST  ALIASES\nm  3  3  champion=1+2@12.5%+3@shadow\n", "model", "list")
 	c.prints(`VERSION  ALIASES  SIZE  CREATED  BY  LABELS  DIGEST
-3  champion@shadow  114 B  TIME  ME  DIG
-2  champion@12.5%  109 B  TIME  ME  DIG
-1  champion@87.5%  114 B  TIME  ME  DIG
+3  champion@shadow  105 B  TIME  ME  DIG
+2  champion@12.5%  100 B  TIME  ME  DIG
+1  champion@87.5%  105 B  TIME  ME  DIG
 
 version 3 takes and gives
   input  X FP32 [-1]

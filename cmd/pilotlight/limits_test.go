@@ -19,7 +19,7 @@ func TestLimitsAndRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	const function = "http://predict.pilotlight.svc.cluster.local"
-	router, err := gate.NewRouter(&gate.RouteConfig{Predict: function, Features: function, Feedback: function, Deadletter: function, Hosts: []string{".svc.cluster.local"}}, blob)
+	router, err := gate.NewRouter(&gate.RouteConfig{Predict: function, Features: function, Feedback: function, Deadletter: function, Pipeline: function, Hosts: []string{".svc.cluster.local"}}, blob)
 	if err != nil {
 		t.Fatal(err)
 	}

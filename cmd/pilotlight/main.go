@@ -1,6 +1,6 @@
 // Command pilotlight talks to a Pilotlight server: it publishes models, moves
 // their aliases, asks them for predictions, defines features, puts events back
-// that were not delivered, tells of alerts, and makes API keys.
+// that were not delivered, tells of alerts, runs pipelines, and makes API keys.
 package main
 
 import (
@@ -39,7 +39,7 @@ func command() *cobra.Command {
 	flags.StringVar(&c.server, "server", or(os.Getenv("PILOTLIGHT_SERVER"), "http://127.0.0.1:8080"), "server `URL` (PILOTLIGHT_SERVER)")
 	flags.StringVar(&c.key, "key", "", "API `key` (PILOTLIGHT_KEY)")
 	flags.StringVarP(&c.format, "output", "o", "table", "output `format`: table or json")
-	root.AddCommand(modelCommand(c), predictCommand(c), featuresCommand(c), feedbackCommand(c), qualityCommand(c), driftCommand(c), eventsCommand(c), alertsCommand(c), rolloutCommand(c), keyCommand(c), limitsCommand(c), routesCommand(c))
+	root.AddCommand(modelCommand(c), predictCommand(c), featuresCommand(c), feedbackCommand(c), qualityCommand(c), driftCommand(c), eventsCommand(c), alertsCommand(c), rolloutCommand(c), pipelineCommand(c), keyCommand(c), limitsCommand(c), routesCommand(c))
 	return root
 }
 

@@ -97,22 +97,22 @@ func TestModel(t *testing.T) {
 	sample := write(t, []byte(`{"inputs":[{"name":"X","shape":[2],"datatype":"FP32","data":[1,2]}]}`))
 
 	c.prints("NAME  VERSIONS  NEWEST  ALIASES\n", "model", "list")
-	c.prints(`m:1  114 B  sha256:DIGEST
+	c.prints(`m:1  105 B  sha256:DIGEST
   input  X FP32 [-1]
   output Y FP32 [-1]
 champion is now version 1, the first of this model
 `, "model", "push", "m", one)
-	c.prints(`m:2  109 B  sha256:DIGEST
+	c.prints(`m:2  100 B  sha256:DIGEST
   input  X FP32 [-1]
   output Y FP32 [-1]
 no alias moved; to have it answer: pilotlight model alias m champion 2
 `, "model", "push", "m", two, "--sample", sample, "--label", "commit=4f2c1e", "--label", "auc=0.9")
-	c.prints(`m:3  114 B  sha256:DIGEST
+	c.prints(`m:3  105 B  sha256:DIGEST
   input  X FP32 [-1]
   output Y FP32 [-1]
 shadow is now version 3
 `, "model", "push", "m", one, "--alias", "shadow", "--threads", "2", "--max-rows", "16", "--cache-ttl", "90s", "--warmup-runs", "2", "--runtime", "onnx")
-	c.prints(`cat:1  328 B  sha256:DIGEST
+	c.prints(`cat:1  319 B  sha256:DIGEST
   input  X FP32 [-1,2]
   output label BYTES [-1]
   output probabilities FP32 [-1,2] (cat, dog)
@@ -135,9 +135,9 @@ m  3  3  champion=1 shadow=3
 	c.prints("canary: - -> 3 (move 7)\n", "model", "rollback", "m", "canary")
 
 	c.prints(`VERSION  ALIASES  SIZE  CREATED  BY  LABELS  DIGEST
-3  canary shadow  114 B  TIME  ME  DIG
-2  109 B  TIME  ME  auc=0.9 commit=4f2c1e  DIG
-1  champion  114 B  TIME  ME  DIG
+3  canary shadow  105 B  TIME  ME  DIG
+2  100 B  TIME  ME  auc=0.9 commit=4f2c1e  DIG
+1  champion  105 B  TIME  ME  DIG
 
 version 3 takes and gives
   input  X FP32 [-1]
@@ -169,7 +169,7 @@ func TestModelErrors(t *testing.T) {
 	c := cli{t, predicttest.Start(t, nil, nil)}
 	file := write(t, same)
 	dir := t.TempDir()
-	c.prints("m:1  114 B  sha256:DIGEST\n  input  X FP32 [-1]\n  output Y FP32 [-1]\nchampion is now version 1, the first of this model\n", "model", "push", "m", file)
+	c.prints("m:1  105 B  sha256:DIGEST\n  input  X FP32 [-1]\n  output Y FP32 [-1]\nchampion is now version 1, the first of this model\n", "model", "push", "m", file)
 	for _, test := range []struct {
 		want string
 		args []string

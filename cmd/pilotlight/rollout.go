@@ -21,7 +21,8 @@ always the same ones, and is promoted, or taken back as soon as it fails more of
 answers slower or less rightly than the version there is. What it is compared by is
 what feedback counts; the test stays valid however often it looks. A tick every five
 minutes makes the moves. On Knative it is the service feedback that answers here:
-name it with --server.`,
+name it with --server. A model with a Knative service of its own gets its shares by
+that service's traffic, in percent and by chance, not by whose a request is.`,
 	}
 	var alias string
 	cmd.PersistentFlags().StringVar(&alias, "alias", "champion", "the `alias`")

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -25,6 +26,10 @@ import (
 const childVariable = "PILOTLIGHT_TEST_SERVER"
 
 func TestMain(m *testing.M) {
+	if pipeline.Asked() {
+		alone().Main()
+		return
+	}
 	if os.Getenv(childVariable) != "" {
 		function(nil).Main()
 		return

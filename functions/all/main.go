@@ -14,15 +14,18 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
+	"github.com/pilotlight-ml/pilotlight/internal/etl"
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/gate"
 	"github.com/pilotlight-ml/pilotlight/internal/limit"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
+	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/step"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
@@ -58,7 +61,13 @@ var (
 	rows   = store.Openers[store.Online]{"mem": memstore.OpenOnline, "file": diskstore.OpenOnline, "redis": redisstore.OpenOnline}
 )
 
-func main() { function(functions.HTTP).Main() }
+func main() {
+	if pipeline.Asked() {
+		alone().Main()
+		return
+	}
+	function(functions.HTTP).Main()
+}
 
 // function wires
 //
@@ -66,7 +75,9 @@ func main() { function(functions.HTTP).Main() }
 //	ORT_LIB              -> onnx.Format -------'    '--------------.           |
 //	DATA_DIR, ONLINE_URL -> store.Online, store.Blob -> feature.Flow ----------+--> serve (PORT): /v1/..., /v2/..., Feast's paths, gRPC, /admin/v1/..., /readyz, /metrics
 //	                                                 -> offline.Server --------+
+//	                        store.Blob -> etl.Landing -------------------------+
 //	                        store.Blob -> feedback.Intake, alert.Manager ------+
+//	                        store.Blob -> pipeline.Manager --------------------+
 //	                        store.Blob -> deadletter.Store --------------------+
 //	DATA_DIR, KV_URL     -> store.KV --> bus.Bus, between them by triggers/ ---'--> /events
 //	                        store.Blob, store.Meter -> auth.Guard, gate.Door: before all of it
@@ -78,6 +89,8 @@ func function(register serve.Register) *serve.Function {
 	var hc offline.Config
 	var dc deadletter.Config
 	var bf feedback.Config
+	var lc pipeline.Config
+	var sc step.Config
 	var bc bus.Config
 	var gc gate.Options
 	wire := func(ctx context.Context, p *serve.Process) error {
@@ -108,6 +121,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
+		etl.NewLanding(blob, events, p.Tel.Log).Register(p.Mux)
 		registry, err := predict.Open(ctx, p, &pc, predict.Deps{
 			Blob: blob, KV: kv, Features: features.Table, Services: []rpc.Service{features.Service()},
 			Formats: []engine.Format{format}, Sink: events, Events: hear.predict,
@@ -121,6 +135,14 @@ func function(register serve.Register) *serve.Function {
 		if _, err := deadletter.Open(p, &dc, deadletter.Deps{Blob: blob, Sink: events, Events: hear.deadletter}); err != nil {
 			return err
 		}
+		environ, err := own.environ()
+		if err != nil {
+			return err
+		}
+		kinds := step.Kinds(&sc, step.Deps{Registry: registry, Features: features.Catalog, Offline: history, Format: format, Blob: blob}, p.Tel)
+		if _, err := pipeline.Open(p, &lc, pipeline.Parts{Blob: blob, Sink: events, Events: hear.pipeline, Kinds: append(kinds, extra...), Environ: environ}); err != nil {
+			return err
+		}
 		p.Defer(events.Close)
 		if err := events.Start(ctx); err != nil || own.Seed == "" {
 			return err
@@ -128,5 +150,5 @@ func function(register serve.Register) *serve.Function {
 		s := seed{dir: own.Seed, registry: registry, features: features, history: history, blob: blob, events: hear.features}
 		return s.plant(ctx, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: slices.Concat(pc.Parts(), fc.Parts(), bf.Parts(), gc.Parts(), []any{&own, &oc, &hc, &dc, &bc}), Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: slices.Concat(pc.Parts(), fc.Parts(), bf.Parts(), gc.Parts(), sc.Parts(), []any{&own, &oc, &hc, &dc, &lc, &bc}), Wire: wire, Register: register}
 }

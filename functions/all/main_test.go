@@ -20,7 +20,7 @@ import (
 const root = "../.."
 
 // start runs the function as main does until the test ends, or stop is called.
-func start(t *testing.T, environ map[string]string) (url string, stop func()) {
+func start(t testing.TB, environ map[string]string) (url string, stop func()) {
 	t.Helper()
 	env := map[string]string{"PORT": "0", "LOG_LEVEL": "WARN", "ORT_LIB": onnxtest.Library(t), "MODEL_CACHE_DIR": t.TempDir()}
 	for k, v := range environ {
@@ -50,7 +50,7 @@ func start(t *testing.T, environ map[string]string) (url string, stop func()) {
 	return "http://" + p.Server().Addr().String(), stop
 }
 
-func call(t *testing.T, method, url string, body io.Reader) (int, string) {
+func call(t testing.TB, method, url string, body io.Reader) (int, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, body)
 	if err != nil {

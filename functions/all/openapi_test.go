@@ -25,6 +25,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
+	"github.com/pilotlight-ml/pilotlight/internal/etl"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/limit"
@@ -32,6 +33,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/modelcard"
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/tfserving"
@@ -182,8 +184,9 @@ func TestOpenAPISchemasAreTheTypes(t *testing.T) {
 		"ModelSummary": predict.ModelSummary{}, "ModelDetail": predict.ModelDetail{}, "Manifest": model.Manifest{}, "Card": modelcard.Card{}, "Move": model.Move{},
 		"AliasChange": predict.AliasChange{}, "PushSettings": predict.PushSettings{},
 		"Pushed": feature.Result{}, "FeatureSet": feature.Set{}, "FeaturesChanged": feature.Changed{}, "Runs": offline.Runs{}, "Skew": offline.Skew{},
-		"OutcomesTaken": feedback.Result{}, "Judgement": feedback.Judgement{}, "Drift": feedback.Drift{},
+		"OutcomesTaken": feedback.Result{}, "Landed": etl.Landed{}, "Judgement": feedback.Judgement{}, "Drift": feedback.Drift{},
 		"Rollout": rollout.Rollout{}, "Key": auth.Key{}, "Policy": limit.Policy{}, "AlertStatus": alert.Status{}, "Rules": alert.Rules{}, "RulesApplied": alert.Applied{},
+		"PipelineSummary": pipeline.Summary{}, "Pipeline": pipeline.Detail{}, "PipelineApplied": pipeline.Applied{}, "PipelineRun": pipeline.Shown{}, "PipelineLog": pipeline.Log{},
 		"LetterSummary": deadletter.Summary{}, "Letter": deadletter.Letter{},
 	} {
 		c.compare(name, &schema{Ref: "#/components/schemas/" + name}, reflect.TypeOf(v))

@@ -5,9 +5,12 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
+	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/step"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/triggers"
@@ -45,8 +48,48 @@ func open[T io.Closer](ctx context.Context, c *config, p *serve.Process, by stor
 	return opened, err
 }
 
+// extra are kinds of steps that tests add.
+var extra []pipeline.Kind
+
+// environ tells a process that runs a step where the bucket is.
+func (c *config) environ() ([]string, error) {
+	at, err := c.in(c.Blob, "blob")
+	return []string{"BLOB_URL=" + at}, err
+}
+
+// alone is the function as it is where the process is to run one step of a pipeline. Such steps work with the bucket alone: the
+// other stores are files that the function itself has open.
+//
+//	DATA_DIR, BLOB_URL -> store.Blob -> step.Open -> pipeline.Manager -> the step
+func alone() *serve.Function {
+	var own config
+	var oc onnx.Config
+	var lc pipeline.Config
+	var sc step.Alone
+	do := func(ctx context.Context, p *serve.Process) error {
+		format, err := onnx.New(oc)
+		if err != nil {
+			return err
+		}
+		blob, err := open(ctx, &own, p, blobs, own.Blob, "blob")
+		if err != nil {
+			return err
+		}
+		kinds, err := step.Open(ctx, p, &sc, step.Stores{Blob: blob}, format)
+		if err != nil {
+			return err
+		}
+		m, err := pipeline.New(&lc, pipeline.Deps{Blob: blob, Kinds: append(kinds, extra...)}, p.Tel)
+		if err != nil {
+			return err
+		}
+		return m.RunAsked(ctx)
+	}
+	return &serve.Function{Name: "step", Configs: append(sc.Parts(), &own, &oc, &lc), Do: do}
+}
+
 // edges are where each function takes its events.
-type edges struct{ predict, features, feedback, deadletter *event.Mux }
+type edges struct{ predict, features, feedback, deadletter, pipeline *event.Mux }
 
 // broker makes the bus between the functions, and mounts where events come from outside.
 func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, error) {
@@ -55,7 +98,7 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 		return nil, nil, err
 	}
 	f := &edges{}
-	for _, mux := range []**event.Mux{&f.predict, &f.features, &f.feedback, &f.deadletter} {
+	for _, mux := range []**event.Mux{&f.predict, &f.features, &f.feedback, &f.deadletter, &f.pipeline} {
 		if *mux, err = event.NewMux(p.Tel); err != nil {
 			return nil, nil, err
 		}
@@ -65,6 +108,7 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 		Subscribers: map[string]http.Handler{
 			"predict": newService(p, f.predict), "features": newService(p, f.features),
 			"feedback": newService(p, f.feedback), "deadletter": newService(p, f.deadletter),
+			"pipeline": newService(p, f.pipeline),
 		},
 	}, p.Tel)
 	if err != nil {

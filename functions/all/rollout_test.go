@@ -79,6 +79,61 @@ func TestABadVersionIsTakenBack(t *testing.T) {
 	}
 }
 
+// TestAShadowBeforeACanary has a version asked behind the answers first. It says the same but for large numbers, which the rollout tells, and gets its share afterwards;
+// one command takes it back.
+func TestAShadowBeforeACanary(t *testing.T) {
+	url, _ := start(t, map[string]string{"PAYLOAD_LOG": "on", "PAYLOAD_EVERY": "100ms", "LOG_LEVEL": "ERROR"})
+	in, out := []onnxwire.Value{onnxwire.Tensor("INPUT0", tensor.FP64, -1)}, []onnxwire.Value{onnxwire.Tensor("OUTPUT0", tensor.FP64, -1)}
+	for _, file := range [][]byte{onnxtest.Apply("Abs", in, out).Bytes(), onnxtest.Apply("Relu", in, out).Bytes()} {
+		upload(t, url, "echo", file)
+	}
+	ask := func(method, path, body string, want int) string {
+		t.Helper()
+		status, answer := call(t, method, url+path, strings.NewReader(body))
+		if status != want {
+			t.Fatalf("%s: got %d %s", path, status, answer)
+		}
+		return answer
+	}
+	ask("PUT", "/admin/v1/rollouts/echo/champion", `{"version": 2, "shadow": "1s", "shares": [0.5], "hold": "1h", "least": 50, "guards": [{"metric": "error_rate", "worse": 0.5}], "cause": "flights:7"}`, http.StatusCreated)
+	var r rollout.Rollout
+	answered := false // by the new version
+	for deadline := time.Now().Add(60 * time.Second); len(r.Steps) == 0; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("got %+v", r.Latest)
+		}
+		for i := range 40 {
+			answer := ask("POST", "/v2/models/echo/infer", fmt.Sprintf(`{"inputs":[{"name":"INPUT0","datatype":"FP64","shape":[1],"data":[%d]}]}`, []int{1, 2, 3, -4}[i%4]), http.StatusOK)
+			answered = answered || !strings.Contains(answer, `"model_version":"1"`)
+		}
+		time.Sleep(200 * time.Millisecond) // until it is written
+		tick(t, url, "alerts")
+		if err := json.Unmarshal([]byte(ask("GET", "/admin/v1/rollouts/echo/champion", "", http.StatusOK)), &r); err != nil {
+			t.Fatal(err)
+		}
+		if answered && len(r.Steps) == 0 { // a tick may come between
+			t.Fatal("the shadow has answered")
+		}
+	}
+	s := r.Steps[0].Shadow
+	if s == nil || s.Answers < 50 || s.Differ < .2 || s.Differ > .3 || s.Difference < .8 || s.Difference > 1.2 || s.Latency[1] <= 0 {
+		t.Errorf("got %+v", s)
+	}
+	moved := ask("POST", "/admin/v1/models/echo/aliases/champion/rollback", `{}`, http.StatusOK)
+	if !strings.Contains(moved, `"to":1`) || strings.Contains(moved, `"after"`) {
+		t.Errorf("got %s", moved)
+	}
+	for deadline := time.Now().Add(30 * time.Second); r.End == "" && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		tick(t, url, "alerts")
+		if err := json.Unmarshal([]byte(ask("GET", "/admin/v1/rollouts/echo/champion", "", http.StatusOK)), &r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.End != rollout.TakenBack || r.Cause != "flights:7" {
+		t.Errorf("got %+v", r)
+	}
+}
+
 // tick tells functions that it is time for something, as a PingSource does.
 func tick(t *testing.T, url, name string) {
 	t.Helper()

@@ -41,6 +41,8 @@ func Needs(r *http.Request) (Need, error) {
 		if what == "models" {
 			return Need{ModelsWrite, model}, nil
 		}
+	case first == "landing" && rest != "":
+		return Need{Action: FeaturesWrite}, nil
 	case first == "admin" && name == "v1":
 		return administers(r.Method, rest), nil
 	case rest == "" && strings.Contains(first, "."):

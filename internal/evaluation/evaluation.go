@@ -280,19 +280,18 @@ func (e *evaluation) inherit(champion *model.Manifest) error {
 	} else {
 		e.effective.Quality = e.data.Quality
 	}
-	if e.effective.Quality.Task == "" {
-		e.effective.Quality.Task = e.data.Task
-	}
 	if e.data.Features != nil {
 		e.effective.Features = e.data.Features.Service
 	}
-	if !e.task.Has("settings") {
-		return nil
+	if e.task.Has("settings") {
+		d := json.NewDecoder(bytes.NewReader(e.task.Inputs["settings"].Value))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&e.effective); err != nil {
+			return fault.Wrap(fault.Invalid, err, "the trainer's settings are none of a version: %s", err)
+		}
 	}
-	d := json.NewDecoder(bytes.NewReader(e.task.Inputs["settings"].Value))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&e.effective); err != nil {
-		return fault.Wrap(fault.Invalid, err, "the trainer's settings are none of a version: %s", err)
+	if e.effective.Quality.Task == "" {
+		e.effective.Quality.Task = e.data.Task
 	}
 	return nil
 }

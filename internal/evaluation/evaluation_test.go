@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/modelcard"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -82,27 +84,27 @@ func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
 // reads is a model that makes the probability of one column.
 func reads(column string) []byte {
-	return onnxtest.Apply("Sigmoid", []onnxtest.Value{onnxtest.Tensor(column, tensor.FP32, -1, 1)}, []onnxtest.Value{onnxtest.Tensor("probability", tensor.FP32, -1, 1)}).Bytes()
+	return onnxtest.Apply("Sigmoid", []onnxwire.Value{onnxwire.Tensor(column, tensor.FP32, -1, 1)}, []onnxwire.Value{onnxwire.Tensor("probability", tensor.FP32, -1, 1)}).Bytes()
 }
 
 // slow gives the same after it has multiplied large matrices, the more of them the slower.
 func slow(column string, layers int) []byte {
 	const width = 512
-	m := onnxtest.Model{Graph: onnxtest.Graph{
-		Inputs: []onnxtest.Value{onnxtest.Tensor(column, tensor.FP32, -1, 1)}, Outputs: []onnxtest.Value{onnxtest.Tensor("probability", tensor.FP32, -1, 1)},
+	m := onnxwire.Model{Graph: onnxwire.Graph{
+		Inputs: []onnxwire.Value{onnxwire.Tensor(column, tensor.FP32, -1, 1)}, Outputs: []onnxwire.Value{onnxwire.Tensor("probability", tensor.FP32, -1, 1)},
 		Constants: []tensor.Tensor{tensor.Of("zero", []int64{1, 1}, []float32{0})},
 		Weights:   []tensor.Spec{{Name: "in", Shape: []int64{1, width}}, {Name: "w", Shape: []int64{width, width}}, {Name: "out", Shape: []int64{width, 1}}},
-		Nodes:     []onnxtest.Node{{Op: "MatMul", In: []string{column, "in"}, Out: []string{"h0"}}},
+		Nodes:     []onnxwire.Node{{Op: "MatMul", In: []string{column, "in"}, Out: []string{"h0"}}},
 	}}
 	last := "h0"
 	for i := range layers {
 		next := "h" + string(rune('a'+i))
-		m.Nodes = append(m.Nodes, onnxtest.Node{Op: "MatMul", In: []string{last, "w"}, Out: []string{next}})
+		m.Nodes = append(m.Nodes, onnxwire.Node{Op: "MatMul", In: []string{last, "w"}, Out: []string{next}})
 		last = next
 	}
 	m.Nodes = append(m.Nodes,
-		onnxtest.Node{Op: "MatMul", In: []string{last, "out"}, Out: []string{"y"}}, onnxtest.Node{Op: "Mul", In: []string{"y", "zero"}, Out: []string{"nothing"}},
-		onnxtest.Node{Op: "Add", In: []string{column, "nothing"}, Out: []string{"logit"}}, onnxtest.Node{Op: "Sigmoid", In: []string{"logit"}, Out: []string{"probability"}})
+		onnxwire.Node{Op: "MatMul", In: []string{last, "out"}, Out: []string{"y"}}, onnxwire.Node{Op: "Mul", In: []string{"y", "zero"}, Out: []string{"nothing"}},
+		onnxwire.Node{Op: "Add", In: []string{column, "nothing"}, Out: []string{"logit"}}, onnxwire.Node{Op: "Sigmoid", In: []string{"logit"}, Out: []string{"probability"}})
 	return m.Bytes()
 }
 
@@ -246,7 +248,7 @@ func TestCandidates(t *testing.T) {
 		{"too slow", "far", slow("near", 20), `{max_latency_ratio: 2, latency_from: 0s}`, "latency", "times, of 2 at most"},
 		{"slow, and fast enough", "far", slow("near", 1), `{max_latency_ratio: 0.001, latency_from: 1h}`, "", "log_loss"},
 		{"says nothing", "far", reads("holes"), `{}`, "answers", "is no answer for row 7: the answer is NaN, expected a probability"},
-		{"no probability", "far", onnxtest.Apply("Exp", []onnxtest.Value{onnxtest.Tensor("amount", tensor.FP32, -1)}, []onnxtest.Value{onnxtest.Tensor("probability", tensor.FP32, -1)}).Bytes(), `{}`, "answers", "expected a probability from 0 to 1"},
+		{"no probability", "far", onnxtest.Apply("Exp", []onnxwire.Value{onnxwire.Tensor("amount", tensor.FP32, -1)}, []onnxwire.Value{onnxwire.Tensor("probability", tensor.FP32, -1)}).Bytes(), `{}`, "answers", "expected a probability from 0 to 1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, 14)
@@ -383,12 +385,12 @@ func TestTheFirstOfAModel(t *testing.T) {
 func TestRowsThatNobodyCouldAsk(t *testing.T) {
 	w := newWorld(t, 14)
 	w.champion(reads("far"))
-	m := onnxtest.Model{Graph: onnxtest.Graph{
-		Inputs:    []onnxtest.Value{onnxtest.Tensor("near", tensor.FP32, -1), onnxtest.Tensor("hour", tensor.Int64, -1)},
-		Outputs:   []onnxtest.Value{onnxtest.Tensor("probability", tensor.FP32, -1)},
+	m := onnxwire.Model{Graph: onnxwire.Graph{
+		Inputs:    []onnxwire.Value{onnxwire.Tensor("near", tensor.FP32, -1), onnxwire.Tensor("hour", tensor.Int64, -1)},
+		Outputs:   []onnxwire.Value{onnxwire.Tensor("probability", tensor.FP32, -1)},
 		Constants: []tensor.Tensor{tensor.Of("zero", []int64{1}, []float32{0})},
-		Nodes: []onnxtest.Node{
-			{Op: "Cast", In: []string{"hour"}, Out: []string{"h"}, Attributes: []onnxtest.Attribute{{Name: "to", Value: int64(1)}}},
+		Nodes: []onnxwire.Node{
+			{Op: "Cast", In: []string{"hour"}, Out: []string{"h"}, Attributes: []onnxwire.Attribute{{Name: "to", Value: int64(1)}}},
 			{Op: "Mul", In: []string{"h", "zero"}, Out: []string{"z"}},
 			{Op: "Add", In: []string{"near", "z"}, Out: []string{"logit"}},
 			{Op: "Sigmoid", In: []string{"logit"}, Out: []string{"probability"}},
@@ -454,15 +456,15 @@ func TestWhatCantBeJudged(t *testing.T) {
 	}
 }
 
-// Classes and numbers are judged like probabilities.
-func TestOtherTasks(t *testing.T) {
+// Numbers are judged like probabilities.
+func TestNumbers(t *testing.T) {
 	w := newWorld(t, 14)
 	w.data.Task = quality.Regression
 	for i := range w.holdout {
 		w.holdout[i].Label = float64(w.holdout[i].Near) + .1*float64(i%3)
 	}
 	same := func(column string) []byte {
-		return onnxtest.Apply("Neg", []onnxtest.Value{onnxtest.Tensor(column, tensor.FP32, -1)}, []onnxtest.Value{onnxtest.Tensor("minutes", tensor.FP32, -1)}).Bytes()
+		return onnxtest.Apply("Neg", []onnxwire.Value{onnxwire.Tensor(column, tensor.FP32, -1)}, []onnxwire.Value{onnxwire.Tensor("minutes", tensor.FP32, -1)}).Bytes()
 	}
 	negate := func() {
 		for i := range w.holdout {
@@ -494,6 +496,84 @@ func TestStop(t *testing.T) {
 	task := w.task(reads("near"))
 	task.Progress = func(int64, int64, string) { cancel() }
 	if err := step.Run(ctx, task); !errors.Is(err, context.Canceled) || len(task.Outputs) > 0 {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What the trainer that is built in makes is evaluated as it is: its file says what it says itself.
+func TestWhatTheTrainerMakes(t *testing.T) {
+	w := newWorld(t, 14)
+	w.champion(reads("far"))
+	w.data.Inputs = []tensor.Spec{{Name: "near", Type: tensor.FP32, Shape: []int64{-1, 1}}, {Name: "carrier", Type: tensor.Bytes, Shape: []int64{-1, 1}}, {Name: "holes", Type: tensor.FP32, Shape: []int64{-1, 1}}}
+	w.data.Slices = nil
+	task := w.task(reads("near"))
+	of := func(kinds []pipeline.Kind, name string) pipeline.Kind {
+		return kinds[slices.IndexFunc(kinds, func(k pipeline.Kind) bool { return k.Name == name })]
+	}
+	step, err := of(train.Kinds(train.Deps{Format: onnxtest.Format(t), Config: train.Config{Most: 1 << 20}}), "train").New(node(t, `{trainer: logistic}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fit := w.task(nil)
+	fit.Inputs["rows"] = fit.Inputs["train"]
+	if err := step.Run(t.Context(), fit); err != nil {
+		t.Fatal(err)
+	}
+	for name, a := range fit.Outputs {
+		task.Inputs[name] = a
+	}
+	card, err := w.evaluate(task, `{slices: [carrier]}`)
+	if err != nil || card.Parity == nil || card.Parity.Beyond != 0 || card.Parity.Largest > 1e-4 || len(card.Slices) != 5 || len(card.Trainer) == 0 || card.Data.LeftOut != 0 {
+		t.Fatalf("got %v, %+v", err, card)
+	}
+	t.Log(card.Verdict.Why, card.Parity)
+}
+
+// Classes are, too, by what a model says of each of them.
+func TestClasses(t *testing.T) {
+	chances := func(column string) []byte {
+		return onnxwire.Model{Graph: onnxwire.Graph{
+			Inputs:  []onnxwire.Value{onnxwire.Tensor(column, tensor.FP32, -1, 1), onnxwire.Tensor("amount", tensor.FP32, -1, 1)},
+			Outputs: []onnxwire.Value{onnxwire.Tensor("probabilities", tensor.FP32, -1, 2)},
+			Nodes: []onnxwire.Node{
+				{Op: "Concat", In: []string{column, "amount"}, Out: []string{"both"}, Attributes: []onnxwire.Attribute{{Name: "axis", Value: int64(1)}}},
+				{Op: "Softmax", In: []string{"both"}, Out: []string{"probabilities"}},
+			},
+		}}.Bytes()
+	}
+	w := newWorld(t, 14)
+	w.data.Task = quality.Multiclass
+	random := rand.New(rand.NewPCG(4, 4))
+	for i := range w.holdout {
+		f := &w.holdout[i]
+		f.Amount -= 3
+		f.Label = 0
+		if random.Float64() > sigmoid(float64(f.Near)-float64(f.Amount)) {
+			f.Label = 1
+		}
+	}
+	settings := model.Settings{Quality: model.Quality{Spec: quality.Spec{Task: quality.Multiclass}}}
+	if _, err := w.registry.Push(t.Context(), model.Push{Name: "late", Settings: settings}, bytes.NewReader(chances("far"))); err != nil {
+		t.Fatal(err)
+	}
+	for metric, want := range map[string]string{"": "accuracy", "log_loss": "log_loss", "macro_f1": "macro_f1"} {
+		task := w.task(chances("near"))
+		card, err := w.evaluate(task, `{metric: "`+metric+`"}`)
+		if err != nil || card.Metrics[0].Metric != want {
+			t.Fatalf("%s: got %v", want, err)
+		}
+		b, _, err := store.ReadAll(t.Context(), w.blob, task.Outputs["reference"].Key)
+		if err != nil || strings.Contains(string(b), `"probabilities"`) { // a list, with which nothing live can be compared
+			t.Errorf("got %v, %s", err, b)
+		}
+	}
+	if _, err := w.evaluate(w.task(chances("other")), `{}`); !fault.Is(err, fault.Conflict) {
+		t.Errorf("as good: got %v", err)
+	}
+	w.data.Task = quality.Binary
+	task := w.task(reads("near"))
+	task.Inputs["settings"] = pipeline.Artifact{Value: []byte(`{"quality":{"task":"binary","output":"probability"}}`)}
+	if _, err := w.evaluate(task, `{}`); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "the candidate's answers are binary and those of version 1 multiclass") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -93,6 +93,7 @@ func read(what, path string, names []string) (*frame, error) {
 }
 
 func newColumn(from *parquet.Column, rows int) *column {
+	rows = min(rows, 1<<16) // what the file says there are may not be there
 	c := &column{null: make([]bool, 0, rows)}
 	switch from.Type().Kind() {
 	case parquet.ByteArray, parquet.FixedLenByteArray:

@@ -66,6 +66,35 @@ var AliasMoved = declare(Type[Moved]{
 	cause:   func(m *Moved) string { return m.Cause },
 })
 
+// Divided is the data of TrafficMoved.
+type Divided struct {
+	Service    string    `json:"service" jsonschema:"the name of the Knative service"`
+	Generation int64     `json:"generation" jsonschema:"of the service, with this change"`
+	Model      string    `json:"model" jsonschema:"the name of the model that is pinned to it"`
+	Alias      string    `json:"alias" jsonschema:"the alias that it follows"`
+	Seq        int       `json:"seq" jsonschema:"the number of the alias's move that is carried out"`
+	Parts      []Part    `json:"parts" jsonschema:"who has the traffic now"`
+	At         time.Time `json:"at" jsonschema:"when it was changed"`
+}
+
+// Part is a share of a service's traffic.
+type Part struct {
+	Revision string `json:"revision,omitempty" jsonschema:"the name of the revision; absent: the newest one"`
+	Version  int    `json:"version" jsonschema:"the number of the version that it answers with"`
+	Percent  int    `json:"percent" jsonschema:"from 0 to 100"`
+}
+
+// TrafficMoved tells that the traffic of a pinned model's service was divided anew.
+var TrafficMoved = declare(Type[Divided]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.traffic.moved.v1", Source: registry, Subject: "model:alias", ID: "service:generation", Outbound: true,
+		Summary: "The traffic of the Knative service of a pinned model was divided anew, to do what its alias says. Nothing here reacts to it: it is for whoever watches.",
+	},
+	id:      func(d *Divided) string { return fmt.Sprintf("%s:%d", d.Service, d.Generation) },
+	subject: func(d *Divided) string { return d.Model + ":" + d.Alias },
+	at:      func(d *Divided) time.Time { return d.At },
+})
+
 // Loaded is the data of ModelLoaded.
 type Loaded struct {
 	Model        string    `json:"model" jsonschema:"the model's name"`
@@ -276,6 +305,26 @@ var AlertResolved = declare(Type[Resolved]{
 
 // alerts is the source of events about alerts.
 const alerts = "/pilotlight/alerts"
+
+// Landed is the data of FileLanded.
+type Landed struct {
+	Source string    `json:"source" jsonschema:"the first part of the file's name below landing/"`
+	File   string    `json:"file" jsonschema:"where it lies in the bucket"`
+	Bytes  int64     `json:"bytes" jsonschema:"its size"`
+	Digest string    `json:"digest" jsonschema:"of the file: sha256: and 64 hexadecimal digits"`
+	At     time.Time `json:"at" jsonschema:"when it was there"`
+}
+
+// FileLanded tells of a file that somebody put.
+var FileLanded = declare(Type[Landed]{
+	Declaration: &Declaration{
+		Name: "dev.pilotlight.file.landed.v1", Source: "/pilotlight/landing", Subject: "source", ID: "the file and its digest",
+		Summary: "A file came by `PUT /landing/{source}/{file}` and is in the bucket. A pipeline may name it as what starts it; its steps look for files themselves, so that one whose event is lost, or that came into the bucket by other ways, is taken by the next run.",
+	},
+	id:      func(l *Landed) string { return l.File + "@" + l.Digest },
+	subject: func(l *Landed) string { return l.Source },
+	at:      func(l *Landed) time.Time { return l.At },
+})
 
 // Ticked is the data of Tick.
 type Ticked struct {

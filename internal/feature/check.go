@@ -51,6 +51,13 @@ type inspector struct {
 // earliest bounds times, as a store.Stamp does.
 var earliest = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 
+// Check completes a row that has nothing but its values, as Accept does with one that comes at a moment: its times, which are before latest,
+// and its ID. What the row lacks is told as a reason and a sentence for people.
+func (s *CompiledSource) Check(r *Row, now, latest time.Time) (Reason, string) {
+	c := inspector{source: s, now: now.UnixMicro(), latest: latest.UnixMicro()}
+	return c.fill(r)
+}
+
 // fill completes a row whose values are there: its times, and its id if it has
 // none. What the row lacks is told as a reason and a sentence.
 func (c *inspector) fill(r *Row) (Reason, string) {

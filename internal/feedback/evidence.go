@@ -3,6 +3,7 @@ package feedback
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"strconv"
 	"time"
@@ -12,9 +13,15 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/sequential"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
 var _ rollout.Source = (*Journal)(nil)
+
+// Rollouts makes the manager of a bucket's rollouts, with the guards of quality that feedback can look at. Traffic is as of rollout.New.
+func Rollouts(blob store.Blob, catalog *model.Catalog, traffic *rollout.Traffic, log *slog.Logger) *rollout.Manager {
+	return rollout.New(blob, catalog, traffic, primary, log)
+}
 
 // primary is the mean that tells most of how right a version is.
 func primary(m *model.Manifest) string {

@@ -38,7 +38,7 @@ func TestRolloutsByWindows(t *testing.T) {
 			if _, err := catalog.Move(t.Context(), "m", "champion", model.Change{To: 1}); err != nil {
 				t.Fatal(err)
 			}
-			m := rollout.New(w.blob, catalog, primary, slog.New(slog.DiscardHandler))
+			m := rollout.New(w.blob, catalog, nil, primary, slog.New(slog.DiscardHandler))
 			plan := rollout.Plan{Model: "m", Version: 2, Shares: []float64{.3}, Hold: yamlwire.Duration(time.Nanosecond), Guards: []rollout.Guard{{Metric: rollout.ErrorRate, Worse: .05}, {Metric: rollout.SlowRate, Worse: .1}, {Metric: "log_loss", Worse: .2}}}
 			if _, err := m.Start(t.Context(), plan); err != nil {
 				t.Fatal(err)

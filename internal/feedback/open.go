@@ -37,10 +37,11 @@ type Config struct {
 	Journal JournalConfig
 	Keep    KeepConfig
 	Alert   alert.Config
+	Rollout rollout.Config
 }
 
 // Parts are the configurations that it is made of, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Intake, &c.Journal, &c.Keep, &c.Alert} }
+func (c *Config) Parts() []any { return []any{&c.Intake, &c.Journal, &c.Keep, &c.Alert, &c.Rollout} }
 
 // Deps are what the function is made of.
 type Deps struct {
@@ -76,8 +77,17 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 		return nil, err
 	}
 	registerAdmin(p.Mux, journal)
-	rollouts := rollout.New(d.Blob, catalog, primary, p.Tel.Log)
+	traffic, err := rollout.OpenTraffic(&c.Rollout, catalog, outbox, p.Tel.Log)
+	if err != nil {
+		return nil, err
+	}
+	rollouts := Rollouts(d.Blob, catalog, traffic, p.Tel.Log)
 	rollouts.Register(p.Mux)
+	if traffic != nil {
+		event.On(d.Events, event.AliasMoved, func(ctx context.Context, _ *event.Event, moved event.Moved) error {
+			return traffic.Follow(ctx, moved.Model, moved.Alias)
+		})
+	}
 	event.On(d.Events, event.Tick, func(ctx context.Context, _ *event.Event, tick event.Ticked) error {
 		line := telemetry.LineFrom(ctx)
 		switch tick.Job {

@@ -27,6 +27,7 @@ type RouteConfig struct {
 	Features   string        `env:"FEATURES_URL" default:"http://features.pilotlight.svc.cluster.local" help:"Where the gateway finds the function features."`
 	Feedback   string        `env:"FEEDBACK_URL" default:"http://feedback.pilotlight.svc.cluster.local" help:"Where the gateway finds the function feedback."`
 	Deadletter string        `env:"DEADLETTER_URL" default:"http://deadletter.pilotlight.svc.cluster.local" help:"Where the gateway finds the function deadletter."`
+	Pipeline   string        `env:"PIPELINE_URL" default:"http://pipeline.pilotlight.svc.cluster.local" help:"Where the gateway finds the function pipeline."`
 	Hosts      []string      `env:"ROUTE_HOSTS" default:".svc.cluster.local" help:"Hosts that models and tenants may be routed to, by their names or by endings that begin with a dot, so that nobody routes to other places."`
 	Retries    float64       `env:"RETRY_BUDGET" default:"0.1" help:"Retries for each request, on average; 0: none."`
 	Dial       time.Duration `env:"DIAL_TIMEOUT" default:"2s" help:"How long a connection to a function may take to be made."`
@@ -34,7 +35,7 @@ type RouteConfig struct {
 
 // Validate refuses what can't work.
 func (c *RouteConfig) Validate() error {
-	for name, raw := range map[string]string{"PREDICT_URL": c.Predict, "FEATURES_URL": c.Features, "FEEDBACK_URL": c.Feedback, "DEADLETTER_URL": c.Deadletter} {
+	for name, raw := range map[string]string{"PREDICT_URL": c.Predict, "FEATURES_URL": c.Features, "FEEDBACK_URL": c.Feedback, "DEADLETTER_URL": c.Deadletter, "PIPELINE_URL": c.Pipeline} {
 		if _, err := target(raw); err != nil {
 			return fault.New(fault.Invalid, "%s: %s", name, fault.Message(err))
 		}

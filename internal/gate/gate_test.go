@@ -44,7 +44,7 @@ func start(t *testing.T, environ map[string]string) *gateway {
 	var o Options
 	var rc RouteConfig
 	env := map[string]string{"PORT": "0", "LOG_LEVEL": "ERROR", "ROUTE_HOSTS": "127.0.0.1"}
-	for _, name := range []string{"PREDICT_URL", "FEATURES_URL", "FEEDBACK_URL", "DEADLETTER_URL"} {
+	for _, name := range []string{"PREDICT_URL", "FEATURES_URL", "FEEDBACK_URL", "DEADLETTER_URL", "PIPELINE_URL"} {
 		env[name] = "http://127.0.0.1:1"
 	}
 	for k, v := range environ {
@@ -155,13 +155,13 @@ func TestARequestIsHandedOn(t *testing.T) {
 
 func TestWhatAnswersWhat(t *testing.T) {
 	environ := map[string]string{}
-	for _, name := range []string{"predict", "features", "feedback", "deadletter"} {
+	for _, name := range []string{"predict", "features", "feedback", "deadletter", "pipeline"} {
 		environ[strings.ToUpper(name)+"_URL"] = function(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, name) })
 	}
 	g := start(t, environ)
 	for path, want := range map[string]string{
 		"/v2/models": "predict", "/v1/models/m": "predict", "/admin/v1/models": "predict", "/push": "features", "/get-online-features": "features", "/admin/v1/features": "features",
-		"/feedback": "feedback", "/admin/v1/quality/m": "feedback", "/admin/v1/drift/m": "feedback", "/admin/v1/alerts": "feedback", "/admin/v1/rollouts": "feedback", "/admin/v1/deadletters": "deadletter",
+		"/feedback": "feedback", "/admin/v1/quality/m": "feedback", "/admin/v1/drift/m": "feedback", "/admin/v1/alerts": "feedback", "/admin/v1/rollouts": "feedback", "/admin/v1/deadletters": "deadletter", "/admin/v1/pipelines/flights/runs": "pipeline", "/landing/weather/a.csv": "pipeline",
 		"/v2/health/live": `{"live":true}`, "/v2/health/ready": `{"ready":true}`, "/": `{"status":"alive"}`, "/health": `{}`, "/healthz": `{"alive":true}`,
 		"/events": `{"error":"there is nothing at /events"}`, "/admin/v2/models": `{"error":"there is nothing at /admin/v2/models"}`, "/elsewhere": `{"error":"there is nothing at /elsewhere"}`,
 		"/admin/v1/keys": `{"error":"there is nothing at /admin/v1/keys"}`, // without AUTH

@@ -72,7 +72,7 @@ type Router struct {
 // NewRouter makes a router of a bucket's routes.
 func NewRouter(c *RouteConfig, blob store.Blob) (*Router, error) {
 	r := &Router{blob: blob, hosts: c.Hosts, functions: map[string]*url.URL{}}
-	for name, raw := range map[string]string{"predict": c.Predict, "features": c.Features, "feedback": c.Feedback, "deadletter": c.Deadletter} {
+	for name, raw := range map[string]string{"predict": c.Predict, "features": c.Features, "feedback": c.Feedback, "deadletter": c.Deadletter, "pipeline": c.Pipeline} {
 		to, err := target(raw)
 		if err != nil {
 			return nil, err
@@ -131,12 +131,14 @@ func functionOf(p string) string {
 		return "features"
 	case "feedback":
 		return "feedback"
+	case "landing":
+		return "pipeline"
 	case "admin":
 		version, rest, _ := strings.Cut(rest, "/")
 		what, _, _ := strings.Cut(rest, "/")
 		if version == "v1" {
 			return map[string]string{
-				"models": "predict", "features": "features", "quality": "feedback", "drift": "feedback", "alerts": "feedback", "rollouts": "feedback", "deadletters": "deadletter",
+				"models": "predict", "features": "features", "quality": "feedback", "drift": "feedback", "alerts": "feedback", "rollouts": "feedback", "deadletters": "deadletter", "pipelines": "pipeline",
 			}[what]
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,8 @@ type Registry struct {
 	hot       *hot // nil: there is nobody to share it with
 	formats   []engine.Format
 	pinned    []Ref
+	meant     map[Ref]Ref       // what refs mean here alone
+	elsewhere bool              // canaries answer
 	pins      map[Ref]*Manifest // what follow pinned last; it alone touches it
 	log       *slog.Logger
 	stop      context.CancelFunc
@@ -49,20 +52,59 @@ func Open(c *Config, blob store.Blob, kv store.KV, formats []engine.Format, outb
 	}
 	r := &Registry{
 		Catalog: NewCatalog(blob, c.Refresh, outbox), Warm: newWarm(c, artifacts, formats, outbox, tel.Log, instruments),
-		artifacts: artifacts, formats: formats, pins: map[Ref]*Manifest{}, log: tel.Log, stop: func() {},
+		artifacts: artifacts, formats: formats, pins: map[Ref]*Manifest{}, meant: map[Ref]Ref{}, elsewhere: c.Elsewhere, log: tel.Log, stop: func() {},
 	}
 	r.Warm.optimizer = newOptimizer(r.Warm, r.Catalog, formats)
 	if kv != nil {
 		r.hot = &hot{kv: kv, key: "hot/" + c.service(), catalog: r.Catalog, warm: r.Warm, log: tel.Log, now: time.Now, pending: map[versionID]uint64{}}
 	}
 	for _, p := range c.Pinned {
-		ref, err := ParseRef(p)
+		ref, meant, err := parsePin(p)
 		if err != nil {
 			return nil, err
 		}
 		r.pinned = append(r.pinned, ref)
+		if meant == ref {
+			continue
+		}
+		r.meant[ref] = meant
+		if ref.Version == Champion {
+			r.meant[Ref{Name: ref.Name}] = meant
+		}
 	}
 	return r, nil
+}
+
+// parsePin reads what is to be kept: a ref or, as "name:alias=7", one that means a version here, whatever the bucket says.
+func parsePin(s string) (ref, meant Ref, err error) {
+	text, version, fixed := strings.Cut(s, "=")
+	ref, err = ParseRef(text)
+	if err != nil || !fixed {
+		return ref, ref, err
+	}
+	meant = Ref{Name: ref.Name, Version: version}
+	if _, ok := meant.number(); !ok || CheckAlias(ref.Version) != nil {
+		return ref, meant, fault.New(fault.Invalid, "%.100q is no name, name:version, name:alias or name:alias=version", s)
+	}
+	return ref, meant, nil
+}
+
+// Route is the catalog's, by what refs mean in this process.
+func (r *Registry) Route(ctx context.Context, ref Ref) (*Manifest, *Split, error) {
+	if meant, ok := r.meant[ref]; ok {
+		ref = meant
+	}
+	m, split, err := r.Catalog.Route(ctx, ref)
+	if err == nil && r.elsewhere && split.canaries() > 0 {
+		split = split.alone(m.Version)
+	}
+	return m, split, err
+}
+
+// Resolve finds the version that a ref means in this process.
+func (r *Registry) Resolve(ctx context.Context, ref Ref) (*Manifest, error) {
+	m, _, err := r.Route(ctx, ref)
+	return m, err
 }
 
 // Close ends what Start began and closes the warm sessions.

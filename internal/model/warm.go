@@ -31,7 +31,8 @@ type Config struct {
 	CacheSize env.Size      `env:"MODEL_CACHE_SIZE" default:"10GiB" help:"How much the disk cache may hold."`
 	Memory    env.Size      `env:"MODEL_MEMORY" default:"0" help:"How much memory warm sessions may take; 0: 60% of the container's limit or, without one, of the machine."`
 	Idle      time.Duration `env:"MODEL_IDLE" default:"15m" help:"How long a model may go unused before its memory is given back; 0: until others need it."`
-	Pinned    []string      `env:"MODEL_PINNED" help:"Models to load before the process is ready, and to keep: name, name:version or name:alias, separated by commas."`
+	Pinned    []string      `env:"MODEL_PINNED" help:"Models to load before the process is ready, and to keep: name, name:version or name:alias, separated by commas. With name:alias=version the alias means that version in this process, whatever the bucket says."`
+	Elsewhere bool          `env:"MODEL_CANARIES_ELSEWHERE" default:"false" help:"Whether canaries of aliases never answer here: in Knative services whose traffic is split between revisions, one of which is the canary's."`
 	Refresh   time.Duration `env:"MODEL_REFRESH" default:"2s" help:"How long the registry's state may go unchecked: a change by another process is seen that much later."`
 	Fetch     int           `env:"MODEL_FETCH_CONCURRENCY" default:"6" help:"Ranged reads under way at once while an artifact is fetched."`
 	Load      time.Duration `env:"MODEL_LOAD_TIMEOUT" default:"10m" help:"How long fetching a model and making its session may take."`
@@ -56,7 +57,7 @@ func (c *Config) Validate() error {
 		return fault.New(fault.Invalid, "MODEL_LOAD_TIMEOUT must be positive")
 	}
 	for _, p := range c.Pinned {
-		if _, err := ParseRef(p); err != nil {
+		if _, _, err := parsePin(p); err != nil {
 			return fmt.Errorf("read MODEL_PINNED: %w", err)
 		}
 	}

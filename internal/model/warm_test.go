@@ -311,6 +311,51 @@ func TestPinnedModelsStayAndFollowTheirAlias(t *testing.T) {
 	}
 }
 
+// A revision of a pinned service's canary answers the alias with its own version; one that stands beside it never lets the canary answer.
+func TestAnAliasMayMeanAnotherVersionHere(t *testing.T) {
+	blob := newMem()
+	c := testConfig(t)
+	c.Pinned, c.Elsewhere = []string{"m:champion=2"}, true
+	canary, _ := openToy(t, blob, c)
+	c = testConfig(t)
+	c.Pinned, c.Elsewhere = []string{"m"}, true
+	standing, _ := openToy(t, blob, c)
+	for _, text := range []string{"ok 1", "ok 2", "ok 3"} {
+		pushText(t, standing, "m", text)
+	}
+	if _, err := standing.Shadow(t.Context(), "m", Champion, Change{To: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := standing.Canary(t.Context(), "m", Champion, .5, Change{To: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if err := canary.follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []Ref{{Name: "m"}, {Name: "m", Version: Champion}} {
+		m, split, err := canary.Route(t.Context(), ref)
+		if err != nil || m.Version != 2 || split != nil {
+			t.Errorf("%s where it means version 2: got %+v, %+v, %v", ref, m, split, err)
+		}
+		if state, _ := canary.Warm.State(m); state != Ready {
+			t.Errorf("it is not pinned: %d", state)
+		}
+		m, split, err = standing.Route(t.Context(), ref)
+		if err != nil || m.Version != 1 || split.canaries() != 0 || split.Shadow != 3 {
+			t.Errorf("%s beside the canary: got %+v, %+v, %v", ref, m, split, err)
+		}
+	}
+	if m, err := canary.Resolve(t.Context(), Ref{Name: "m", Version: "1"}); err != nil || m.Version != 1 {
+		t.Errorf("a number: got %+v, %v", m, err)
+	}
+	for _, bad := range []string{"m=2", "m:2=2", "m:champion=", "m:champion=02", "m:champion=other", ":champion=2", "m:champion=2=3"} {
+		c.Pinned = []string{bad}
+		if err := c.Validate(); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%q: got %v", bad, err)
+		}
+	}
+}
+
 // unlisted is a bucket that can't be listed while it is down.
 type unlisted struct{ *flaky }
 

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/segment"
@@ -132,7 +133,7 @@ func (s *Store) compactSome(ctx context.Context, src *feature.CompiledSource, da
 	// All columns are kept as they are, also those that the source has no more. Of the same
 	// row, written again later, the first stays.
 	joined := filepath.Join(j.dir, "joined")
-	if err := j.exec(ctx, `COPY (SELECT * FROM (SELECT DISTINCT ON ("_id") * FROM `, in.from, ` ORDER BY "_id", "_created") ORDER BY "_event", "_created", "_id") TO `, quote(joined), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
+	if err := j.exec(ctx, `COPY (SELECT * FROM (SELECT DISTINCT ON ("_id") * FROM `, in.from, ` ORDER BY "_id", "_created") ORDER BY "_event", "_created", "_id") TO `, duck.Quote(joined), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
 		return made, j.explain(ctx, in, err)
 	}
 	whole, err := os.Open(joined)

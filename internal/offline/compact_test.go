@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
 	"github.com/pilotlight-ml/pilotlight/internal/segment"
@@ -189,18 +190,18 @@ func TestCompactKeepsColumns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	from, err := openScan(files[0].paths[0], []row.Field{{Name: segment.Created, Type: row.Timestamp}, {Name: "former", Type: former.Type()}})
+	from, err := duck.OpenScan(files[0].paths[0], []row.Field{{Name: segment.Created, Type: row.Timestamp}, {Name: "former", Type: former.Type()}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer from.close()
+	defer from.Close()
 	values := make([]row.Value, 2)
 	for i := range int64(4) {
-		if err := from.next(values); err != nil || !values[1].Equal(former) || values[0].Int() != epoch+i {
+		if err := from.Next(values); err != nil || !values[1].Equal(former) || values[0].Int() != epoch+i {
 			t.Errorf("row %d is %v, %v", i, values, err)
 		}
 	}
-	if err := from.next(values); !errors.Is(err, io.EOF) {
+	if err := from.Next(values); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last row: %v, %v, want the end", values, err)
 	}
 }

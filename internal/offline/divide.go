@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
@@ -20,9 +21,10 @@ import (
 // Division says which of the rows that somebody asks for make a training set, what is written of them, and
 // which are held out: the newest.
 type Division struct {
-	// Columns are written: of the asked rows or of the plan, each as its type, or as it is where it has none, and behind them Label and Moment.
+	// Columns are written: of the asked rows or of the plan, each as its type or, where it has none, as the nearest one that models mostly
+	// take, which of all floats is Float32; and behind them LabelColumn and Moment.
 	Columns []row.Field
-	// Label is the asked rows' column of what came true. Rows in which it is null are left out.
+	// Label is the asked rows' column of what came true, which is written as LabelColumn. Rows in which it is null are left out.
 	Label row.Field
 	From  time.Time // rows from before it are left out; zero: none
 	Until time.Time // rows from it on are left out; zero: none
@@ -50,6 +52,9 @@ type Label struct {
 	Value string
 	Rows  int64
 }
+
+// LabelColumn is the name of the column of what came true.
+const LabelColumn = "label"
 
 // LabelsMost is how many labels a Divided tells.
 const LabelsMost = 1000
@@ -83,7 +88,7 @@ func (s *Store) Divide(ctx context.Context, plan *feature.Plan, rows io.Reader, 
 		to    io.Writer
 	}{{fmt.Sprintf("a.t < %d", cut), train}, {fmt.Sprintf("a.t >= %d", cut), holdout}} {
 		path := filepath.Join(t.dir, "set")
-		if err := t.exec(ctx, "COPY (SELECT ", columns, " FROM ", t.side(), " WHERE ", part.where, " ORDER BY a.t, a.digest, a.n) TO ", quote(path), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
+		if err := t.exec(ctx, "COPY (SELECT ", columns, " FROM ", t.side(), " WHERE ", part.where, " ORDER BY a.t, a.digest, a.n) TO ", duck.Quote(path), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
 			return nil, t.unfit(ctx, err)
 		}
 		f, err := os.Open(path)
@@ -103,7 +108,7 @@ func (t *training) unfit(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case tooMuch(err):
+	case duck.TooMuch(err):
 		return t.failed(err)
 	}
 	return fault.Wrap(fault.Invalid, err, "the rows are not what they should be: %s", t.reason(err))
@@ -136,7 +141,7 @@ func (t *training) choose(ctx context.Context, d *Division) (*Divided, error) {
 	if err != nil {
 		return nil, err
 	}
-	value := fmt.Sprintf("CAST(%s AS %s)", label, sqlType(d.Label.Type))
+	value := fmt.Sprintf("CAST(%s AS %s)", label, duck.Type(d.Label.Type))
 	if have := types[label]; d.Label.Type == row.String && (have == "FLOAT" || have == "DOUBLE") { // 1.0 is the class 1
 		value = fmt.Sprintf("CASE WHEN %[1]s = trunc(%[1]s) THEN CAST(CAST(%[1]s AS BIGINT) AS VARCHAR) ELSE CAST(%[1]s AS VARCHAR) END", label)
 	} else if d.Label.Type.Float() { // a NaN is no label
@@ -213,7 +218,7 @@ func (t *training) cut(ctx context.Context, d *Division, told *Divided) error {
 
 // types gives the types of the table of asked rows.
 func (t *training) types(ctx context.Context) (map[string]string, error) {
-	names, types, err := t.describe(ctx, "asked")
+	names, types, err := duck.Columns(ctx, t.conn, "asked")
 	of := map[string]string{}
 	for i, name := range names {
 		of[name] = types[i]
@@ -228,7 +233,7 @@ func (t *training) typed(ctx context.Context, d *Division, told *Divided) (strin
 		return "", err
 	}
 	var columns []string
-	for _, c := range d.Columns {
+	for n, c := range d.Columns {
 		expression, have := "", ""
 		if at, ok := t.passedAs(c.Name); ok {
 			expression, have = "a."+at, types[at]
@@ -244,7 +249,7 @@ func (t *training) typed(ctx context.Context, d *Division, told *Divided) (strin
 							c.Type = of.Type
 						}
 						if of.Type == row.Timestamp { // microseconds
-							expression = cast(expression, "TIMESTAMPTZ", row.Timestamp)
+							expression = duck.Cast(expression, "TIMESTAMPTZ", row.Timestamp)
 							if c.Type == row.Timestamp {
 								c.Type = row.Int64
 							}
@@ -256,10 +261,13 @@ func (t *training) typed(ctx context.Context, d *Division, told *Divided) (strin
 		if expression == "" {
 			return "", fault.New(fault.Invalid, "there is no column %q, neither among the rows nor among the features", c.Name)
 		}
+		if d.Columns[n].Type == 0 && c.Type == row.Float64 {
+			c.Type = row.Float32
+		}
 		told.Columns = append(told.Columns, c)
-		columns = append(columns, cast(expression, have, c.Type)+" AS "+ident(c.Name))
+		columns = append(columns, duck.Cast(expression, have, c.Type)+" AS "+duck.Ident(c.Name))
 	}
-	columns = append(columns, "a.label AS "+ident(d.Label.Name), "make_timestamptz(a.t) AS "+ident(Moment))
+	columns = append(columns, "a.label AS "+duck.Ident(LabelColumn), "make_timestamptz(a.t) AS "+duck.Ident(Moment))
 	return strings.Join(columns, ", "), nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
@@ -40,14 +41,14 @@ func (w *world) divide(t *testing.T, s *Store, plan *feature.Plan, rows []byte, 
 		if err := os.WriteFile(path, file, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		from, err := openScan(path, append([]row.Field{d.Label, {Name: Moment, Type: row.Timestamp}}, d.Columns...))
+		from, err := duck.OpenScan(path, append([]row.Field{d.Label, {Name: Moment, Type: row.Timestamp}}, d.Columns...))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer from.close()
+		defer from.Close()
 		for {
 			values := make([]row.Value, 2+len(d.Columns))
-			if err := from.next(values); errors.Is(err, io.EOF) {
+			if err := from.Next(values); errors.Is(err, io.EOF) {
 				return all
 			} else if err != nil {
 				t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
@@ -252,7 +253,7 @@ func (m *materializing) chunk(ctx context.Context, objects []store.Object) (behi
 
 // entityRows reads a file of a view's source rows, sorted by entity and created time.
 type entityRows struct {
-	from   *scan
+	from   *duck.Scan
 	view   *feature.CompiledView
 	fields []int
 	values []row.Value
@@ -282,21 +283,21 @@ func (m *materializing) sorted(ctx context.Context, j *job, in *input, where str
 	}
 	path := filepath.Join(j.dir, fmt.Sprintf("sorted%d", rand.Uint32()))
 	order := strings.Join(append(keys, "c", "e", "id"), ", ")
-	if err := j.exec(ctx, "COPY (SELECT e, c, id, ", strings.Join(names, ", "), " FROM (", rows, ") WHERE ", where, " ORDER BY ", order, ") TO ", quote(path), copyOptions); err != nil {
+	if err := j.exec(ctx, "COPY (SELECT e, c, id, ", strings.Join(names, ", "), " FROM (", rows, ") WHERE ", where, " ORDER BY ", order, ") TO ", duck.Quote(path), duck.Temporary); err != nil {
 		return nil, j.explain(ctx, in, err)
 	}
 	r.values = make([]row.Value, len(columns))
-	if r.from, err = openScan(path, columns); err != nil {
+	if r.from, err = duck.OpenScan(path, columns); err != nil {
 		return nil, err
 	}
 	return r, os.Remove(path) // it stays while it is open
 }
 
-func (r *entityRows) close() { r.from.close() }
+func (r *entityRows) close() { r.from.Close() }
 
 // next gives the next row, with values of its own, and whether its entity is another.
 func (r *entityRows) next() (one feature.Row, other bool, err error) {
-	if err := r.from.next(r.values); err != nil {
+	if err := r.from.Next(r.values); err != nil {
 		return feature.Row{}, false, err
 	}
 	one = feature.Row{Values: make([]row.Value, len(r.view.From.Fields)), Event: r.values[0].Int(), Created: r.values[1].Int(), ID: uint64(r.values[2].Int())}

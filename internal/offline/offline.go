@@ -14,15 +14,12 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
-	"github.com/duckdb/duckdb-go/v2"
-
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/env"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -97,23 +94,11 @@ func Open(ctx context.Context, c *Config, d Deps) (_ *Store, err error) {
 		return nil, fault.Wrap(fault.Internal, err, "there is no folder for copies of the bucket's files")
 	}
 	s.files = newFiles(d.Blob, filepath.Join(s.dir, "objects"), int64(c.Cache))
-	connector, err := duckdb.NewConnector("", nil)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start DuckDB: %w", err), os.RemoveAll(s.dir))
+	if s.db, err = duck.Open(ctx, duck.Config{Memory: int64(c.Memory), Spill: filepath.Join(s.dir, "spill")}); err == nil {
+		err = duck.Lock(ctx, s.db)
 	}
-	s.db = sql.OpenDB(connector)
-	for _, set := range []string{
-		fmt.Sprintf("SET memory_limit = '%dB'", int64(c.Memory)),
-		"SET temp_directory = " + quote(filepath.Join(s.dir, "spill")),
-		fmt.Sprintf("SET threads = %d", runtime.GOMAXPROCS(0)),
-		"SET GLOBAL TimeZone = 'UTC'",
-		"SET autoinstall_known_extensions = false",
-		"SET autoload_known_extensions = false",
-		"SET lock_configuration = true",
-	} {
-		if _, err := s.db.ExecContext(ctx, set); err != nil {
-			return nil, errors.Join(fmt.Errorf("start DuckDB: %s: %w", set, err), s.Close())
-		}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(s.dir))
 	}
 	return s, nil
 }
@@ -179,9 +164,3 @@ func (j *job) number(ctx context.Context, query string) (int64, error) {
 	err := j.conn.QueryRowContext(ctx, query).Scan(&n)
 	return n.Int64, err
 }
-
-// quote writes a text as SQL.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
-
-// ident writes a name as SQL.
-func ident(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"iter"
 
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
 )
@@ -13,14 +14,14 @@ import (
 // valid until the next one. A page of each column is in memory. A file that is none, or has other columns, is Invalid.
 func Rows(path string, columns []row.Field) iter.Seq2[[]row.Value, error] {
 	return func(yield func([]row.Value, error) bool) {
-		var s *scan
+		var s *duck.Scan
 		values := make([]row.Value, len(columns))
 		// parquet-go panics at what it does not expect.
-		open := fault.Guard(func() (err error) { s, err = openScan(path, columns); return err })
-		next := fault.Guard(func() error { return s.next(values) })
+		open := fault.Guard(func() (err error) { s, err = duck.OpenScan(path, columns); return err })
+		next := fault.Guard(func() error { return s.Next(values) })
 		err := open()
 		if err == nil {
-			defer s.close()
+			defer s.Close()
 		}
 		for err == nil {
 			if err = next(); err == nil && !yield(values, nil) {

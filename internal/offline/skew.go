@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
@@ -409,7 +410,7 @@ func (k *skewCheck) ask(ctx context.Context, t *training, vectors []*vector) err
 		name := fmt.Sprintf("k%d", i)
 		fields = append(fields, row.Field{Name: name, Type: key.Type})
 		if key.Type == row.Timestamp {
-			name = cast(name, "TIMESTAMPTZ", key.Type) + " AS " + name
+			name = duck.Cast(name, "TIMESTAMPTZ", key.Type) + " AS " + name
 		}
 		columns = append(columns, name)
 	}
@@ -430,7 +431,7 @@ func (k *skewCheck) ask(ctx context.Context, t *training, vectors []*vector) err
 	if err := w.close(); err != nil {
 		return err
 	}
-	if err := t.exec(ctx, "CREATE OR REPLACE TEMP TABLE asked AS SELECT ", strings.Join(columns, ", "), " FROM read_parquet(", quote(path), ", hive_partitioning = false)"); err != nil {
+	if err := t.exec(ctx, "CREATE OR REPLACE TEMP TABLE asked AS SELECT ", strings.Join(columns, ", "), " FROM read_parquet(", duck.Quote(path), ", hive_partitioning = false)"); err != nil {
 		return t.failed(err)
 	}
 	return nil
@@ -469,7 +470,7 @@ func (k *skewCheck) past(ctx context.Context, t *training, g *group, vectors []*
 	if err != nil {
 		return err
 	}
-	defer from.close()
+	defer from.Close()
 	states, answers := g.states()
 	look := func(a *asking) {
 		for i, s := range states {

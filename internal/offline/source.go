@@ -7,8 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/duckdb/duckdb-go/v2"
-
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
@@ -87,7 +86,7 @@ func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []
 	var paths []string
 	for _, f := range in.files {
 		for _, path := range f.paths {
-			paths = append(paths, quote(path))
+			paths = append(paths, duck.Quote(path))
 		}
 	}
 	in.from = fmt.Sprintf("read_parquet([%s], union_by_name = true, hive_partitioning = %t)", strings.Join(paths, ", "), hive)
@@ -99,9 +98,9 @@ func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []
 	field := func(name string, t row.Type) string {
 		have, ok := types[strings.ToLower(name)]
 		if !ok {
-			return "CAST(NULL AS " + sqlType(t) + ")"
+			return "CAST(NULL AS " + duck.Type(t) + ")"
 		}
-		return cast(ident(name), have, t)
+		return duck.Cast(duck.Ident(name), have, t)
 	}
 	event, created, id := `epoch_us("`+segment.Event+`")`, `epoch_us("`+segment.Created+`")`, `"`+segment.ID+`"`
 	if hive {
@@ -128,7 +127,7 @@ func (j *job) input(ctx context.Context, src *feature.CompiledSource, objects []
 // columns gives the types of a table's columns by their names in lower case, for so
 // DuckDB finds them.
 func (j *job) columns(ctx context.Context, from string) (map[string]string, error) {
-	names, types, err := j.describe(ctx, from)
+	names, types, err := duck.Columns(ctx, j.conn, from)
 	if err != nil {
 		return nil, err
 	}
@@ -139,60 +138,13 @@ func (j *job) columns(ctx context.Context, from string) (map[string]string, erro
 	return found, nil
 }
 
-// describe gives the names and types of a table's columns, in order.
-func (j *job) describe(ctx context.Context, from string) (names, types []string, err error) {
-	rows, err := j.conn.QueryContext(ctx, "SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM "+from+")")
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var name, typ string
-		if err := rows.Scan(&name, &typ); err != nil {
-			return nil, nil, err
-		}
-		names, types = append(names, name), append(types, typ)
-	}
-	return names, types, rows.Err()
-}
-
-var sqlTypes = map[row.Type]string{
-	row.Bool: "BOOLEAN", row.Int32: "INTEGER", row.Int64: "BIGINT", row.Float32: "FLOAT", row.Float64: "DOUBLE",
-	row.String: "VARCHAR", row.Bytes: "BLOB", row.Timestamp: "BIGINT",
-}
-
-// sqlType is the type in DuckDB that a row.Type has here: timestamps are microseconds.
-func sqlType(t row.Type) string {
-	if t.IsList() {
-		return sqlTypes[t.Elem()] + "[]"
-	}
-	return sqlTypes[t]
-}
-
-// cast reads a column of DuckDB's type have as a type of ours.
-func cast(column, have string, t row.Type) string {
-	switch {
-	case t == row.ListOf(row.Timestamp):
-		return fmt.Sprintf("list_transform(CAST(%s AS TIMESTAMPTZ[]), lambda x: epoch_us(x))", column)
-	case t.Integer() && (have == "FLOAT" || have == "DOUBLE" || strings.HasPrefix(have, "DECIMAL")):
-		return fmt.Sprintf("CASE WHEN isnan(%[1]s) THEN NULL WHEN %[1]s = trunc(%[1]s) OR %[1]s IS NULL THEN CAST(%[1]s AS %[2]s) ELSE error('%[3]s is asked for, and there is ' || %[1]s) END", column, sqlType(t), t)
-	case t != row.Timestamp:
-		return fmt.Sprintf("CAST(%s AS %s)", column, sqlType(t))
-	}
-	switch have {
-	case "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "FLOAT", "DOUBLE":
-		return fmt.Sprintf("CAST(round(%s * 1e6) AS BIGINT)", column) // seconds, as row.ParseJSON has it
-	}
-	return fmt.Sprintf("epoch_us(CAST(%s AS TIMESTAMPTZ))", column)
-}
-
 // explain says which object it was that DuckDB could not read. It looks at each by
 // itself, for DuckDB does not always say.
 func (j *job) explain(ctx context.Context, in *input, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if tooMuch(err) {
+	if duck.TooMuch(err) {
 		return j.failed(err)
 	}
 	kind := fault.Invalid
@@ -203,7 +155,7 @@ func (j *job) explain(ctx context.Context, in *input, err error) error {
 		if len(f.objects) != 1 {
 			continue // it was joined here
 		}
-		if _, hurt := j.number(ctx, "SELECT count(hash(t)) FROM read_parquet("+quote(f.paths[0])+", hive_partitioning = false) t"); hurt != nil {
+		if _, hurt := j.number(ctx, "SELECT count(hash(t)) FROM read_parquet("+duck.Quote(f.paths[0])+", hive_partitioning = false) t"); hurt != nil {
 			return unreadable(kind, hurt, f.objects[0].Key, in.src)
 		}
 	}
@@ -216,15 +168,10 @@ func unreadable(kind fault.Kind, err error, key string, src *feature.CompiledSou
 
 // failed is an error of a statement that no file is to blame for.
 func (j *job) failed(err error) error {
-	if tooMuch(err) {
+	if duck.TooMuch(err) {
 		return fault.Wrap(fault.Overloaded, err, "the work does not fit into OFFLINE_MEMORY or onto the disk of OFFLINE_DIR")
 	}
 	return err
-}
-
-func tooMuch(err error) bool {
-	var d *duckdb.Error
-	return errors.As(err, &d) && (d.Type == duckdb.ErrorTypeOutOfMemory || strings.Contains(d.Msg, "No space left"))
 }
 
 // reason is DuckDB's first sentence of an error.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/row"
@@ -99,11 +100,11 @@ func (t *training) take(ctx context.Context, rows io.Reader, format Format) erro
 	var from string
 	switch format {
 	case Parquet:
-		from = fmt.Sprintf("read_parquet(%s, hive_partitioning = false)", quote(path))
+		from = fmt.Sprintf("read_parquet(%s, hive_partitioning = false)", duck.Quote(path))
 	case CSV:
-		from = fmt.Sprintf("read_csv(%s, header = true, hive_partitioning = false)", quote(path))
+		from = fmt.Sprintf("read_csv(%s, header = true, hive_partitioning = false)", duck.Quote(path))
 	case JSON:
-		from = fmt.Sprintf("read_json(%s, format = 'newline_delimited', maximum_object_size = 1048576, hive_partitioning = false)", quote(path))
+		from = fmt.Sprintf("read_json(%s, format = 'newline_delimited', maximum_object_size = 1048576, hive_partitioning = false)", duck.Quote(path))
 	default:
 		return fault.New(fault.Invalid, "rows come as %s, %s or %s, not %.20q", Parquet, CSV, JSON, string(format))
 	}
@@ -111,12 +112,12 @@ func (t *training) take(ctx context.Context, rows io.Reader, format Format) erro
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case tooMuch(err):
+		case duck.TooMuch(err):
 			return t.failed(err)
 		}
 		return fault.Wrap(fault.Invalid, err, "the rows can't be read as %s: %s", format, t.reason(err))
 	}
-	names, types, err := t.describe(ctx, from)
+	names, types, err := duck.Columns(ctx, t.conn, from)
 	if err != nil {
 		return refuse(err)
 	}
@@ -130,9 +131,9 @@ func (t *training) take(ctx context.Context, rows io.Reader, format Format) erro
 		have := types[at]
 		if format == CSV {
 			have = "VARCHAR"
-			texts = append(texts, quote(name)+": 'VARCHAR'") // "007" is no number where a text is meant
+			texts = append(texts, duck.Quote(name)+": 'VARCHAR'") // "007" is no number where a text is meant
 		}
-		columns = append(columns, cast(ident(name), have, typ)+" AS "+as)
+		columns = append(columns, duck.Cast(duck.Ident(name), have, typ)+" AS "+as)
 		return nil
 	}
 	if err := find(Moment, row.Timestamp, "t", "the moment that each is asked for"); err != nil {
@@ -154,7 +155,7 @@ func (t *training) take(ctx context.Context, rows io.Reader, format Format) erro
 		}
 	}
 	for i, name := range names {
-		columns = append(columns, fmt.Sprintf("%s AS p%d", ident(name), i))
+		columns = append(columns, fmt.Sprintf("%s AS p%d", duck.Ident(name), i))
 	}
 	if format == CSV {
 		from = strings.TrimSuffix(from, ")") + ", types = {" + strings.Join(texts, ", ") + "})"
@@ -304,7 +305,7 @@ func (t *training) sort(ctx context.Context, g *group, in *input, fields []int, 
 		same = append(same, fmt.Sprintf("s.c%d = e.k%d", g.keyAt[i], k))
 	}
 	for _, f := range fields {
-		nulls = append(nulls, fmt.Sprintf("CAST(NULL AS %s) AS c%d", sqlType(g.src.Fields[f].Type), f))
+		nulls = append(nulls, fmt.Sprintf("CAST(NULL AS %s) AS c%d", duck.Type(g.src.Fields[f].Type), f))
 		values = append(values, fmt.Sprintf("s.c%d", f))
 	}
 	list := func(of []string) string { return strings.Join(append([]string{""}, of...), ", ") }
@@ -329,15 +330,11 @@ func (t *training) sort(ctx context.Context, g *group, in *input, fields []int, 
 		query += fmt.Sprintf(" UNION ALL SELECT g, s.c, -1, s.e, s.id%s FROM (%s) s JOIN %s e ON %s WHERE s.c <= (SELECT max(%s) FROM asked) + %d",
 			list(values), rows, entities, strings.Join(same, " AND "), by.at, by.ahead)
 	}
-	if err := t.exec(ctx, "COPY (SELECT * FROM (", query, ") ORDER BY g, t, n, e, id) TO ", quote(path), copyOptions); err != nil {
+	if err := t.exec(ctx, "COPY (SELECT * FROM (", query, ") ORDER BY g, t, n, e, id) TO ", duck.Quote(path), duck.Temporary); err != nil {
 		return t.explain(ctx, in, err)
 	}
 	return nil
 }
-
-// copyOptions make files that are read again at once. (No lz4_raw: parquet-go 0.32 reads large
-// pages of it wrong.)
-const copyOptions = " (FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE 40960)"
 
 // unique gives the query of a source's rows without those that were written again later, by
 // which the same row has several created times: the first one counts.
@@ -360,7 +357,7 @@ func (t *training) merge(ctx context.Context, g *group, fields []int, sorted, pa
 	if err != nil {
 		return err
 	}
-	defer from.close()
+	defer from.Close()
 	var made []row.Field
 	for _, w := range g.want {
 		made = append(made, row.Field{Name: fmt.Sprintf("c%d", w.column), Type: w.typ})
@@ -411,7 +408,7 @@ func (t *training) merge(ctx context.Context, g *group, fields []int, sorted, pa
 // merged goes through what sort wrote: rows of a source and asked rows in between, one entity
 // after another.
 type merged struct {
-	*scan
+	*duck.Scan
 	fields []int
 	values []row.Value
 	n      int
@@ -428,11 +425,11 @@ func openMerged(src *feature.CompiledSource, fields []int, path string) (*merged
 	for _, f := range fields {
 		columns = append(columns, row.Field{Name: fmt.Sprintf("c%d", f), Type: src.Fields[f].Type})
 	}
-	from, err := openScan(path, columns)
+	from, err := duck.OpenScan(path, columns)
 	if err != nil {
 		return nil, err
 	}
-	return &merged{scan: from, fields: fields, values: make([]row.Value, len(columns)), entity: -1, row: feature.Row{Values: make([]row.Value, len(src.Fields))}}, nil
+	return &merged{Scan: from, fields: fields, values: make([]row.Value, len(columns)), entity: -1, row: feature.Row{Values: make([]row.Value, len(src.Fields))}}, nil
 }
 
 // next goes to the next row. After the last it is io.EOF.
@@ -442,7 +439,7 @@ func (m *merged) next(ctx context.Context) error {
 		if m.n++; m.n%4096 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := m.scan.next(m.values); err != nil {
+		if err := m.Next(m.values); err != nil {
 			return err
 		}
 		if of := m.values[0].Int(); of != m.entity {
@@ -530,7 +527,7 @@ func (t *training) compute(ctx context.Context) (err error) {
 		for _, c := range j.columns {
 			read[c] = fmt.Sprintf("j%d.c%d", i, c)
 			if reads[c].View.Columns[reads[c].At].Type.Elem() == row.Timestamp {
-				read[c] = cast(read[c], "TIMESTAMPTZ", reads[c].View.Columns[reads[c].At].Type)
+				read[c] = duck.Cast(read[c], "TIMESTAMPTZ", reads[c].View.Columns[reads[c].At].Type)
 			}
 		}
 	}
@@ -538,14 +535,14 @@ func (t *training) compute(ctx context.Context) (err error) {
 		add(read[i], fmt.Sprintf("c%d", i), r.View.Columns[r.At].Type)
 	}
 	path := filepath.Join(t.dir, "read")
-	if err := t.exec(ctx, "COPY (SELECT ", strings.Join(names, ", "), " FROM ", t.side(), ") TO ", quote(path), copyOptions); err != nil {
+	if err := t.exec(ctx, "COPY (SELECT ", strings.Join(names, ", "), " FROM ", t.side(), ") TO ", duck.Quote(path), duck.Temporary); err != nil {
 		return t.failed(err)
 	}
-	from, err := openScan(path, fields)
+	from, err := duck.OpenScan(path, fields)
 	if err != nil {
 		return err
 	}
-	defer from.close()
+	defer from.Close()
 	var answers []row.Field
 	out := joined{path: filepath.Join(t.dir, "computed")}
 	for i, c := range t.plan.Columns {
@@ -561,7 +558,7 @@ func (t *training) compute(ctx context.Context) (err error) {
 	e := t.plan.Evaluator()
 	values := make([]row.Value, len(fields))
 	for {
-		if err := from.next(values); errors.Is(err, io.EOF) {
+		if err := from.Next(values); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -585,7 +582,7 @@ func (t *training) compute(ctx context.Context) (err error) {
 func (t *training) side() string {
 	from := "asked a"
 	for i, j := range t.joined {
-		from += fmt.Sprintf(" LEFT JOIN read_parquet(%s, hive_partitioning = false) j%d ON j%d.%s = a.n", quote(j.path), i, i, ident(segment.ID))
+		from += fmt.Sprintf(" LEFT JOIN read_parquet(%s, hive_partitioning = false) j%d ON j%d.%s = a.n", duck.Quote(j.path), i, i, duck.Ident(segment.ID))
 	}
 	return from
 }
@@ -594,15 +591,15 @@ func (t *training) side() string {
 func (t *training) write(ctx context.Context, w io.Writer) error {
 	columns := make([]string, len(t.passed)+len(t.plan.Columns))
 	for i, name := range t.passed {
-		columns[i] = fmt.Sprintf("a.p%d AS %s", i, ident(name))
+		columns[i] = fmt.Sprintf("a.p%d AS %s", i, duck.Ident(name))
 	}
 	for i, j := range t.joined {
 		for _, c := range j.columns {
-			columns[len(t.passed)+c] = fmt.Sprintf("j%d.c%d AS %s", i, c, ident(t.plan.Columns[c].Name))
+			columns[len(t.passed)+c] = fmt.Sprintf("j%d.c%d AS %s", i, c, duck.Ident(t.plan.Columns[c].Name))
 		}
 	}
 	path := filepath.Join(t.dir, "set")
-	if err := t.exec(ctx, "COPY (SELECT ", strings.Join(columns, ", "), " FROM ", t.side(), " ORDER BY a.n) TO ", quote(path), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
+	if err := t.exec(ctx, "COPY (SELECT ", strings.Join(columns, ", "), " FROM ", t.side(), " ORDER BY a.n) TO ", duck.Quote(path), " (FORMAT parquet, COMPRESSION zstd)"); err != nil {
 		return t.failed(err)
 	}
 	f, err := os.Open(path)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/duck"
 	"github.com/pilotlight-ml/pilotlight/internal/env"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
@@ -379,15 +380,15 @@ func (w *world) train(t *testing.T, s *Store, plan *feature.Plan, rows []byte, f
 	for _, c := range plan.Columns {
 		fields = append(fields, row.Field{Name: c.Name, Type: c.Type})
 	}
-	from, err := openScan(path, fields)
+	from, err := duck.OpenScan(path, fields)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer from.close()
+	defer from.Close()
 	var all [][]row.Value
 	for {
 		values := make([]row.Value, len(fields))
-		if err := from.next(values); errors.Is(err, io.EOF) {
+		if err := from.Next(values); errors.Is(err, io.EOF) {
 			return all
 		} else if err != nil {
 			t.Fatal(err)

@@ -18,6 +18,8 @@ type Definition struct {
 	// Pause is the least time between the beginnings of two runs that events start: a hundred alerts are one reason. 0: none.
 	Pause yamlwire.Duration `yaml:"pause"`
 	Steps []Spec            `yaml:"steps"`
+	// Text is the document itself.
+	Text string `yaml:"-"`
 }
 
 // Start is something that starts a run: an event or, with Every, time.

@@ -39,7 +39,7 @@ type Task struct {
 	Step     string       // its name in the definition
 	Attempt  int          // from 1
 	Started  time.Time    // of the run
-	Cause    string       // the id of the event that started the run, or ""
+	Cause    string       // the id of the event pipeline.started, by which all that the run does is known: "<pipeline>:<run>"
 	Dir      string       // a folder of its own, empty at first, deleted behind it
 	Log      *slog.Logger // what people read by `pilotlight pipeline logs`
 

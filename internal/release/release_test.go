@@ -24,6 +24,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/modelcard"
+	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/sequential"
@@ -43,7 +44,7 @@ type world struct {
 }
 
 func file(op string) []byte {
-	return onnxtest.Apply(op, []onnxtest.Value{onnxtest.Tensor("x", tensor.FP32, -1)}, []onnxtest.Value{onnxtest.Tensor("probability", tensor.FP32, -1)}).Bytes()
+	return onnxtest.Apply(op, []onnxwire.Value{onnxwire.Tensor("x", tensor.FP32, -1)}, []onnxwire.Value{onnxwire.Tensor("probability", tensor.FP32, -1)}).Bytes()
 }
 
 func newWorld(t *testing.T) *world {
@@ -108,7 +109,7 @@ func (w *world) deps(blob store.Blob) Deps {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = registry.Close() })
-	return Deps{registry, rollout.New(blob, registry.Catalog, func(*model.Manifest) string { return "" }, slog.New(slog.DiscardHandler))}
+	return Deps{registry, rollout.New(blob, registry.Catalog, nil, func(*model.Manifest) string { return "" }, slog.New(slog.DiscardHandler))}
 }
 
 // run does a step with a bucket that may die, and gives what it told.
@@ -283,7 +284,7 @@ func TestRolloutKilledAtAnyWrite(t *testing.T) {
 			if random.IntN(2) == 0 {
 				blob = storetest.NewMortal(w.blob, random.IntN(4))
 			}
-			manager := rollout.New(blob, model.NewCatalog(blob, time.Minute, nil), func(*model.Manifest) string { return "" }, slog.New(slog.DiscardHandler))
+			manager := rollout.New(blob, model.NewCatalog(blob, time.Minute, nil), nil, func(*model.Manifest) string { return "" }, slog.New(slog.DiscardHandler))
 			if err := manager.Tick(t.Context(), rows{}); err != nil && !errors.Is(err, storetest.ErrKilled) {
 				t.Fatal(err)
 			}
@@ -439,7 +440,7 @@ func TestCauses(t *testing.T) {
 	if _, err := registry.Push(t.Context(), model.Push{Name: "late"}, bytes.NewReader(file("Tanh"))); err != nil { // a person's, for no cause
 		t.Fatal(err)
 	}
-	d := Deps{registry, rollout.New(w.blob, registry.Catalog, func(*model.Manifest) string { return "" }, slog.New(slog.DiscardHandler))}
+	d := Deps{registry, rollout.New(w.blob, registry.Catalog, nil, func(*model.Manifest) string { return "" }, slog.New(slog.DiscardHandler))}
 	for i, with := range []string{"{}", quick} {
 		step, err := Kinds(d)[i].New(node(t, with))
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -93,14 +94,15 @@ type Source interface {
 type Manager struct {
 	blob    store.Blob
 	catalog *model.Catalog
+	traffic *Traffic
 	primary func(*model.Manifest) string
 	log     *slog.Logger
 	now     func() time.Time
 }
 
-// New makes a manager. Primary names the mean of quality that is a guard of a version's where its plan names none; "": there is none.
-func New(blob store.Blob, catalog *model.Catalog, primary func(*model.Manifest) string, log *slog.Logger) *Manager {
-	return &Manager{blob: blob, catalog: catalog, primary: primary, log: log, now: time.Now}
+// New makes a manager. Traffic is what moves that of pinned models. Primary names the mean of quality that is a guard of a version's where its plan names none; "": there is none.
+func New(blob store.Blob, catalog *model.Catalog, traffic *Traffic, primary func(*model.Manifest) string, log *slog.Logger) *Manager {
+	return &Manager{blob: blob, catalog: catalog, traffic: traffic, primary: primary, log: log, now: time.Now}
 }
 
 // by is who moves aliases.
@@ -134,6 +136,9 @@ func (m *Manager) Start(ctx context.Context, p Plan) (*Rollout, error) {
 	case p.Shadow > 0 && a.Splits[p.Alias] != nil:
 		return nil, fault.New(fault.Conflict, "alias %q of model %q has a shadow, version %d; end that first", p.Alias, p.Model, a.Splits[p.Alias].Shadow)
 	}
+	if err := m.divisible(ctx, &p); err != nil {
+		return nil, err
+	}
 	r := &Rollout{Plan: p, Created: m.now().UTC(), Seq: a.Last(p.Alias)}
 	old, version, err := m.get(ctx, p.Model, p.Alias)
 	if err != nil && !fault.Is(err, fault.NotFound) {
@@ -146,6 +151,24 @@ func (m *Manager) Start(ctx context.Context, p Plan) (*Rollout, error) {
 		return nil, err
 	}
 	return r, m.step(ctx, r, version, nil)
+}
+
+// divisible refuses plans that the Knative service of a pinned model can't carry out.
+func (m *Manager) divisible(ctx context.Context, p *Plan) error {
+	service := m.traffic.service(p.Model, p.Alias)
+	if service == "" {
+		return nil
+	}
+	for _, s := range p.Shares {
+		if percent := s * 100; math.Abs(percent-math.Round(percent)) > 1e-6 {
+			return fault.New(fault.Invalid, "the traffic of the service %s is divided by whole percents, and a share is %g", service, s)
+		}
+	}
+	c, err := m.traffic.follow(ctx, p.Model)
+	if err == nil && c.foreign {
+		err = fault.New(fault.Conflict, "%s", c.why)
+	}
+	return err
 }
 
 // Get gives the newest rollout of an alias.
@@ -244,7 +267,7 @@ func (m *Manager) Tick(ctx context.Context, source Source) error {
 			errs = append(errs, fmt.Errorf("rollout of %s:%d: %w", r.Model, r.Version, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.traffic.Tick(ctx))...)
 }
 
 // step does what is to be done next. Without a source it makes the first move only.
@@ -283,6 +306,15 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 	if stage < 0 && !shadow {
 		return m.end(ctx, r, version, TakenOver, fmt.Sprintf("%s gave it a share of %g", last(moves).By, share))
 	}
+	var c carried
+	if m.traffic.service(r.Model, r.Alias) != "" {
+		if c, err = m.traffic.follow(ctx, r.Model); err != nil {
+			return err
+		}
+		if c.foreign {
+			return m.end(ctx, r, version, TakenOver, c.why)
+		}
+	}
 	q := &Query{Model: r.Model, Version: current, Candidate: r.Version, Until: m.now(), Shadow: shadow}
 	for _, move := range moves {
 		q.Stages = append(q.Stages, move.At)
@@ -299,6 +331,14 @@ func (m *Manager) step(ctx context.Context, r *Rollout, version string, source S
 		look.Findings = append(look.Findings, r.find(g, evidence.Metrics[g.Metric]))
 	}
 	look.Verdict, look.Why = r.decide(stage, q.Until.Sub(last(moves).At), evidence.Answers, look.Findings)
+	switch {
+	case c.failed && q.Until.Sub(last(moves).At) >= time.Duration(r.Hold): // until then it may be that no node has room yet
+		look.Verdict, look.Why = Back, c.why
+	case c.why != "" && look.Verdict != Back:
+		look.Verdict, look.Why = Hold, c.why
+	case c.moved && look.Verdict != Back:
+		look.Verdict, look.Why = Hold, "the traffic of its service was given just now"
+	}
 	r.Latest = &look
 	r.Looks++
 	if n := len(r.Steps); n > 0 && r.Steps[n-1].Share == share && look.Verdict != Hold { // that move was not made
@@ -363,6 +403,11 @@ func (m *Manager) act(ctx context.Context, r *Rollout, stage, seq int, look *Loo
 		_, err = m.catalog.Promote(ctx, r.Model, r.Alias, change)
 	case Back:
 		_, err = m.catalog.Canary(ctx, r.Model, r.Alias, 0, change)
+	}
+	if err == nil && m.traffic.service(r.Model, r.Alias) != "" {
+		if _, err := m.traffic.follow(ctx, r.Model); err != nil { // the alias has moved; its event and each tick try again
+			m.log.WarnContext(ctx, "the traffic of a pinned model does not follow its alias for now", slog.String("model", r.Model), slog.String("error", err.Error()))
+		}
 	}
 	return err
 }

@@ -26,6 +26,7 @@ type world struct {
 	catalog *model.Catalog
 	manager *Manager
 	at      time.Time
+	traffic *Traffic // nil: the model has no service of its own
 	counted counted
 }
 
@@ -62,7 +63,7 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) another(blob store.Blob) *Manager {
-	m := New(blob, model.NewCatalog(blob, time.Minute, nil), func(*model.Manifest) string { return "log_loss" }, slog.New(slog.DiscardHandler))
+	m := New(blob, model.NewCatalog(blob, time.Minute, nil), w.traffic, func(*model.Manifest) string { return "log_loss" }, slog.New(slog.DiscardHandler))
 	m.now = func() time.Time { return w.at }
 	return m
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/signal"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/env"
@@ -25,6 +27,8 @@ type Function struct {
 	Configs []any
 	// Wire opens what the function is made of and mounts it on the process.
 	Wire func(ctx context.Context, p *Process) error
+	// Do is what the process is for, where it is to do one thing and end instead of serving; mostly nil.
+	Do func(ctx context.Context, p *Process) error
 	// Register hands the finished handler to a host of functions; may be nil.
 	Register Register
 }
@@ -128,6 +132,15 @@ func (f *Function) main(ctx context.Context) (err error) {
 		}
 		return table.Write(os.Stdout, config)
 	}
+	if f.Do != nil {
+		ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		p, _, err := f.begin(ctx, env.Environ())
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Do(ctx, p), p.close())
+	}
 	p, err := f.Start(ctx, env.Environ())
 	if err != nil {
 		return err
@@ -142,18 +155,10 @@ func (f *Function) configs(tel *telemetry.Config, server *Config) []any {
 // Start brings the function up from its environment to where it listens. Run
 // must follow.
 func (f *Function) Start(ctx context.Context, environ map[string]string) (_ *Process, err error) {
-	var tc telemetry.Config
-	var sc Config
-	if _, err := env.Load(environ, f.configs(&tc, &sc)...); err != nil {
-		return nil, err
-	}
-	tel, err := telemetry.Start(ctx, &tc, f.Name)
+	p, sc, err := f.begin(ctx, environ)
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{Tel: tel, Mux: http.NewServeMux()}
-	p.ctx, p.stop = context.WithCancel(ctx)
-	p.Defer(func() error { return tel.Shutdown(context.WithoutCancel(ctx)) })
 	if err := f.Wire(ctx, p); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
@@ -164,7 +169,7 @@ func (f *Function) Start(ctx context.Context, environ map[string]string) (_ *Pro
 	case sc.Auth == "on":
 		return nil, errors.Join(fault.New(fault.Invalid, "AUTH=on, and this function has nobody who would check callers"), p.close())
 	}
-	if p.server, err = Open(ctx, &sc, tel, handler, p.ready...); err != nil {
+	if p.server, err = Open(ctx, sc, p.Tel, handler, p.ready...); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	for _, f := range p.opened {
@@ -174,6 +179,23 @@ func (f *Function) Start(ctx context.Context, environ map[string]string) (_ *Pro
 		f.Register(f.Name, p.server.ServeHTTP)
 	}
 	return p, nil
+}
+
+// begin reads the configuration and begins to tell what happens.
+func (f *Function) begin(ctx context.Context, environ map[string]string) (*Process, *Config, error) {
+	var tc telemetry.Config
+	var sc Config
+	if _, err := env.Load(environ, f.configs(&tc, &sc)...); err != nil {
+		return nil, nil, err
+	}
+	tel, err := telemetry.Start(ctx, &tc, f.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &Process{Tel: tel, Mux: http.NewServeMux()}
+	p.ctx, p.stop = context.WithCancel(ctx)
+	p.Defer(func() error { return tel.Shutdown(context.WithoutCancel(ctx)) })
+	return p, &sc, nil
 }
 
 // Run serves until ctx ends or the process is told to end, then closes what was

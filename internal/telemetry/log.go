@@ -117,6 +117,8 @@ type buffer struct {
 
 func newBuffer(out io.Writer) *buffer {
 	b := &buffer{out: out}
+	b.mu.Lock() // which flush waits for, where this takes longer than flushAfter
+	defer b.mu.Unlock()
 	b.timer = time.AfterFunc(flushAfter, b.flush)
 	b.timer.Stop()
 	return b

@@ -11,14 +11,15 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
+	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // The columns that each of a dataset's files has beside the model's inputs.
 const (
-	LabelColumn = "label"           // what came true: DOUBLE (1 and 0 of binary tasks), or VARCHAR of a class
-	TimeColumn  = "event_timestamp" // TIMESTAMP WITH TIME ZONE: as of when the row was asked, or would have been
+	LabelColumn = offline.LabelColumn // "label": what came true: DOUBLE (1 and 0 of binary tasks), or VARCHAR of a class
+	TimeColumn  = offline.Moment      // "event_timestamp": TIMESTAMP WITH TIME ZONE: as of when the row was asked, or would have been
 )
 
 // PredictionColumn is the only column of the file "predictions": the trainer's own answer to each row of the holdout, in their order. It is a

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"gonum.org/v1/gonum/optimize"
@@ -34,6 +35,9 @@ type options struct {
 // l2s are for standardised numbers: at the first hardly anything is learnt, at the last nothing is held back.
 var l2s = []float64{1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6}
 
+// tryMost is how many rows are learnt from to choose one of l2s.
+const tryMost = 50_000
+
 // weightsMost is how many weights a model may have.
 const weightsMost = 2_000_000
 
@@ -58,13 +62,15 @@ func fit(ctx context.Context, task quality.Task, classes int, t *table, o *optio
 		}
 		t = &scaled
 	}
-	m.e = t.learn(older, o.below, o.least)
+	m.e = t.learn(o.below, o.least)
 	all := m.e.encode(t)
-	m.start()
+	m.weights = make([]float64, m.sums*(m.e.width+1))
 	if len(m.weights) > weightsMost {
 		return nil, fault.New(fault.Invalid, "a model of %d classes and %d different inputs has more than %d weights", m.sums, m.e.width, weightsMost)
 	}
-	teach, check := all.part(0, older), all.part(older, t.n)
+	// Some of the rows tell as well as all what weights may cost, which is so much together, and less of each the more rows there are.
+	teach, check := all.part(0, older).some(tryMost), all.part(older, t.n).some(tryMost)
+	var best []float64
 	m.loss = math.Inf(1)
 	for i, l2 := range o.l2 {
 		progress(i, len(o.l2)+1)
@@ -79,13 +85,14 @@ func fit(ctx context.Context, task quality.Task, classes int, t *table, o *optio
 			break
 		}
 		if loss < m.loss {
-			m.loss, m.l2 = loss, l2
+			m.loss, m.l2, best = loss, l2*float64(teach.n)/float64(t.n), slices.Clone(m.weights)
 		}
 	}
 	progress(len(o.l2), len(o.l2)+1)
-	m.e = t.learn(t.n, o.below, o.least)
-	m.start()
-	if err := m.descend(ctx, m.e.encode(t), m.l2); err != nil {
+	if best != nil {
+		m.weights = best
+	}
+	if err := m.descend(ctx, all, m.l2); err != nil {
 		return nil, err
 	}
 	if task == quality.Regression {
@@ -97,8 +104,6 @@ func fit(ctx context.Context, task quality.Task, classes int, t *table, o *optio
 	}
 	return m, nil
 }
-
-func (m *linear) start() { m.weights = make([]float64, m.sums*(m.e.width+1)) }
 
 // descend finds the weights with the least loss by L-BFGS (Liu and Nocedal, 1989), from those that there are on.
 func (m *linear) descend(ctx context.Context, d *encoded, l2 float64) error {
@@ -133,7 +138,7 @@ func (m *linear) descend(ctx context.Context, d *encoded, l2 float64) error {
 	}
 	settings := &optimize.Settings{
 		GradientThreshold: 1e-6, MajorIterations: 1000,
-		Converger: &optimize.FunctionConverge{Absolute: 1e-10, Relative: 1e-9, Iterations: 10},
+		Converger: &optimize.FunctionConverge{Absolute: 1e-10, Relative: 1e-8, Iterations: 8},
 	}
 	result, err := optimize.Minimize(problem, append([]float64(nil), m.weights...), settings, &optimize.LBFGS{Store: 10})
 	if failed != nil {

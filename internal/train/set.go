@@ -158,6 +158,9 @@ func (s *set) plan(ctx context.Context, t *pipeline.Task) (*planned, error) {
 	if t.Has("examples") {
 		p.data.Source = FromExamples
 	}
+	if err := s.Models.Reread(ctx, s.Model); err != nil && !fault.Is(err, fault.NotFound) {
+		return nil, err
+	}
 	m, err := s.Models.Resolve(ctx, model.Ref{Name: s.Model})
 	switch {
 	case fault.Is(err, fault.NotFound) && p.data.Source == FromExamples:

@@ -322,7 +322,8 @@ func (m *linear) answer(d *Dataset, spec quality.Spec, t *table, path string) (m
 	}
 	metrics = map[string]float64{}
 	for name, metric := range state.Report().Metrics {
-		if !math.IsNaN(metric.Value) && !math.IsInf(metric.Value, 0) {
+		told := name == "coverage" || strings.HasPrefix(name, "label_delay") // of outcomes, and not of the model
+		if !told && !math.IsNaN(metric.Value) && !math.IsInf(metric.Value, 0) {
 			metrics[name] = metric.Value
 		}
 	}

@@ -124,15 +124,15 @@ type words struct {
 // wordsMost is how many words of a column are told apart: the most frequent ones.
 const wordsMost = 1000
 
-// learn makes an encoding of the first n rows of a table. Words that are there less often than least are as good as unknown.
-func (t *table) learn(n int, below float64, least int) *encoding {
+// learn makes an encoding of a table. Words that are there less often than least are as good as unknown.
+func (t *table) learn(below float64, least int) *encoding {
 	e := &encoding{below: below, width: 2 * len(t.numbers)}
 	for _, column := range t.numbers {
-		e.numbers = append(e.numbers, measure(column[:n], below))
+		e.numbers = append(e.numbers, measure(column, below))
 	}
 	for _, column := range t.texts {
 		counts := make([]int, len(column.words))
-		for _, at := range column.at[:n] {
+		for _, at := range column.at {
 			if at >= 0 {
 				counts[at]++
 			}
@@ -239,4 +239,18 @@ func (d *encoded) part(from, until int) *encoded {
 	w, v := len(d.e.numbers), len(d.e.texts)
 	p.numbers, p.places, p.labels, p.n = d.numbers[from*w:until*w], d.places[from*v:until*v], d.labels[from:until], until-from
 	return &p
+}
+
+// some gives at most so many rows, spread evenly.
+func (d *encoded) some(most int) *encoded {
+	if d.n <= most {
+		return d
+	}
+	p := &encoded{e: d.e, n: most}
+	w, v := len(d.e.numbers), len(d.e.texts)
+	for k := range most {
+		i := int(int64(k) * int64(d.n) / int64(most))
+		p.numbers, p.places, p.labels = append(p.numbers, d.numbers[i*w:(i+1)*w]...), append(p.places, d.places[i*v:(i+1)*v]...), append(p.labels, d.labels[i])
+	}
+	return p
 }

@@ -356,8 +356,8 @@ func TestWeightsAreTheBest(t *testing.T) {
 				learn.labels[i] = (learn.labels[i] - 1000) / 50
 			}
 		}
-		m := &linear{task: task, sums: max(1, len(d.Classes)), e: learn.learn(learn.n, math.Inf(-1), 20)}
-		m.start()
+		m := &linear{task: task, sums: max(1, len(d.Classes)), e: learn.learn(math.Inf(-1), 20)}
+		m.weights = make([]float64, m.sums*(m.e.width+1))
 		all := m.e.encode(learn)
 		const l2 = 1e-3
 		if err := m.descend(t.Context(), all, l2); err != nil {

@@ -30,6 +30,9 @@ var roles = map[string]func(ctx context.Context, args []string) error{
 	"inside":   inside,
 	"features": serveFeatures,
 	"hmget":    hmget,
+	"land":     land,
+	"load":     loadFlights,
+	"copy":     copyFlights,
 }
 
 func child(ctx context.Context, args []string) error {

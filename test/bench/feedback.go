@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -58,7 +59,7 @@ func (b *bench) feedback(ctx context.Context) (err error) {
 		{"feedback", "^Benchmark(Post|CatchUp)$"}, {"ledger", "^BenchmarkFind$"}, {"payload", "^BenchmarkAdd$"}, {"drift", "^BenchmarkAdd"}, {"quality", "^Benchmark(Add|Predicted)$"},
 	} {
 		progress("go test -bench %s ./internal/%s", g.name, g.pkg)
-		found, err := b.goBench(ctx, g.pkg, g.name)
+		found, err := b.goBench(ctx, "internal/"+g.pkg, g.name)
 		if err != nil {
 			return err
 		}
@@ -95,11 +96,11 @@ var benchLine = regexp.MustCompile(`^(Benchmark\S+?)(?:-\d+)?\s+\d+\s+([0-9.]+) 
 
 // goBench runs benchmarks of a package, and gives a row for each.
 func (b *bench) goBench(ctx context.Context, pkg, name string) (rows [][]string, err error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", name, "-count", strconv.Itoa(b.rounds), "-benchtime", b.seconds.String(), "./internal/"+pkg)
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", name, "-count", strconv.Itoa(b.rounds), "-benchtime", b.seconds.String(), "./"+pkg)
 	cmd.Dir = b.root
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return nil, fmt.Errorf("go test ./internal/%s: %w\n%s", pkg, err, out)
+		return nil, fmt.Errorf("go test ./%s: %w\n%s", pkg, err, out)
 	}
 	times, rates := map[string][]time.Duration{}, map[string][]float64{}
 	var names []string
@@ -128,10 +129,13 @@ func (b *bench) goBench(ctx context.Context, pkg, name string) (rows [][]string,
 		}
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("go test ./internal/%s ran no benchmark of %s", pkg, name)
+		return nil, fmt.Errorf("go test ./%s ran no benchmark of %s", pkg, name)
 	}
 	for _, n := range names {
-		row := []string{"`" + pkg + "` " + strings.TrimPrefix(n, "Benchmark"), fmt.Sprintf("%.4g ns", float64(median(times[n]))/1000), ""}
+		row := []string{"`" + path.Base(pkg) + "` " + strings.TrimPrefix(n, "Benchmark"), fmt.Sprintf("%.4g ns", float64(median(times[n]))/1000), ""}
+		if took := median(times[n]) / 1000; took >= time.Millisecond {
+			row[1] = took.Round(took / 1000).Round(100 * time.Microsecond).String()
+		}
 		if len(rates[n]) > 0 {
 			row[1], row[2] = "", count(median(rates[n]))
 		}

@@ -63,6 +63,8 @@ var books = []book{
 	{"feedback.md", "Feedback", 5, time.Second, []part{{"feedback", (*bench).feedback}, {"windows", (*bench).windows}}},
 	{"stall.md", "A bucket that hangs", 5, 10 * time.Second, []part{{"stall", (*bench).stall}}},
 	{"release.md", "Releases", 15, time.Second, []part{{"release", (*bench).release}}},
+	{"etl.md", "ETL", 5, time.Second, []part{{"etl", (*bench).etl}}},
+	{"pipelines.md", "Pipelines", 5, 10 * time.Second, []part{{"pipelines", (*bench).pipelines}}},
 	{"gateway.md", "Gateway", 5, time.Second, []part{{"gateway", (*bench).gateway}}},
 }
 

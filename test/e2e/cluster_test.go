@@ -3,7 +3,8 @@
 // Package e2e deploys Pilotlight from nothing onto the cluster that KUBECONFIG names, into a namespace of its own, and
 // tries there what only a cluster can show. `make e2e` runs it; what it needs is what `make deploy` needs.
 //
-// Claims about requests are made by clients at the ingress that check every answer.
+// Claims about requests are made by clients at the ingress that check every answer. They show a key and are let in by the gateway,
+// as everybody's requests are.
 package e2e
 
 import (
@@ -124,7 +125,8 @@ func within(t *testing.T, limit time.Duration, what string, ok func() bool) time
 // service is a Knative service.
 type service struct {
 	name string
-	host string
+	host string // where it is asked: by its own name or, with a key, by the gateway's
+	key  string
 }
 
 // copyOf applies predict under another name with changes, and waits until it is ready. It goes when the test ends.
@@ -136,7 +138,7 @@ func copyOf(t *testing.T, name string, change func(*servingv1.Service)) *service
 		}
 	})
 	applyCopy(t, name, change)
-	return waitReady(t, name, time.Minute)
+	return waitReady(t, name, time.Minute).behind(t)
 }
 
 func applyCopy(t *testing.T, name string, change func(*servingv1.Service)) {
@@ -164,7 +166,7 @@ func apply(t *testing.T, o any) {
 func update(t *testing.T, name string, change func(*servingv1.Service)) *service {
 	t.Helper()
 	submit(t, name, change)
-	return waitReady(t, name, time.Minute)
+	return waitReady(t, name, time.Minute).behind(t)
 }
 
 // submit changes a service.
@@ -278,9 +280,18 @@ func client(t *testing.T, http2 bool) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 2 * time.Minute}
 }
 
+// request makes a request to a service.
+func (s *service) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+s.host+path, body)
+	if err == nil && s.key != "" {
+		r.Header.Set("Authorization", "Bearer "+s.key)
+	}
+	return r, err
+}
+
 // call sends a request to a service.
 func (s *service) call(ctx context.Context, c *http.Client, method, path string, body []byte) (int, []byte, error) {
-	r, err := http.NewRequestWithContext(ctx, method, "http://"+s.host+path, bytes.NewReader(body))
+	r, err := s.request(ctx, method, path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}

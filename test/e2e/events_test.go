@@ -36,14 +36,15 @@ spec:
           resources: {requests: {cpu: 10m, memory: 16Mi}}
 `
 
-// TestEvents runs the tests of embedded mode on the cluster's broker.
-func TestEvents(t *testing.T) {
+// deployReceiver has the receiver run, with triggers that bring it events, until the test ends.
+func deployReceiver(t *testing.T, triggers string) *service {
+	t.Helper()
 	c := exec.CommandContext(t.Context(), "ko", "apply", "--base-import-paths", "-f", "-", "--", "-n", namespace)
 	c.Dir, c.Stdin = root, strings.NewReader(receiver)
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("ko apply: %v\n%s", err, out)
 	}
-	triggers := strings.ReplaceAll(eventsuite.Triggers, "SUBSCRIBER", "{ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: receiver}, uri: /events}")
+	triggers = strings.ReplaceAll(triggers, "SUBSCRIBER", "{ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: receiver}, uri: /events}")
 	kubectl(t, []byte(triggers), "apply", "-f", "-")
 	t.Cleanup(func() {
 		kubectl(t, []byte(triggers), "delete", "-f", "-", "--ignore-not-found")
@@ -56,13 +57,19 @@ func TestEvents(t *testing.T) {
 	r := waitReady(t, "receiver", 2*time.Minute)
 	within(t, time.Minute, "one receiver alone", func() bool { return len(r.pods(t)) == 1 }) // what was recorded is in its memory
 	kubectl(t, nil, "wait", "--for=condition=Ready", "triggers", "--all", "--timeout=2m")
-	feedback := waitReady(t, "feedback", 2*time.Minute)
+	return r
+}
+
+// TestEvents runs the tests of embedded mode on the cluster's broker.
+func TestEvents(t *testing.T) {
+	r := deployReceiver(t, eventsuite.Triggers)
+	feedback := waitReady(t, "feedback", 2*time.Minute).behind(t)
 	t.Logf("feedback is at zero after %.1f s", feedback.toZero(t).Seconds()) // the suite's outcomes wake it
 	eventsuite.Run(t, &eventsuite.System{
 		Receiver:    r.door(t),
-		DeadLetters: waitReady(t, "deadletter", 2*time.Minute).door(t),
+		DeadLetters: waitReady(t, "deadletter", 2*time.Minute).behind(t).door(t),
 		Predict:     predict(t).door(t),
-		Features:    waitReady(t, "features", 2*time.Minute).door(t),
+		Features:    waitReady(t, "features", 2*time.Minute).behind(t).door(t),
 		Feedback:    feedback.door(t),
 		Model:       onnxtest.Simple(-1).Bytes(),
 		Echo:        onnxtest.Identity(tensor.Spec{Type: tensor.FP64, Shape: []int64{-1}}).Bytes(),
@@ -73,7 +80,7 @@ func TestEvents(t *testing.T) {
 func (s *service) door(t *testing.T) eventsuite.Door {
 	c := client(t, false)
 	return func(ctx context.Context, method, path string, header http.Header, body []byte) (int, []byte, error) {
-		r, err := http.NewRequestWithContext(ctx, method, "http://"+s.host+path, bytes.NewReader(body))
+		r, err := s.request(ctx, method, path, bytes.NewReader(body))
 		if err != nil {
 			return 0, nil, err
 		}

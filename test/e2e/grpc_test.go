@@ -58,6 +58,15 @@ func TestGRPC(t *testing.T) {
 	wg.Wait()
 }
 
+// shown is a key that each call shows.
+type shown string
+
+func (s shown) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(s)}, nil
+}
+
+func (shown) RequireTransportSecurity() bool { return false } // to the ingress on loopback
+
 // dial gives a connection to a service by the ingress.
 func (s *service) dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
@@ -72,7 +81,7 @@ func (s *service) dial(t *testing.T) *grpc.ClientConn {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		address = net.JoinHostPort(address, "80")
 	}
-	conn, err := grpc.NewClient(address, grpc.WithAuthority(s.host), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(address, grpc.WithAuthority(s.host), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(shown(s.key)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ import (
 // predict is the service that make deploy made.
 func predict(t *testing.T) *service {
 	t.Helper()
-	return waitReady(t, "predict", 2*time.Minute)
+	return waitReady(t, "predict", 2*time.Minute).behind(t)
 }
 
 // push gives the registry a model, unless another test did.
@@ -63,7 +63,7 @@ func (s *service) pushWith(t *testing.T, name string, file, sample []byte) {
 	if err := errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.host+"/admin/v1/models/"+name+"/versions", &form)
+	r, err := s.request(t.Context(), http.MethodPost, "/admin/v1/models/"+name+"/versions", &form)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func binaryTensors(t *testing.T, s *service, c *http.Client) {
 			body = binary.LittleEndian.AppendUint32(body, uint32(i))
 		}
 	}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.host+"/v2/models/simple/infer", bytes.NewReader(body))
+	r, err := s.request(t.Context(), http.MethodPost, "/v2/models/simple/infer", bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +180,7 @@ func TestTritonClient(t *testing.T) {
 		Transport: client(t, false).Transport,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", s.host, s.host
+			r.Out.Header.Set("Authorization", "Bearer "+s.key)
 		},
 	})
 	defer proxy.Close()
@@ -433,15 +434,7 @@ func TestPinnedAndSharedCache(t *testing.T) {
 			t.Skipf("this cluster has %s %q, and the overlay needs it", f, features[f])
 		}
 	}
-	if out, err := target("deploy", "OVERLAY=dev", "COMPONENTS=pinned pvc"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := target("deploy", "OVERLAY=dev", "COMPONENTS="); err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
-		kubectl(t, nil, "delete", "ksvc", "predict-flights")
-	})
+	withComponents(t, "pinned pvc")
 	pinned := waitReady(t, "predict-flights", time.Minute)
 	for _, p := range pinned.ready(t) {
 		m := metrics(t, p.Name)

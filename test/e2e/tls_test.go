@@ -32,7 +32,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/serve/servetest"
 )
 
-// TestTLSAtTheIngress gives predict a name of its own with a certificate by an authority of the test, as overlays/tls does, and
+// TestTLSAtTheIngress gives the gateway a name of its own with a certificate by an authority of the test, as overlays/tls does, and
 // calls it by that at the ingress; then replaces the certificate.
 func TestTLSAtTheIngress(t *testing.T) {
 	door, err := url.Parse(os.Getenv("KNATIVE_INGRESS_TLS_URL"))
@@ -54,7 +54,6 @@ func TestTLSAtTheIngress(t *testing.T) {
 		t.Fatal(err)
 	}
 	mapping.Name, mapping.Namespace = name, namespace
-	mapping.Spec.Ref.Name = s.name // the gateway would ask for a key
 	claim := &netv1alpha1.ClusterDomainClaim{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "networking.internal.knative.dev/v1alpha1", Kind: "ClusterDomainClaim"},
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: netv1alpha1.ClusterDomainClaimSpec{Namespace: namespace},
@@ -83,6 +82,7 @@ func TestTLSAtTheIngress(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
+		r.Header.Set("Authorization", "Bearer "+s.key)
 		w, err := by.RoundTrip(r)
 		if err != nil {
 			return nil, err
@@ -123,7 +123,7 @@ func TestTLSAtTheIngress(t *testing.T) {
 	} {
 		out, _ := exec.CommandContext(t.Context(), "curl", append([]string{
 			"-sS", "--max-time", "60", "--cacert", caFile, "--connect-to", name + ":443:127.0.0.1:" + port,
-			"-o", os.DevNull, "-w", "%{http_version} %{http_code}", "https://" + name + "/v2/health/ready",
+			"-H", "Authorization: Bearer " + s.key, "-o", os.DevNull, "-w", "%{http_version} %{http_code}", "https://" + name + "/v2/health/ready",
 		}, test.args...)...).CombinedOutput()
 		if !strings.HasPrefix(string(out), test.want) {
 			t.Errorf("curl %v: got %q, want %q", test.args, out, test.want)
@@ -135,7 +135,7 @@ func TestTLSAtTheIngress(t *testing.T) {
 		t.Error("a name that has no certificate was shown one")
 	}
 
-	conn, err := grpc.NewClient("passthrough:///"+door.Host, grpc.WithAuthority(name), grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	conn, err := grpc.NewClient("passthrough:///"+door.Host, grpc.WithAuthority(name), grpc.WithTransportCredentials(credentials.NewTLS(config)), grpc.WithPerRPCCredentials(shown(s.key)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package offline
+package duck
 
 import (
 	"errors"
@@ -12,9 +12,9 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/row"
 )
 
-// scan reads rows of a Parquet file that DuckDB wrote, one after another, with
+// Scan reads rows of a Parquet file that DuckDB wrote, one after another, with
 // a page of each column in memory. It is for one goroutine.
-type scan struct {
+type Scan struct {
 	file   *os.File
 	groups []parquet.RowGroup
 	left   int64 // rows of the group
@@ -22,9 +22,9 @@ type scan struct {
 	cols   []cursor
 }
 
-// openScan opens a file for the columns that are named, each of a type.
-func openScan(path string, columns []row.Field) (_ *scan, err error) {
-	s := &scan{}
+// OpenScan opens a file for the columns that are named, each of a type.
+func OpenScan(path string, columns []row.Field) (_ *Scan, err error) {
+	s := &Scan{}
 	if s.file, err = os.Open(path); err != nil {
 		return nil, err
 	}
@@ -65,8 +65,8 @@ var kinds = map[row.Type]parquet.Kind{
 	row.String: parquet.ByteArray, row.Bytes: parquet.ByteArray, row.Timestamp: parquet.Int64,
 }
 
-// next reads a row into values: one for each column. After the last it is io.EOF.
-func (s *scan) next(values []row.Value) error {
+// Next reads a row into values: one for each column. After the last it is io.EOF.
+func (s *Scan) Next(values []row.Value) error {
 	for s.left == 0 {
 		s.closePages()
 		if len(s.groups) == 0 {
@@ -92,13 +92,14 @@ func (s *scan) next(values []row.Value) error {
 	return nil
 }
 
-func (s *scan) closePages() {
+func (s *Scan) closePages() {
 	for i := range s.cols {
 		s.cols[i].close()
 	}
 }
 
-func (s *scan) close() {
+// Close lets go of the file.
+func (s *Scan) Close() {
 	s.closePages()
 	_ = s.file.Close()
 }

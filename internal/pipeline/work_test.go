@@ -1,0 +1,476 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
+)
+
+// value gives an output of a step.
+func value(r *Run, step string) string {
+	return strings.Trim(string(r.step(step).Outputs["value"].Value), `"`)
+}
+
+func TestARun(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	apply(t, m, chain)
+	l.on("two", func(_ context.Context, task *Task) error {
+		if task.Cause != task.Pipeline+":"+task.Run || task.ID() != "chain/"+task.Run+"/two" || task.Attempt != 1 {
+			t.Errorf("got %+v", task)
+		}
+		return nil
+	})
+	run := begin(t, m, "chain")
+	if run.State != Queued || run.Version != 1 || run.By != "tester" {
+		t.Fatalf("got %+v", run)
+	}
+	work(t, m, "chain")
+	run = get(t, m, run)
+	if got := strings.ReplaceAll(value(run, "three"), `\u003e`, ">"); run.State != Succeeded || got != done || run.Lease != nil || run.Ended.IsZero() {
+		t.Errorf("got %q of %+v", got, run)
+	}
+	if got, want := l.types(), []string{"pipeline.started.v1", "pipeline.ended.v1"}; !slices.Equal(got, want) {
+		t.Errorf("got events %q, want %q", got, want)
+	}
+	if l.sent[0].ID() != "chain:"+run.ID || event.Cause(&l.sent[1]) != "chain:"+run.ID {
+		t.Errorf("got %v", l.sent)
+	}
+	var audit []string
+	for _, e := range run.Audit {
+		audit = append(audit, e.What)
+	}
+	if want := []string{"started", "step one succeeded", "step two succeeded", "step three succeeded", "ended: succeeded"}; !slices.Equal(audit, want) {
+		t.Errorf("got %q, want %q", audit, want)
+	}
+	logs, err := m.Logs(t.Context(), "chain", run.ID)
+	if err != nil || len(logs) != 3 || logs[0].Lines[0].Text != `did it  text=one!` || logs[0].Progress.Done != 1 || logs[0].Progress.Unit != "rows" {
+		t.Errorf("got %+v, %v", logs[0], err)
+	}
+	// The next one may begin.
+	second := begin(t, m, "chain")
+	work(t, m, "chain")
+	if second = get(t, m, second); second.State != Succeeded || second.ID <= run.ID {
+		t.Errorf("got %+v", second)
+	}
+}
+
+func TestOneRunAtATime(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	apply(t, m, chain)
+	run := begin(t, m, "chain")
+	_, err := m.Start(t.Context(), "chain", "", "")
+	isKind(t, err, fault.Conflict, "the run "+run.ID+" of the pipeline chain is under way; wait for its end, or cancel it")
+	for _, id := range []string{"a", "b", "a", "b"} {
+		if err := m.hear(t.Context(), raised(id, "flights")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.hear(t.Context(), raised("c", "other")); err != nil {
+		t.Fatal(err)
+	}
+	work(t, m, "chain")
+	runs, err := m.Runs(t.Context(), "chain", 10)
+	if err != nil || len(runs) != 2 || runs[1].ID != run.ID || runs[0].Cause == nil || runs[0].Cause.ID != "a" || runs[0].State != Succeeded {
+		t.Fatalf("got %+v, %v", runs, err)
+	}
+	h, err := m.head(t.Context(), "chain")
+	if err != nil || h.Joined != 1 || h.Pending != nil || h.Active != nil {
+		t.Errorf("got %+v, %v", h, err)
+	}
+	begun := l.sent[slices.IndexFunc(l.sent, func(e event.Event) bool { return e.ID() == "chain:"+runs[0].ID })]
+	if event.Cause(&begun) != "a" {
+		t.Errorf("got %v", begun)
+	}
+}
+
+func TestPauseAndEvery(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	now := time.Now()
+	m.now = func() time.Time { return now }
+	apply(t, m, strings.Replace(chain, "on:", "pause: 1h\non:\n  - {every: 1d}", 1))
+	hear := func(id string) {
+		t.Helper()
+		if err := m.hear(t.Context(), raised(id, "flights")); err != nil {
+			t.Fatal(err)
+		}
+		work(t, m, "chain")
+	}
+	runs := func() int {
+		t.Helper()
+		all, err := m.Runs(t.Context(), "chain", 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	work(t, m, "chain")
+	if n := runs(); n != 0 {
+		t.Errorf("got %d runs", n)
+	}
+	hear("a")
+	hear("b")
+	hear("c")
+	if n := runs(); n != 1 {
+		t.Errorf("got %d runs, want 1: the others come within the pause", n)
+	}
+	now = now.Add(time.Hour)
+	hear("c")
+	if n := runs(); n != 1 {
+		t.Errorf("got %d runs, want 1: that event was heard before", n)
+	}
+	hear("d")
+	if n := runs(); n != 2 {
+		t.Errorf("got %d runs, want 2", n)
+	}
+	again, err := m.Work(t.Context(), "chain")
+	if want := now.Add(24 * time.Hour); err != nil || again.Sub(want).Abs() > time.Millisecond {
+		t.Errorf("got %v, %v, want %v", again, err, want)
+	}
+	now = now.Add(24 * time.Hour)
+	work(t, m, "chain")
+	work(t, m, "chain")
+	if n := runs(); n != 3 {
+		t.Errorf("got %d runs, want 3: a day is over", n)
+	}
+	all, err := m.Runs(t.Context(), "chain", 1)
+	if err != nil || all[0].Cause.Type != "every" {
+		t.Errorf("got %+v, %v", all, err)
+	}
+}
+
+func TestHowStepsEnd(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		text   string
+		two    func(ctx context.Context, task *Task) error
+		state  State
+		reason string
+		tries  int
+	}{
+		{"invalid", "", func(context.Context, *Task) error { return fault.New(fault.Invalid, "there is no model x") }, Failed, "step two: there is no model x", 1},
+		{"refused", "", func(_ context.Context, task *Task) error {
+			return errors.Join(task.Tell("value", "the verdict"), Refused("no better than %s", "that"))
+		}, TurnedDown, "step two: no better than that", 1},
+		{"panic", "", func(context.Context, *Task) error { panic("oh") }, Failed, "step two: panic: oh", 1},
+		{"away", "retries: 3", func(context.Context, *Task) error { return fault.New(fault.Unavailable, "the store is away") }, Failed, "step two: the store is away", 4},
+		{"never again", "retries: 0", func(context.Context, *Task) error { return fault.New(fault.Unavailable, "the store is away") }, Failed, "step two: the store is away", 1},
+		{"away for once", "", func(_ context.Context, task *Task) error {
+			if task.Attempt == 1 {
+				return fault.New(fault.Unavailable, "the store is away")
+			}
+			return nil
+		}, Succeeded, "", 2},
+		{"hangs", "timeout: 50ms, retries: 1", func(ctx context.Context, _ *Task) error { <-ctx.Done(); return ctx.Err() }, Failed, "step two: it did not end within 50ms", 2},
+		{"waits", "", func(_ context.Context, task *Task) error {
+			if task.Attempt < 4 {
+				return Later(time.Millisecond, "there is no traffic yet")
+			}
+			return nil
+		}, Succeeded, "", 4},
+		{"gives what it has not", "", func(_ context.Context, task *Task) error { return task.Tell("nonsense", 1) }, Failed, `step two: do gave the output "nonsense", which it does not have`, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := newLab()
+			m := l.manager(t, bucket(t))
+			text := chain
+			if test.text != "" {
+				text = strings.Replace(chain, "name: two,", "name: two, "+test.text+",", 1)
+			}
+			apply(t, m, text)
+			l.on("two", test.two)
+			run := begin(t, m, "chain")
+			work(t, m, "chain")
+			run = get(t, m, run)
+			if reason, _, _ := strings.Cut(run.Reason, "\n"); run.State != test.state || reason != test.reason || l.tried("two") != test.tries {
+				t.Errorf("got %s %q after %d tries, want %s %q after %d", run.State, reason, l.tried("two"), test.state, test.reason, test.tries)
+			}
+			if said := string(run.step("two").Outputs["value"].Value); test.state == TurnedDown && said != `"the verdict"` {
+				t.Errorf("what tells why was not kept: %s", said)
+			}
+			if test.state != Succeeded {
+				if run.step("one").State != Succeeded || run.step("three").State != Queued || l.tried("three") != 0 {
+					t.Errorf("got %+v", run.Steps)
+				}
+				e := l.sent[len(l.sent)-1]
+				ended, err := event.PipelineEnded.Decode(&e)
+				if err != nil || ended.State != string(test.state) || ended.Step != "two" {
+					t.Errorf("got %+v, %v", ended, err)
+				}
+			}
+			// What failed blocks nothing.
+			l.on("two", nil)
+			run = begin(t, m, "chain")
+			work(t, m, "chain")
+			if run = get(t, m, run); run.State != Succeeded {
+				t.Errorf("the next run: got %+v", run)
+			}
+		})
+	}
+}
+
+// A step that waits for long needs nobody until then, and does not block a cancellation.
+func TestLaterParksTheRun(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	now := time.Now()
+	m.now = func() time.Time { return now }
+	apply(t, m, chain)
+	l.on("two", func(context.Context, *Task) error { return Later(time.Hour, "there is no traffic yet") })
+	run := begin(t, m, "chain")
+	again, err := m.Work(t.Context(), "chain")
+	if err != nil || again.Sub(now) != time.Hour {
+		t.Fatalf("got %v, %v", again, err)
+	}
+	run = get(t, m, run)
+	if run.State != Waiting || run.Lease != nil || run.Reason != "step two: there is no traffic yet" || !run.Until.Equal(again) {
+		t.Errorf("got %+v", run)
+	}
+	if again, err = m.Work(t.Context(), "chain"); err != nil || again.Sub(now) != time.Hour || l.tried("two") != 1 {
+		t.Errorf("got %v, %v after %d tries", again, err, l.tried("two"))
+	}
+	now = now.Add(time.Hour)
+	if _, err = m.Work(t.Context(), "chain"); err != nil || l.tried("two") != 2 {
+		t.Errorf("got %v after %d tries", err, l.tried("two"))
+	}
+	run, err = m.Cancel(t.Context(), "chain", run.ID, "somebody else")
+	if err != nil || run.State != Canceled || run.Reason != "by somebody else" || run.step("two").State != Canceled || run.step("three").State != Queued {
+		t.Errorf("got %+v, %v", run, err)
+	}
+	_, err = m.Cancel(t.Context(), "chain", run.ID, "")
+	isKind(t, err, fault.Conflict, "the run "+run.ID+" of the pipeline chain has ended already: canceled")
+}
+
+// A run is canceled by another process than the one that works on it.
+func TestCancelOfARunningStep(t *testing.T) {
+	l := newLab()
+	b := bucket(t)
+	m, other := l.manager(t, b), l.manager(t, b)
+	m.lease = time.Second
+	apply(t, m, chain)
+	running := make(chan struct{})
+	l.on("two", func(ctx context.Context, _ *Task) error {
+		close(running)
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	run := begin(t, m, "chain")
+	if err := m.hear(t.Context(), raised("a", "flights")); err != nil { // it is pending
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := m.Work(t.Context(), "chain")
+		ended <- err
+	}()
+	<-running
+	l.on("two", nil)
+	if _, err := other.Cancel(t.Context(), "chain", run.ID, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if run = get(t, m, run); run.State != Canceled || run.Reason != "by x" {
+		t.Errorf("got %+v", run)
+	}
+	work(t, m, "chain")
+	runs, err := m.Runs(t.Context(), "chain", 10)
+	if err != nil || len(runs) != 2 || runs[0].State != Succeeded {
+		t.Errorf("the pending one: got %+v, %v", runs, err)
+	}
+}
+
+// TestWhoeverLostTheLeaseWritesNothing has a holder sleep on while another one takes its run over.
+func TestWhoeverLostTheLeaseWritesNothing(t *testing.T) {
+	l := newLab()
+	b := bucket(t)
+	m, other := l.manager(t, b), l.manager(t, b)
+	now := time.Now()
+	other.now = func() time.Time { return now.Add(time.Hour) } // whose clock says that the lease is over
+	apply(t, m, chain)
+	asleep, wake := make(chan struct{}), make(chan struct{})
+	l.on("two", func(_ context.Context, task *Task) error {
+		if task.Attempt == 1 {
+			close(asleep)
+			<-wake
+			return fault.New(fault.Invalid, "what the zombie says")
+		}
+		return nil
+	})
+	run := begin(t, m, "chain")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := m.Work(t.Context(), "chain")
+		ended <- err
+	}()
+	<-asleep
+	work(t, other, "chain")
+	after := get(t, m, run)
+	if after.State != Succeeded || after.step("two").Attempt != 2 || after.step("two").Lost != 1 {
+		t.Fatalf("got %+v", after)
+	}
+	close(wake)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if again := get(t, m, run); again.State != Succeeded || len(again.Audit) != len(after.Audit) {
+		t.Errorf("the zombie changed it: %+v", again)
+	}
+}
+
+// Many processes work on the same at once: each step runs once.
+func TestManyAtOnce(t *testing.T) {
+	l := newLab()
+	b := bucket(t)
+	first := l.manager(t, b)
+	apply(t, first, chain)
+	const n = 8
+	errs := make(chan error, n)
+	for i := range n {
+		m := l.manager(t, b)
+		go func() {
+			e := raised("a", "flights") // all hear the same
+			if i%2 == 0 {
+				e = raised("b", "flights")
+			}
+			err := m.hear(t.Context(), e)
+			if err == nil {
+				_, err = m.Work(t.Context(), "chain")
+			}
+			errs <- err
+		}()
+	}
+	for range n {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	work(t, first, "chain")
+	runs, err := first.Runs(t.Context(), "chain", 10)
+	if err != nil || len(runs) != 2 {
+		t.Fatalf("got %d runs, %v, want one of each event", len(runs), err)
+	}
+	for _, step := range []string{"one", "two", "three"} {
+		if got := l.tried(step); got != 2 {
+			t.Errorf("step %s was tried %d times in two runs", step, got)
+		}
+	}
+}
+
+// A process that is told to end leaves its run to the next one, at once, and that costs the run nothing.
+func TestTheProcessIsToldToEnd(t *testing.T) {
+	l := newLab()
+	b := bucket(t)
+	m, next := l.manager(t, b), l.manager(t, b)
+	apply(t, m, chain)
+	running := make(chan struct{})
+	l.on("two", func(ctx context.Context, task *Task) error {
+		if task.Attempt > 1 {
+			return nil
+		}
+		close(running)
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	run := begin(t, m, "chain")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := m.Work(t.Context(), "chain")
+		ended <- err
+	}()
+	<-running
+	m.stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if left := get(t, m, run); left.Lease != nil || left.step("two").State != Queued || left.step("two").Lost != 0 {
+		t.Errorf("got %+v", left)
+	}
+	work(t, next, "chain")
+	if run = get(t, m, run); run.State != Succeeded || run.step("two").Attempt != 2 || run.step("one").Attempt != 1 {
+		t.Errorf("got %+v", run)
+	}
+}
+
+// What takes longer than a turn goes on in the next one, which an event brings.
+func TestTurns(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	var late atomic.Int64 // of the clock
+	m.now = func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+	apply(t, m, chain)
+	for _, step := range []string{"one", "two", "three"} {
+		l.on(step, func(context.Context, *Task) error { late.Add(int64(m.turn/2 + time.Second)); return nil })
+	}
+	run := begin(t, m, "chain")
+	for turn := range 4 {
+		if _, err := m.Work(t.Context(), "chain"); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := len(l.types()), 2+min(turn, 2)+turn/3; turn < 3 && got != want {
+			t.Errorf("turn %d: got events %q", turn, l.types())
+		}
+	}
+	if run = get(t, m, run); run.State != Succeeded {
+		t.Errorf("got %+v", run)
+	}
+}
+
+// What is damaged in the bucket is told, and blocks neither other pipelines nor the next run.
+func TestDamage(t *testing.T) {
+	for _, test := range []struct {
+		key     func(run *Run) string
+		state   State // of the run
+		trouble string
+	}{
+		{func(*Run) string { return versionKey("chain", 1) }, Failed, "damaged"},
+		{func(r *Run) string { return runKey("chain", r.ID) }, "", ""},
+		{func(r *Run) string { return logKey("chain", r.ID, "one") }, Succeeded, ""},
+		{func(*Run) string { return headKey("chain") }, Queued, "damaged"},
+	} {
+		l := newLab()
+		b := bucket(t)
+		m := l.manager(t, b)
+		apply(t, m, chain+"---\npipeline: other\nsteps: [{name: s, use: do}]\n")
+		run, other := begin(t, m, "chain"), begin(t, m, "other")
+		key := test.key(run)
+		if _, err := b.Put(t.Context(), key, strings.NewReader("junk"), 4, store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+		m = l.manager(t, b) // which has read nothing yet
+		_, err := m.Tick(t.Context())
+		if (err != nil) != (key == headKey("chain")) {
+			t.Errorf("%s: got %v", key, err)
+		}
+		if other = get(t, m, other); other.State != Succeeded {
+			t.Errorf("%s: the other: got %+v", key, other)
+		}
+		if test.state != "" {
+			if run = get(t, m, run); run.State != test.state {
+				t.Errorf("%s: got %+v", key, run)
+			}
+		}
+		list, err := m.List(t.Context())
+		if err != nil || len(list) != 2 || test.trouble != "" && !strings.Contains(list[0].Trouble, test.trouble) {
+			t.Errorf("%s: got %+v, %v", key, list, err)
+		}
+		if key == runKey("chain", run.ID) {
+			run := begin(t, m, "chain")
+			work(t, m, "chain")
+			if run = get(t, m, run); run.State != Succeeded {
+				t.Errorf("the next one: got %+v", run)
+			}
+		}
+	}
+}
