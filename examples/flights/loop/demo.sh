@@ -28,7 +28,7 @@ bin/pilotlight model push flights "$flights/loop/january.onnx" --features flight
 bin/pilotlight model push flights-frozen "$flights/loop/january.onnx" --features flights --log-off > /dev/null
 curl -sf -T "$flights/loop/january.json" "$PILOTLIGHT_SERVER/admin/v1/drift/flights/1/reference" > /dev/null
 bin/pilotlight alerts apply -f "$flights/loop/rules.yaml" > /dev/null
-sed -E "s/^pause: .*/pause: 2s/; s/hold: 1d/hold: 1s/; s/patience: 30d/patience: 1h/; s/trainer: .*\}/trainer: $trainer}}/" "$flights/loop/pipeline.yaml" > "$data/pipeline.yaml"
+sed -E "s/^pause: .*/pause: 2s/; s/hold: 1d/hold: 1s/; s/patience: 30d/patience: 1h/; s/trainer: .*\}/trainer: $trainer}}/" "$flights/pipelines/retrain.yaml" > "$data/pipeline.yaml"
 bin/pilotlight pipeline apply -f "$data/pipeline.yaml" > /dev/null
 
 export DATA=$data

@@ -320,7 +320,7 @@ func (l *loop) tellMoves(ctx context.Context, at time.Time) error {
 			l.seen.moves = move.Seq
 			l.line(at, "traffic", "%s -> %s (%s)", shares(move.From, move.Before), shares(move.To, move.After), strings.TrimPrefix(move.Why, "rollout: "))
 			if move.Alias == model.Champion && move.From != 0 && move.To != move.From {
-				l.promoted = append(l.promoted, fmt.Sprintf("%d on %s", move.To, at.Format("2 January")))
+				l.promoted = append(l.promoted, fmt.Sprintf("%d (%s)", move.To, at.Format("2 Jan")))
 			}
 		}
 	}
