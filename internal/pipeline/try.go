@@ -264,6 +264,8 @@ func (m *Manager) result(ctx context.Context, t *event.Try) (*Result, error) {
 		return nil, nil
 	case err != nil && version != "":
 		return &Result{State: Failed, Why: fault.Message(err), At: m.now().UTC()}, nil
+	case err == nil && !slices.Contains([]State{Succeeded, Waiting, TurnedDown, Failed, Canceled}, r.State): // none that a try comes to: it would be looked at for ever
+		return &Result{State: Failed, Why: fmt.Sprintf("the bucket's %s is damaged: it is no result", resultKey(t)), At: m.now().UTC()}, nil
 	}
 	return r, err
 }

@@ -140,7 +140,7 @@ func (m *Manager) tellAll(ctx context.Context, name string, runs []string) {
 		if err == nil {
 			err = m.tellEnded(ctx, run)
 		}
-		if err != nil && !fault.Is(err, fault.NotFound) {
+		if err != nil && !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Invalid) { // nobody can tell of one that is gone or damaged
 			break
 		}
 		told[id] = true
