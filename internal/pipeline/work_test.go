@@ -293,6 +293,49 @@ func TestCancelOfARunningStep(t *testing.T) {
 	}
 }
 
+// What a step has begun beyond its run ends with that when somebody cancels it, or the run has not ended yet.
+func TestCancelStopsWhatStepsBegan(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	apply(t, m, chain)
+	l.on("two", func(context.Context, *Task) error { return Later(time.Hour, "traffic") })
+	stops := func() int { return l.tried("stop two by ann") }
+	for n, test := range []struct {
+		err   error
+		state State
+		noted string
+	}{
+		{nil, Canceled, ""},
+		{fault.New(fault.Internal, "it is damaged"), Canceled, "what step two has begun is not ended: it is damaged"},
+		{fault.New(fault.Unavailable, "it is away"), Running, ""},
+	} {
+		l.on("stop two", func(_ context.Context, task *Task) error {
+			if task.Cause != "chain:"+task.Run || !task.Has("value") {
+				t.Errorf("got %+v", task)
+			}
+			return test.err
+		})
+		run := begin(t, m, "chain")
+		work(t, m, "chain")
+		if _, err := m.Cancel(t.Context(), "chain", run.ID, "ann"); (err != nil) != (test.state == Running) {
+			t.Errorf("got %v", err)
+		}
+		run = get(t, m, run)
+		if run.State != test.state || stops() != n+1 || l.tried("stop one by ann")+l.tried("stop three by ann") > 0 {
+			t.Errorf("%v: got %d stops, %+v", test.err, stops(), run)
+		}
+		if test.noted != "" && !slices.ContainsFunc(run.Audit, func(e Entry) bool { return e.What == test.noted }) {
+			t.Errorf("got %+v", run.Audit)
+		}
+	}
+	l.on("stop two", nil)
+	work(t, m, "chain")
+	runs, err := m.Runs(t.Context(), "chain", 1)
+	if err != nil || runs[0].State != Canceled || stops() != 4 {
+		t.Errorf("got %+v, %v", runs, err)
+	}
+}
+
 // TestWhoeverLostTheLeaseWritesNothing has a holder sleep on while another one takes its run over.
 func TestWhoeverLostTheLeaseWritesNothing(t *testing.T) {
 	l := newLab()
