@@ -242,7 +242,7 @@ func TestLoadFiles(t *testing.T) {
 	want := []string{"01-01T10:00 x 1 2.5", "01-01T11:00 x 3 1", "01-01T12:00 x 4 7.25", "01-02T10:00 y, z 2", "01-03T10:00 x 5 1", "01-04T00:00 p 6 9.5"}
 	equal(t, "rows", w.rows("sales"), want)
 	equal(t, "report", []any{r.Files, r.Tables["landed"], r.Result, r.Rows, r.From, r.To}, []any{4, 6, 6, 6, time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC), time.Date(2026, 1, 4, 0, 0, 0, 0, time.UTC)})
-	if staged := w.objects("pipelines/shop/files/"); staged != nil {
+	if staged := w.objects("pipelines/shop/staged/"); staged != nil {
 		t.Errorf("left behind: %q", staged)
 	}
 

@@ -71,7 +71,7 @@ func TestKilled(t *testing.T) {
 					if !slices.Equal(got, want) {
 						t.Errorf("killed at write %d: got %d rows: %q", write, len(got), got)
 					}
-					if left := w.objects("pipelines/shop/files/"); again == "1" && len(left) > 1 {
+					if left := w.objects("pipelines/shop/staged/"); len(left) > 1 {
 						t.Errorf("killed at write %d: left behind: %q", write, left)
 					}
 					if err == nil {
@@ -172,13 +172,44 @@ func inAnyOrder(t *testing.T, w *world, seed uint64) {
 func TestTwoAtOnce(t *testing.T) {
 	w := newWorld(t, memBlob(t))
 	w.put("landing/sales/a.csv", "at,shop,n,price\n2026-01-01T10:00:00Z,x,1,2.5\n")
-	slow := &meddling{Blob: w.blob, prefix: "pipelines/shop/files/"}
+	slow := &meddling{Blob: w.blob, prefix: "pipelines/shop/staged/"}
 	slow.then = func() { w.load("1", simple) }
 	_, err := w.run(t.Context(), "1", "load", simple, slow)
 	wantError(t, err, fault.Unavailable, "step data is under way elsewhere too")
 	equal(t, "rows", w.rows("sales"), "[01-01T10:00 x 1 2.5]")
 	if r := w.load("1", simple); r.Rows != 1 {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// Rows that are decided are lost before they are published: their files are taken anew, and the others are not.
+func TestDecidedRowsAreLost(t *testing.T) {
+	for _, content := range []string{"", "junk"} {
+		for write := 1; ; write++ {
+			w := newWorld(t, memBlob(t))
+			w.put("landing/sales/a.csv", "at,shop,n,price\n2026-01-01T10:00:00Z,x,1,2.5\n")
+			w.load("1", simple)
+			w.put("landing/sales/b.csv", "at,shop,n,price\n2026-01-02T10:00:00Z,x,2,2.5\n")
+			_, err := w.run(t.Context(), "2", "load", simple, storetest.NewMortal(w.blob, write))
+			if err == nil {
+				break
+			}
+			for _, key := range w.objects("pipelines/shop/staged/") {
+				if content != "" {
+					w.put(key, content)
+				} else if err := w.blob.Delete(t.Context(), key); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := w.load("3", simple)
+			equal(t, "rows", w.rows("sales"), "[01-01T10:00 x 1 2.5 01-02T10:00 x 2 2.5]")
+			if r.Files > 1 {
+				t.Errorf("killed at write %d: got %+v", write, r)
+			}
+			if left := w.objects("pipelines/shop/staged/"); r.Files == 1 && len(left) > 0 {
+				t.Errorf("killed at write %d: left behind: %q", write, left)
+			}
+		}
 	}
 }
 

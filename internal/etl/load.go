@@ -116,6 +116,11 @@ func (j *loading) work(ctx context.Context) (err error) {
 		return err
 	}
 	staged := &Staged{Run: j.t.Run, Into: j.Into}
+	for key, f := range j.taken {
+		if j.state.Taken[key] != f {
+			staged.Files = append(staged.Files, key)
+		}
+	}
 	path := filepath.Join(j.out, "good.parquet")
 	if err := j.rows(ctx, path); err != nil {
 		return err

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/duck"
@@ -47,12 +49,14 @@ type BadFile struct {
 
 // Staged is rows that are decided and not yet published.
 type Staged struct {
-	Run    string  `json:"run"`
-	Key    string  `json:"key"` // where they lie, as a segment.Writer writes them; empty: there are none
-	SHA256 string  `json:"sha256"`
-	Into   string  `json:"into"`             // the source
-	Object string  `json:"object,omitempty"` // of a source with a path: what the file is to be there
-	Fields []field `json:"fields,omitempty"` // of one with a log
+	Run    string `json:"run"`
+	Key    string `json:"key"` // where they lie, as a segment.Writer writes them; empty: there are none
+	SHA256 string `json:"sha256"`
+	// Files are those that were taken for them, and are taken anew should they be lost.
+	Files  []string `json:"files,omitempty"`
+	Into   string   `json:"into"`             // the source
+	Object string   `json:"object,omitempty"` // of a source with a path: what the file is to be there
+	Fields []field  `json:"fields,omitempty"` // of one with a log
 }
 
 type field struct {
@@ -65,6 +69,11 @@ const stateMost = 64 << 20
 
 // stateKey is where the State of a step lies.
 func stateKey(t *pipeline.Task) string { return pipeline.Prefix + t.Pipeline + "/load/" + t.Step }
+
+// stagedPrefix is where rows of a step lie that are not published yet: not among the files of its runs, which go with these.
+func stagedPrefix(t *pipeline.Task) string {
+	return pipeline.Prefix + t.Pipeline + "/staged/" + t.Step + "/"
+}
 
 // open reads the state.
 func (j *loading) open(ctx context.Context) (err error) {
@@ -87,6 +96,9 @@ func (j *loading) open(ctx context.Context) (err error) {
 
 // save replaces the state, unless somebody else has.
 func (j *loading) save(ctx context.Context) (err error) {
+	if b, err := json.Marshal(&j.state); err != nil || len(b) > stateMost {
+		return errors.Join(err, invalid("step %s would have to remember more files than the %d MiB of %s hold: delete old ones from the folders", j.t.Step, stateMost>>20, stateKey(j.t)))
+	}
 	j.version, err = store.WriteJSON(ctx, j.t.Blob, stateKey(j.t), &j.state, store.IfStill(j.version))
 	if fault.Is(err, fault.Conflict) {
 		return fault.Wrap(fault.Unavailable, err, "step %s is under way elsewhere too", j.t.Step)
@@ -110,7 +122,7 @@ func (j *loading) stage(ctx context.Context, s *Staged, path string) (err error)
 		return err
 	}
 	s.SHA256 = hex.EncodeToString(h.Sum(nil))
-	s.Key = fmt.Sprintf("%s%s/files/%s/%s/staged-%s.parquet", pipeline.Prefix, j.t.Pipeline, j.t.Run, j.t.Step, s.SHA256[:16])
+	s.Key = fmt.Sprintf("%s%s-%s.parquet", stagedPrefix(j.t), j.t.Run, s.SHA256[:16])
 	if _, err := j.t.Blob.Put(ctx, s.Key, f, size, store.Condition{}); err != nil {
 		return fmt.Errorf("keep the rows: %w", err)
 	}
@@ -126,14 +138,13 @@ func (j *loading) publish(ctx context.Context) error {
 	if s.Key != "" {
 		path := filepath.Join(j.t.Dir, "staged.parquet")
 		sum, _, err := fetch(ctx, j.t.Blob, s.Key, path)
-		if fault.Is(err, fault.NotFound) {
-			return fault.Wrap(fault.Unavailable, err, "step %s: the rows of run %s are gone: somebody else publishes them, or deleted %s", j.t.Step, s.Run, s.Key)
-		}
-		if err != nil {
+		switch {
+		case fault.Is(err, fault.NotFound):
+			return j.again(ctx, s, "it is gone")
+		case err != nil:
 			return fmt.Errorf("read the rows of run %s: %w", s.Run, err)
-		}
-		if sum != s.SHA256 {
-			return fault.New(fault.Internal, "the bucket's %s is damaged: its SHA-256 is %s, not %s", s.Key, sum, s.SHA256)
+		case sum != s.SHA256:
+			return j.again(ctx, s, "its SHA-256 is "+sum)
 		}
 		if s.Object != "" {
 			err = keepFile(ctx, j.t.Blob, s.Object, path)
@@ -148,10 +159,32 @@ func (j *loading) publish(ctx context.Context) error {
 	if err := j.save(ctx); err != nil {
 		return err
 	}
-	if s.Key == "" {
-		return nil
+	// What was published, and what others left who were killed: nobody can decide for that any more, as the state is not what they read.
+	for o, err := range j.t.Blob.List(ctx, stagedPrefix(j.t), "") {
+		if err != nil {
+			return err
+		}
+		if name := strings.TrimPrefix(o.Key, stagedPrefix(j.t)); name < s.Run || strings.HasPrefix(name, s.Run+"-") {
+			if err := j.t.Blob.Delete(ctx, o.Key); err != nil {
+				return err
+			}
+		}
 	}
-	return j.t.Blob.Delete(ctx, s.Key)
+	return nil
+}
+
+// again undoes what was decided where its rows are lost, or no run would ever get by them: its files are taken anew. Where
+// somebody else has just published them it is Unavailable.
+func (j *loading) again(ctx context.Context, s *Staged, why string) error {
+	for _, key := range s.Files {
+		delete(j.state.Taken, key)
+	}
+	j.state.Staged, j.state.Run, j.state.Report = nil, "", nil
+	if err := j.save(ctx); err != nil {
+		return err
+	}
+	j.t.Log.ErrorContext(ctx, "rows that were decided are lost, and their files are taken anew", "run", s.Run, "object", s.Key, "why", why, "files", len(s.Files))
+	return nil
 }
 
 // publishRows is how many rows are in memory while they go to a log.

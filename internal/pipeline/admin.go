@@ -286,10 +286,10 @@ func (m *Manager) shown(ctx context.Context, name, id string) (*Shown, error) {
 	for i := range run.Steps {
 		if st := &run.Steps[i]; st.State == Running {
 			l, err := m.readLog(ctx, name, id, st.Name)
-			if err != nil {
+			if err != nil && !fault.Is(err, fault.Internal) { // a damaged log hides no run
 				return nil, err
 			}
-			if l.Attempt == st.Attempt {
+			if err == nil && l.Attempt == st.Attempt {
 				s.Progress = l.Progress
 			}
 		}

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	versionMost = 2 << 20 // bytes of a version, in JSON
+	versionMost = 8 << 20 // bytes of a version: in JSON "<" is six
 	byMost      = 200     // bytes of who did something
 	whyMost     = 1000    // bytes of why
 )
@@ -47,7 +47,7 @@ func (m *Manager) Apply(ctx context.Context, d *Definition, by string, dry bool)
 	}
 	for {
 		current, err := m.newest(ctx, d.Name)
-		if err != nil {
+		if err != nil && (current == nil || !fault.Is(err, fault.Invalid)) { // one that is damaged is repaired by this
 			return nil, err
 		}
 		if current.Text == d.Text {
@@ -64,7 +64,8 @@ func (m *Manager) Apply(ctx context.Context, d *Definition, by string, dry bool)
 	}
 }
 
-// newest gives the newest version of a definition; where there is none, one of number 0.
+// newest gives the newest version of a definition; where there is none, one of number 0. Of one that is damaged it gives the number
+// beside the error.
 func (m *Manager) newest(ctx context.Context, name string) (*Version, error) {
 	if err := checkName("pipeline's name", name); err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func (m *Manager) newest(ctx context.Context, name string) (*Version, error) {
 	}
 	v, err := m.version(ctx, name, newest)
 	if err != nil {
-		return nil, err
+		return &Version{Version: newest}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -15,13 +15,14 @@ import (
 
 // What a definition may have at most.
 const (
-	stepsMost   = 100
-	onMost      = 20
-	whereMost   = 20
-	retriesMost = 20
-	timeoutMost = 7 * 24 * time.Hour
-	pauseMost   = 366 * 24 * time.Hour
-	everyLeast  = time.Minute // ticks do not come more often
+	stepsMost     = 100
+	documentsMost = 500
+	onMost        = 20
+	whereMost     = 20
+	retriesMost   = 20
+	timeoutMost   = 7 * 24 * time.Hour
+	pauseMost     = 366 * 24 * time.Hour
+	everyLeast    = time.Minute // ticks do not come more often
 )
 
 // What stands where neither the definition nor the Kind says anything.
@@ -46,8 +47,11 @@ func Parse(name string, b []byte) ([]Definition, error) {
 		return nil, fault.New(fault.Invalid, "%s has %d bytes of definitions, more than %d", name, len(b), yamlwire.Most)
 	}
 	var all []Definition
-	line := 0
+	line, n := 0, 0
 	for document := range documents(string(b)) {
+		if n++; n > documentsMost { // each takes as long as all lines before it
+			return nil, fault.New(fault.Invalid, "%s has more than %d documents", name, documentsMost)
+		}
 		// Lines before it are kept as empty ones, so that errors count them.
 		read, err := yamlwire.Read[Definition](name, []byte(strings.Repeat("\n", line)+document))
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/yamlwire"
 )
 
 // compiled reads one definition and checks it against the kinds of a lab.
@@ -71,6 +72,9 @@ func TestBadDefinitions(t *testing.T) {
 	}
 	many := "pipeline: many\nsteps:\n" + strings.Repeat("  - {name: a, use: do}\n", stepsMost+1)
 	if _, err := compiled(many); !fault.Is(err, fault.Invalid) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Parse("p.yaml", []byte(strings.Repeat("---\n", yamlwire.Most/4))); !fault.Is(err, fault.Invalid) { // else it takes hours
 		t.Errorf("got %v", err)
 	}
 }

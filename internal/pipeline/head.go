@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
@@ -64,11 +66,16 @@ func (m *Manager) change(ctx context.Context, name string, f func(h *head) (writ
 	for {
 		h := &head{}
 		version, err := store.ReadJSON(ctx, m.blob, headKey(name), headMost, h)
+		damaged := err != nil && version != ""
+		if damaged { // it would block the pipeline for good
+			m.log.ErrorContext(ctx, "the head of a pipeline is made anew of its runs", slog.String("pipeline", name), slog.String("error", err.Error()))
+			h, err = m.rebuilt(ctx, name)
+		}
 		if err != nil && !fault.Is(err, fault.NotFound) {
 			return nil, err
 		}
 		write, err := f(h)
-		if err != nil || !write {
+		if err != nil || !write && !damaged {
 			return h, err
 		}
 		_, err = store.WriteJSON(ctx, m.blob, headKey(name), h, store.IfStill(version))
@@ -76,6 +83,37 @@ func (m *Manager) change(ctx context.Context, name string, f func(h *head) (writ
 			return h, err
 		}
 	}
+}
+
+// rebuilt is a head by what the runs say: the newest that can be read is the last one, and the active one if it has not ended. What
+// was pending is lost, and so are the causes of other runs.
+func (m *Manager) rebuilt(ctx context.Context, name string) (*head, error) {
+	var ids []string
+	for o, err := range m.blob.List(ctx, runKey(name, ""), "") {
+		if err != nil {
+			return nil, fmt.Errorf("list runs of the pipeline %s: %w", name, err)
+		}
+		ids = append(ids, strings.TrimPrefix(o.Key, runKey(name, "")))
+	}
+	h := &head{}
+	for _, id := range slices.Backward(ids) {
+		run, err := m.Get(ctx, name, id)
+		if fault.Is(err, fault.Invalid) || fault.Is(err, fault.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		h.Last = &run.Beginning
+		if run.Ended.IsZero() {
+			h.Active = h.Last
+		}
+		if c := run.Cause; c != nil && c.Type != everyType {
+			h.ByEvent, h.Causes = run.At, []string{c.hash()}
+		}
+		break
+	}
+	return h, nil
 }
 
 func (m *Manager) head(ctx context.Context, name string) (*head, error) {
@@ -87,8 +125,11 @@ const idLayout = "20060102T150405.000"
 // begin makes a run the active one.
 func (h *head) begin(now time.Time, version int, cause *Cause, by, why string) {
 	now = now.UTC().Truncate(time.Millisecond)
-	if h.Last != nil && !now.After(h.Last.At) { // a clock that is behind must not mix up the order
-		now = h.Last.At.Add(time.Millisecond)
+	order := now
+	if h.Last != nil { // a clock that is behind, or was ahead, must not mix up the order
+		if last, err := time.Parse(idLayout, h.Last.ID[:min(len(idLayout), len(h.Last.ID))]); err == nil && !order.After(last) {
+			order = last.Add(time.Millisecond)
+		}
 	}
 	salt := fmt.Sprintf("%q %q", by, why)
 	if cause != nil {
@@ -98,7 +139,7 @@ func (h *head) begin(now time.Time, version int, cause *Cause, by, why string) {
 		}
 	}
 	sum := sha256.Sum256([]byte(salt))
-	h.Active = &Beginning{ID: now.Format(idLayout) + "-" + hex.EncodeToString(sum[:4]), At: now, Version: version, Cause: cause, By: by, Why: why}
+	h.Active = &Beginning{ID: order.Format(idLayout) + "-" + hex.EncodeToString(sum[:4]), At: now, Version: version, Cause: cause, By: by, Why: why}
 	h.Last = h.Active
 }
 
@@ -180,33 +221,27 @@ func (m *Manager) Start(ctx context.Context, name, by, why string) (*Run, error)
 	}
 }
 
-// hear starts runs by an event.
+// hear starts runs by an event. What goes wrong with one pipeline costs no other; the event comes again for it.
 func (m *Manager) hear(ctx context.Context, e *event.Event) error {
 	fields := fieldsIn(e)
 	names, err := m.names(ctx)
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, name := range names {
 		v, d, err := m.current(ctx, name)
-		if fault.Is(err, fault.NotFound) {
-			continue
-		}
-		if fault.Is(err, fault.Invalid) { // it must not keep the others from starting
+		switch {
+		case fault.Is(err, fault.NotFound):
+		case fault.Is(err, fault.Invalid): // trying again helps nobody
 			m.log.ErrorContext(ctx, "a pipeline can't be read", slog.String("pipeline", name), slog.String("error", err.Error()))
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if !(&plan{Definition: d}).starts(e, fields) {
-			continue
-		}
-		if err := m.hearFor(ctx, name, v, d, &Cause{ID: e.ID(), Type: e.Type(), Source: e.Source(), Subject: e.Subject()}); err != nil {
-			return err
+		case err != nil:
+			errs = append(errs, err)
+		case (&plan{Definition: d}).starts(e, fields):
+			errs = append(errs, m.hearFor(ctx, name, v, d, &Cause{ID: e.ID(), Type: e.Type(), Source: e.Source(), Subject: e.Subject()}))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (m *Manager) hearFor(ctx context.Context, name string, v *Version, d *Definition, c *Cause) error {
@@ -252,7 +287,9 @@ func (m *Manager) due(ctx context.Context, name string) (began bool, next time.T
 			if h.Last != nil {
 				next = h.Last.At
 			}
-			next = next.Add(every)
+			if next = next.Add(every); next.Sub(now) > 2*every { // a clock was ahead then, and must not end all runs
+				next = now
+			}
 		}
 		switch {
 		case h.Active != nil:

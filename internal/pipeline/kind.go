@@ -37,6 +37,13 @@ type Step interface {
 	Run(ctx context.Context, t *Task) error
 }
 
+// Stopper is what a Step may be, too, that begins something which goes on without it, as a rollout does.
+type Stopper interface {
+	// Stop ends that, since somebody has canceled the run. It may be called more than once, and where there is nothing to end. After an error that may pass the run
+	// has not ended yet, and Stop is called again; any other is noted.
+	Stop(ctx context.Context, t *Task, by string) error
+}
+
 // later is what Later makes.
 type later struct {
 	why  string

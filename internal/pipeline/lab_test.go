@@ -79,6 +79,18 @@ func (s *labStep) Run(ctx context.Context, t *Task) error {
 	return s.produce(ctx, t)
 }
 
+// Stop implements Stopper: the behaviour "stop <step>" says how.
+func (s *labStep) Stop(ctx context.Context, t *Task, by string) error {
+	s.mu.Lock()
+	s.tries["stop "+t.Step+" by "+by]++
+	f := s.behave["stop "+t.Step]
+	s.mu.Unlock()
+	if f != nil {
+		return f(ctx, t)
+	}
+	return nil
+}
+
 // produce gives what a step of the kind "do" gives: what it read, and itself.
 func (r *recipe) produce(ctx context.Context, t *Task) error {
 	text := t.Step + r.Text

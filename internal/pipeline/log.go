@@ -73,7 +73,9 @@ func (m *Manager) Logs(ctx context.Context, name, id string) ([]*Log, error) {
 			continue
 		}
 		l, err := m.readLog(ctx, name, id, s.Name)
-		if err != nil {
+		if fault.Is(err, fault.Internal) { // it must not hide the others
+			l = &Log{Step: s.Name, Lines: []Line{{At: m.now().UTC(), Level: slog.LevelError.String(), Text: fault.Message(err)}}}
+		} else if err != nil {
 			return nil, err
 		}
 		logs = append(logs, l)

@@ -115,7 +115,7 @@ func (m *Manager) sweep(ctx context.Context, name, newest string) {
 			if id >= min(before, newest) {
 				return nil
 			}
-			for _, of := range []string{"files/", "logs/", "results/"} {
+			for _, of := range []string{"files/", "logs/", "results/", "quarantine/"} {
 				for o, err := range m.blob.List(ctx, Prefix+name+"/"+of+id+"/", "") {
 					if err == nil {
 						err = m.blob.Delete(ctx, o.Key)

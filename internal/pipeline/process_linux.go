@@ -8,12 +8,15 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-// start starts a process in a group of its own, which ends with this process, however that ends. end must be called
+// start starts a process in a session of its own, which ends with this process, however that ends. end must be called
 // once it has been waited for: what it left behind is ended, too.
 func start(cmd *exec.Cmd) (end func(), err error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// A session and no group: trainers make groups of their own, and would be nobody's.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	// The kernel ends it with the thread that started it, so that thread has to stay.
 	started, done := make(chan error), make(chan struct{})
@@ -27,7 +30,15 @@ func start(cmd *exec.Cmd) (end func(), err error) {
 		return nil, err
 	}
 	return func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // mostly nobody is left
+		for range 3 { // what is left, mostly nothing, may have started others before it was ended
+			left := members(cmd.Process.Pid)
+			for _, pid := range left {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			if len(left) == 0 {
+				break
+			}
+		}
 		close(done)
 	}, nil
 }
@@ -40,21 +51,10 @@ func hint(s *os.ProcessState) string {
 	return ""
 }
 
-// memoryOf gives how many bytes of memory a group of processes has; what they share counts for each.
-func memoryOf(group int) int64 {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0
-	}
+// memoryOf gives how many bytes of memory a session of processes has; what they share counts for each.
+func memoryOf(session int) int64 {
 	total := int64(0)
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if of, err := syscall.Getpgid(pid); err != nil || of != group {
-			continue
-		}
+	for _, pid := range members(session) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 		if fields := bytes.Fields(b); err == nil && len(fields) > 1 {
 			pages, _ := strconv.ParseInt(string(fields[1]), 10, 64) // the kernel writes numbers
@@ -62,4 +62,22 @@ func memoryOf(group int) int64 {
 		}
 	}
 	return total
+}
+
+// members gives the processes of a session.
+func members(session int) (pids []int) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if of, err := unix.Getsid(pid); err == nil && of == session {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }

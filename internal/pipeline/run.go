@@ -177,7 +177,7 @@ func (m *Manager) take(ctx context.Context, name, id string) (*hold, time.Time, 
 		switch {
 		case !run.Ended.IsZero():
 			return nil, time.Time{}, nil
-		case run.Lease != nil && run.Lease.Until.After(now):
+		case run.Lease != nil && run.Lease.Until.After(now) && run.Lease.Until.Sub(now) < m.lease+clocksDiffer:
 			return nil, run.Lease.Until, nil
 		case run.State == Waiting && run.Cancel == nil && run.Until.After(now):
 			if done, err := m.answered(ctx, run); err != nil || !done {
@@ -205,6 +205,10 @@ func (m *Manager) take(ctx context.Context, name, id string) (*hold, time.Time, 
 		return k, time.Time{}, nil
 	}
 }
+
+// clocksDiffer is how far ahead a holder's clock may be. A lease that ends later was taken by one that is wrong, and would keep all others
+// from the run, a cancel too. That it is taken over harms nobody: its holder can't write any more.
+const clocksDiffer = time.Hour
 
 // lose says of the step that ran in the holder's own process that it went away with that.
 func (r *Run) lose(now time.Time) {

@@ -61,11 +61,9 @@ func (m *Manager) attempt(ctx context.Context, s *planned, run *Run, attempt int
 		return resultOf(ctx, s, nil, fault.Wrap(fault.Unavailable, err, "there is no folder for the step"))
 	}
 	defer os.RemoveAll(dir)
-	t := &Task{
-		Pipeline: run.Pipeline, Run: run.ID, Step: s.Name, Attempt: attempt, Started: run.At, Cause: run.Pipeline + ":" + run.ID,
-		Dir: dir, Blob: m.blob, Inputs: inputs, Outputs: map[string]Artifact{}, Progress: j.progress,
-		Log: j.logger(m.log.Handler().WithAttrs([]slog.Attr{slog.String("pipeline", run.Pipeline), slog.String("run", run.ID), slog.String("step", s.Name)})),
-	}
+	t := m.task(s, run, attempt, inputs)
+	t.Dir, t.Progress = dir, j.progress
+	t.Log = j.logger(m.log.Handler().WithAttrs([]slog.Attr{slog.String("pipeline", run.Pipeline), slog.String("run", run.ID), slog.String("step", s.Name)}))
 	if attempt > 1 {
 		j.add(m.now(), slog.LevelInfo.String(), fmt.Sprintf("try %d", attempt))
 	}
@@ -106,6 +104,14 @@ func (m *Manager) attempt(ctx context.Context, s *planned, run *Run, attempt int
 		cancel()
 	}
 	return r
+}
+
+// task makes one without what is of a single try: a folder and a log.
+func (m *Manager) task(s *planned, run *Run, attempt int, inputs map[string]Artifact) *Task {
+	return &Task{
+		Pipeline: run.Pipeline, Run: run.ID, Step: s.Name, Attempt: attempt, Started: run.At, Cause: run.Pipeline + ":" + run.ID,
+		Blob: m.blob, Inputs: inputs, Outputs: map[string]Artifact{},
+	}
 }
 
 // resultOf says what a step's error means.
@@ -264,6 +270,8 @@ func (m *Manager) result(ctx context.Context, t *event.Try) (*Result, error) {
 		return nil, nil
 	case err != nil && version != "":
 		return &Result{State: Failed, Why: fault.Message(err), At: m.now().UTC()}, nil
+	case err == nil && !slices.Contains([]State{Succeeded, Waiting, TurnedDown, Failed, Canceled}, r.State): // none that a try comes to: it would be looked at for ever
+		return &Result{State: Failed, Why: fmt.Sprintf("the bucket's %s is damaged: it is no result", resultKey(t)), At: m.now().UTC()}, nil
 	}
 	return r, err
 }

@@ -140,7 +140,7 @@ func (m *Manager) tellAll(ctx context.Context, name string, runs []string) {
 		if err == nil {
 			err = m.tellEnded(ctx, run)
 		}
-		if err != nil && !fault.Is(err, fault.NotFound) {
+		if err != nil && !fault.Is(err, fault.NotFound) && !fault.Is(err, fault.Invalid) { // nobody can tell of one that is gone or damaged
 			break
 		}
 		told[id] = true
@@ -243,6 +243,9 @@ func (k *hold) steps(ctx, turn context.Context, began time.Time) (ended bool, ag
 		}
 		if run.Cancel != nil {
 			k.calm(turn, run)
+			if err := k.stop(turn, p, run); err != nil {
+				return false, time.Time{}, err
+			}
 			return true, time.Time{}, k.end(turn, Canceled, "by "+run.Cancel.Who)
 		}
 		if turn.Err() != nil || m.now().Sub(began) > m.turn/2 {
@@ -396,6 +399,35 @@ func (k *hold) calm(ctx context.Context, run *Run) {
 			cancel()
 		}
 	}
+}
+
+// stop ends what steps of a canceled run have begun beyond it.
+func (k *hold) stop(ctx context.Context, p *plan, run *Run) error {
+	for i := range p.steps {
+		s, st := &p.steps[i], &run.Steps[i]
+		stopper, ok := s.step.(Stopper)
+		if !ok || st.Attempt == 0 || st.State == Succeeded {
+			continue
+		}
+		inputs, err := s.inputs(run)
+		if err == nil {
+			t := k.m.task(s, run, st.Attempt, inputs)
+			t.Log, t.Progress = k.m.log, func(int64, int64, string) {}
+			err = fault.Guard(func() error { return stopper.Stop(ctx, t, run.Cancel.Who) })()
+		}
+		switch kind := fault.KindOf(err); {
+		case err == nil:
+		case kind == fault.Unavailable, kind == fault.Overloaded, kind == fault.Deadline, ctx.Err() != nil:
+			return fmt.Errorf("stop step %s: %w", s.Name, err)
+		default:
+			if err := k.update(ctx, func(r *Run) {
+				r.note(k.m.now(), k.holder, "what step %s has begun is not ended: %s", s.Name, clip(fault.Message(err), 300))
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // settle writes down what a try came to.

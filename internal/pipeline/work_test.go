@@ -2,7 +2,9 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -291,6 +293,49 @@ func TestCancelOfARunningStep(t *testing.T) {
 	}
 }
 
+// What a step has begun beyond its run ends with that when somebody cancels it, or the run has not ended yet.
+func TestCancelStopsWhatStepsBegan(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	apply(t, m, chain)
+	l.on("two", func(context.Context, *Task) error { return Later(time.Hour, "traffic") })
+	stops := func() int { return l.tried("stop two by ann") }
+	for n, test := range []struct {
+		err   error
+		state State
+		noted string
+	}{
+		{nil, Canceled, ""},
+		{fault.New(fault.Internal, "it is damaged"), Canceled, "what step two has begun is not ended: it is damaged"},
+		{fault.New(fault.Unavailable, "it is away"), Running, ""},
+	} {
+		l.on("stop two", func(_ context.Context, task *Task) error {
+			if task.Cause != "chain:"+task.Run || !task.Has("value") {
+				t.Errorf("got %+v", task)
+			}
+			return test.err
+		})
+		run := begin(t, m, "chain")
+		work(t, m, "chain")
+		if _, err := m.Cancel(t.Context(), "chain", run.ID, "ann"); (err != nil) != (test.state == Running) {
+			t.Errorf("got %v", err)
+		}
+		run = get(t, m, run)
+		if run.State != test.state || stops() != n+1 || l.tried("stop one by ann")+l.tried("stop three by ann") > 0 {
+			t.Errorf("%v: got %d stops, %+v", test.err, stops(), run)
+		}
+		if test.noted != "" && !slices.ContainsFunc(run.Audit, func(e Entry) bool { return e.What == test.noted }) {
+			t.Errorf("got %+v", run.Audit)
+		}
+	}
+	l.on("stop two", nil)
+	work(t, m, "chain")
+	runs, err := m.Runs(t.Context(), "chain", 1)
+	if err != nil || runs[0].State != Canceled || stops() != 4 {
+		t.Errorf("got %+v, %v", runs, err)
+	}
+}
+
 // TestWhoeverLostTheLeaseWritesNothing has a holder sleep on while another one takes its run over.
 func TestWhoeverLostTheLeaseWritesNothing(t *testing.T) {
 	l := newLab()
@@ -437,7 +482,7 @@ func TestDamage(t *testing.T) {
 		{func(*Run) string { return versionKey("chain", 1) }, Failed, "damaged"},
 		{func(r *Run) string { return runKey("chain", r.ID) }, "", ""},
 		{func(r *Run) string { return logKey("chain", r.ID, "one") }, Succeeded, ""},
-		{func(*Run) string { return headKey("chain") }, Queued, "damaged"},
+		{func(*Run) string { return headKey("chain") }, Succeeded, ""},
 	} {
 		l := newLab()
 		b := bucket(t)
@@ -449,8 +494,7 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		m = l.manager(t, b) // which has read nothing yet
-		_, err := m.Tick(t.Context())
-		if (err != nil) != (key == headKey("chain")) {
+		if _, err := m.Tick(t.Context()); err != nil {
 			t.Errorf("%s: got %v", key, err)
 		}
 		if other = get(t, m, other); other.State != Succeeded {
@@ -465,12 +509,124 @@ func TestDamage(t *testing.T) {
 		if err != nil || len(list) != 2 || test.trouble != "" && !strings.Contains(list[0].Trouble, test.trouble) {
 			t.Errorf("%s: got %+v, %v", key, list, err)
 		}
-		if key == runKey("chain", run.ID) {
+		if _, err := m.Logs(t.Context(), "chain", run.ID); err != nil && test.state == Succeeded {
+			t.Errorf("%s: got %v", key, err)
+		}
+		apply(t, m, strings.Replace(chain, "three things", "the same", 1)) // which a person does who repairs it
+		if key != logKey("chain", run.ID, "one") {
 			run := begin(t, m, "chain")
 			work(t, m, "chain")
 			if run = get(t, m, run); run.State != Succeeded {
 				t.Errorf("the next one: got %+v", run)
 			}
 		}
+	}
+}
+
+// A head that is damaged is made anew, and one event does not start a run twice by that; nor does one pipeline that can't hear cost the others.
+func TestAHeadIsMadeAnew(t *testing.T) {
+	l := newLab()
+	b := bucket(t)
+	m := l.manager(t, b)
+	other := strings.Replace(chain, "pipeline: chain", "pipeline: other", 1)
+	apply(t, m, chain+"---"+other)
+	junk := func(key string) {
+		t.Helper()
+		if _, err := b.Put(t.Context(), key, strings.NewReader("[]"), 2, store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runs := func(name string) int {
+		t.Helper()
+		work(t, m, name)
+		all, err := m.Runs(t.Context(), name, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	junk(headKey("chain"))
+	for range 2 {
+		if err := m.hear(t.Context(), raised("a", "flights")); err != nil {
+			t.Fatal(err)
+		}
+		if a, b := runs("chain"), runs("other"); a != 1 || b != 1 {
+			t.Errorf("got %d and %d runs", a, b)
+		}
+		junk(headKey("chain"))
+	}
+	m.blob = awayAt{b, headKey("chain")}
+	if err := m.hear(t.Context(), raised("b", "flights")); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	m.blob = b
+	if a, b := runs("chain"), runs("other"); a != 1 || b != 2 {
+		t.Errorf("got %d and %d runs", a, b)
+	}
+}
+
+// awayAt is a bucket that does not answer about one object.
+type awayAt struct {
+	store.Blob
+	key string
+}
+
+func (a awayAt) Get(ctx context.Context, key string, from, n int64) (io.ReadCloser, store.Object, error) {
+	if key == a.key {
+		return nil, store.Object{}, fault.New(fault.Unavailable, "it is away")
+	}
+	return a.Blob.Get(ctx, key, from, n)
+}
+
+// A clock that was far ahead once neither keeps others from a run, nor ends all runs to come.
+func TestAClockThatWasAhead(t *testing.T) {
+	l := newLab()
+	m := l.manager(t, bucket(t))
+	apply(t, m, strings.Replace(chain, "on:", "on:\n  - {every: 1d}", 1))
+	now := time.Now()
+	m.now = func() time.Time { return now.AddDate(20, 0, 0) }
+	ahead := begin(t, m, "chain")
+	if _, _, err := m.take(t.Context(), "chain", ahead.ID); err != nil {
+		t.Fatal(err)
+	}
+	m.now = func() time.Time { return now }
+	work(t, m, "chain")
+	if ahead = get(t, m, ahead); ahead.State != Succeeded {
+		t.Errorf("got %+v", ahead)
+	}
+	work(t, m, "chain")
+	all, err := m.Runs(t.Context(), "chain", 10)
+	if err != nil || len(all) != 2 || all[1].ID != ahead.ID || all[0].At.Sub(now).Abs() > time.Second {
+		t.Errorf("got %+v, %v: want a run as of now, behind the other", all, err)
+	}
+}
+
+// What lies where the result of a step is looked for, and is none, fails the step; and an end that can't be told does not keep others untold.
+func TestJunkThatIsJSON(t *testing.T) {
+	l, m, _, j, _ := elsewhere(t)
+	run := begin(t, m, "chain")
+	work(t, m, "chain")
+	var try event.Try
+	if err := json.Unmarshal(j.asked[0].Data(), &try); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.WriteJSON(t.Context(), m.blob, resultKey(&try), map[string]string{"state": "running"}, store.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	work(t, m, "chain")
+	if run = get(t, m, run); run.State != Failed || !strings.Contains(run.Reason, "it is no result") {
+		t.Errorf("got %+v", run)
+	}
+	if _, err := m.blob.Put(t.Context(), runKey("chain", run.ID), strings.NewReader("junk"), 4, store.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	next := begin(t, m, "chain")
+	if _, err := m.change(t.Context(), "chain", func(h *head) (bool, error) { h.Untold = []string{run.ID, next.ID}; return true, nil }); err != nil {
+		t.Fatal(err)
+	}
+	work(t, m, "chain")
+	h, err := m.head(t.Context(), "chain")
+	if err != nil || len(h.Untold) > 0 || !slices.Contains(l.types(), "pipeline.ended.v1") {
+		t.Errorf("got %+v, %v", h, err)
 	}
 }

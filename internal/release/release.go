@@ -233,6 +233,32 @@ func (s *bring) Run(ctx context.Context, t *pipeline.Task) error {
 	return s.follow(t, r)
 }
 
+var _ pipeline.Stopper = (*bring)(nil)
+
+// stopTries is how often a rollout is looked at anew which somebody else, such as a tick, changes at the same time.
+const stopTries = 5
+
+// Stop implements pipeline.Stopper: whoever cancels a run wants no more of what it brings to callers, so its rollout is cancelled, too.
+func (s *bring) Stop(ctx context.Context, t *pipeline.Task, by string) error {
+	var v Version
+	if err := t.Read("version", &v); err != nil {
+		return err
+	}
+	for range stopTries {
+		r, err := s.deps.Rollouts.Get(ctx, v.Model, s.plan.Alias)
+		if fault.Is(err, fault.NotFound) {
+			return nil
+		}
+		if err != nil || r.Cause != cause(t) || r.End != "" {
+			return err
+		}
+		if _, err = s.deps.Rollouts.Cancel(ctx, v.Model, s.plan.Alias, by); !fault.Is(err, fault.Conflict) {
+			return err
+		}
+	}
+	return fault.New(fault.Unavailable, "the rollout of version %d of model %q changes faster than it can be cancelled", v.Version, v.Model)
+}
+
 // follow tells how a rollout of its own stands.
 func (s *bring) follow(t *pipeline.Task, r *rollout.Rollout) error {
 	switch r.End {

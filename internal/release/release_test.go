@@ -370,6 +370,53 @@ func TestHowRolloutsEnd(t *testing.T) {
 	}
 }
 
+// Whoever cancels a run takes its candidate back, whatever was killed meanwhile, and no rollout but its own.
+func TestCanceledWithItsRun(t *testing.T) {
+	stop := func(w *world, blob store.Blob) error {
+		t.Helper()
+		step, err := Kinds(w.deps(blob))[rollingOut].New(node(t, quick))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return step.(pipeline.Stopper).Stop(t.Context(), w.task(blob), "ann")
+	}
+	for write := range 4 {
+		w := newWorld(t)
+		deps := w.two()
+		if err := stop(w, w.blob); err != nil { // it has not begun
+			t.Errorf("got %v", err)
+		}
+		if _, err := w.run(rollingOut, w.blob, quick); !isLater(err) {
+			t.Fatal(err)
+		}
+		if err := stop(w, storetest.NewMortal(w.blob, write)); err != nil && !errors.Is(err, storetest.ErrKilled) {
+			t.Errorf("got %v", err)
+		}
+		for range 2 {
+			if err := stop(w, w.blob); err != nil {
+				t.Errorf("killed at write %d: got %v", write, err)
+			}
+		}
+		r, err := deps.Rollouts.Get(t.Context(), "late", "champion")
+		if err != nil || r.End == "" || r.End == rollout.Promoted {
+			t.Errorf("killed at write %d: got %+v, %v", write, r, err)
+		}
+		a, err := deps.Registry.Aliases(t.Context(), "late")
+		if err != nil || a.Current["champion"] != 1 || a.Splits["champion"] != nil || len(a.History) != 3 || a.History[2].By != "ann" {
+			t.Errorf("killed at write %d: got %+v, %v", write, a, err)
+		}
+		if _, err := deps.Rollouts.Start(t.Context(), rollout.Plan{Model: "late", Version: 2}); err != nil { // a person's
+			t.Fatal(err)
+		}
+		if err := stop(w, w.blob); err != nil {
+			t.Errorf("got %v", err)
+		}
+		if r, err := deps.Rollouts.Get(t.Context(), "late", "champion"); err != nil || r.End != "" {
+			t.Errorf("that of a person: got %+v, %v", r, err)
+		}
+	}
+}
+
 // A rollout waits while another one is under way; what the alias names already is done, and an alias that is not there yet is made.
 func TestRolloutsOfOthers(t *testing.T) {
 	w := newWorld(t)
