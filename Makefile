@@ -37,7 +37,7 @@ run: build ort ## serve everything on 127.0.0.1:8080, with the flights model in 
 	SEED=examples/flights DATA_DIR="$(DATA_DIR)" exec bin/all
 
 .PHONY: demo
-demo: build ort $(VENV)-flights/.done ## replay a year of flights with nobody's hands on it: drift, a model learnt anew, judged, brought out; in minutes
+demo: build ort flights-venv ## replay a year of flights with nobody's hands on it: drift, a model learnt anew, judged, brought out; in minutes
 	examples/flights/loop/demo.sh
 
 .PHONY: build
@@ -178,7 +178,7 @@ $(VENV)-evidently/.done: test/conformance/requirements-evidently.txt
 	else echo "no Python with venv here: the tests with Evidently will be skipped" >&2; fi
 
 .PHONY: flights-venv
-flights-venv: $(VENV)-flights/.done ## make the Python environment that trains the flights model (1 GB), for tests of trainers
+flights-venv: $(VENV)-flights/.done ## make the Python environment that trains the flights model (1 GB), for the demo and for tests of trainers
 
 $(VENV)-flights/.done: examples/flights/requirements.txt
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
