@@ -91,7 +91,7 @@ base:
 kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the images
 	@use=(); [ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || use=(env -u ORT_LIB); \
 	"$${use[@]}" internal/engine/onnx/library.sh "$(ORT_IMAGE_DIR)" "$(PLATFORM)"
-	@for f in predict all; do \
+	@for f in predict pipeline all; do \
 	  mkdir -p functions/$$f/kodata; ln -f "$(ORT_IMAGE_DIR)/libonnxruntime.so" functions/$$f/kodata/; done # ko refuses symlinks that lead out
 
 .PHONY: images
@@ -185,7 +185,7 @@ $(VENV)-flights/.done: examples/flights/requirements.txt
 	  set -x; $(PYTHON) -m venv $(VENV)-flights; \
 	  $(VENV)-flights/bin/pip install --quiet --disable-pip-version-check -r $<; \
 	  touch $@; \
-	else echo "no Python with venv here: the tests of trainers in Python will be skipped" >&2; fi
+	else echo "no Python with venv here: the tests of trainers in Python will be skipped, and the demo's models are those of the built-in trainer" >&2; fi
 
 .PHONY: schemathesis
 schemathesis: $(VENV)-schemathesis/.done ## make the Python environment with schemathesis (110 MB), for conformance and tests

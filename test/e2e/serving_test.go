@@ -46,15 +46,28 @@ func (s *service) push(t *testing.T, name string, file []byte) {
 // pushWith is push of a model with a sample to try it with.
 func (s *service) pushWith(t *testing.T, name string, file, sample []byte) {
 	t.Helper()
-	if status, _, err := s.call(t.Context(), client(t, false), "GET", "/v2/models/"+name, nil); err == nil && status == http.StatusOK {
+	c := client(t, false)
+	known := func() bool {
+		status, _, err := s.call(t.Context(), c, http.MethodGet, "/v2/models/"+name, nil)
+		return err == nil && status == http.StatusOK
+	}
+	if known() {
 		return
 	}
+	settings := "{}"
+	if sample != nil {
+		settings = fmt.Sprintf(`{"warmup":{"sample":%s}}`, sample)
+	}
+	s.publish(t, name, file, settings)
+	within(t, 10*time.Second, s.name+" knows "+name, known) // versions are published by the pool, whoever answers
+}
+
+// publish gives the registry a version of a model, with settings, and tells its number.
+func (s *service) publish(t *testing.T, name string, file []byte, settings string) (version int) {
+	t.Helper()
 	var form bytes.Buffer
 	w := multipart.NewWriter(&form)
-	var err error
-	if sample != nil {
-		err = w.WriteField("settings", fmt.Sprintf(`{"warmup":{"sample":%s}}`, sample))
-	}
+	err := w.WriteField("settings", settings)
 	part, err2 := w.CreateFormFile("model", name+".onnx")
 	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
@@ -73,9 +86,15 @@ func (s *service) pushWith(t *testing.T, name string, file, sample []byte) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusCreated {
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusCreated {
 		t.Fatalf("push %s: %d %s %v", name, resp.StatusCode, b, err)
 	}
+	var m struct{ Version int }
+	if err := json.Unmarshal(b, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m.Version
 }
 
 func TestDeployGivesAPrediction(t *testing.T) {
@@ -160,8 +179,19 @@ func binaryTensors(t *testing.T, s *service, c *http.Client) {
 	}
 }
 
-// TestTritonClient runs the unchanged client of Triton through the ingress. It can't be told another Host than the
-// one it dials, so a proxy on loopback tells the ingress.
+// proxy asks a service on behalf of clients that can't be told another Host than the one they dial, or a key.
+func (s *service) proxy(t *testing.T) *httputil.ReverseProxy {
+	t.Helper()
+	return &httputil.ReverseProxy{
+		Transport: client(t, false).Transport,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", s.host, s.host
+			r.Out.Header.Set("Authorization", "Bearer "+s.key)
+		},
+	}
+}
+
+// TestTritonClient runs the unchanged client of Triton through the ingress, by a proxy on loopback.
 func TestTritonClient(t *testing.T) {
 	python, err := filepath.Abs(filepath.Join(root, ".venv/bin/python"))
 	if err == nil {
@@ -176,13 +206,7 @@ func TestTritonClient(t *testing.T) {
 	s.push(t, "identity_bytes", onnxtest.Identity(spec(tensor.Bytes)).Bytes())
 	s.push(t, "identity_fp16", onnxtest.Identity(spec(tensor.FP16)).Bytes())
 
-	proxy := httptest.NewServer(&httputil.ReverseProxy{
-		Transport: client(t, false).Transport,
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", s.host, s.host
-			r.Out.Header.Set("Authorization", "Bearer "+s.key)
-		},
-	})
+	proxy := httptest.NewServer(s.proxy(t))
 	defer proxy.Close()
 	c := exec.CommandContext(t.Context(), python, filepath.Join(root, "test/conformance/triton_http.py"), strings.TrimPrefix(proxy.URL, "http://"))
 	out, err := c.CombinedOutput()

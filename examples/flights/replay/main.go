@@ -35,7 +35,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.SetOutput(out)
 	data := flags.String("data", "examples/flights/data", "`folder` of the data")
 	to := flags.String("to", "http://127.0.0.1:8080/events", "`URL` that takes events")
-	ask := flags.String("ask", "", "base `URL` of a server instead, without SEED: push rows there, the weather too, ask the model flights before each flight, and give feedback")
+	ask := flags.String("ask", "", "base `URL` of a server instead, without SEED: push rows there, the weather too, ask a model before each flight, and give feedback")
+	name := flags.String("model", "flights", "with -ask, `name` of the model that is asked; with -loop it is flights")
 	speed := flags.Float64("speed", 0, "how many `times` faster than then: 3600 is an hour a second; 0: as fast as they are taken")
 	batch := flags.Int("batch", 0, "at most how many events a `request` (default 100); with -ask, rows or outcomes (default 1000)")
 	write := flags.String("write", "", "write departures.parquet, arrivals.parquet, weather.parquet, and asked.parquet with the flights that were asked about and arrived, into this `folder` instead")
@@ -103,6 +104,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		err = replay(ctx, y.happenings(ctx, events, from, until), *speed, b)
 	} else {
 		s := newServer(*ask, *batch, told)
+		s.model = *name
 		if s.most == 0 {
 			s.most = 1000
 		}

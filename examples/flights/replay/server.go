@@ -19,9 +19,10 @@ import (
 // Nothing counts twice where it is all done again: rows are known by what they hold and outcomes by what they say, and
 // where the server had all rows up to an ask before, nothing is asked: it was then, and now the answer would know what came later.
 type server struct {
-	url  string
-	most int // rows or outcomes a request
-	told func(at time.Time, flights int)
+	url   string
+	model string // that is asked
+	most  int    // rows or outcomes a request
+	told  func(at time.Time, flights int)
 	// loop is whom answers and outcomes are shown to; nil: nobody. Another model, with the same features, is asked the same then.
 	loop *loop
 
@@ -40,7 +41,7 @@ type sums struct {
 }
 
 func newServer(base string, most int, told func(time.Time, int)) *server {
-	return &server{url: strings.TrimSuffix(base, "/"), most: most, told: told, pending: map[string][]map[string]json.RawMessage{}}
+	return &server{url: strings.TrimSuffix(base, "/"), model: "flights", most: most, told: told, pending: map[string][]map[string]json.RawMessage{}}
 }
 
 // take ends with ctx only before an ask that has rows of its own: another replay, which goes by these, begins with it then.
@@ -216,12 +217,12 @@ func (s *server) ask(ctx context.Context, h happening) error {
 		return err
 	}
 	if s.loop == nil {
-		_, err = s.infer(ctx, "flights", h.n, body)
+		_, err = s.infer(ctx, s.model, h.n, body)
 	} else {
 		var said, still []float64
 		group, each := errgroup.WithContext(ctx)
 		group.Go(func() (err error) {
-			said, err = s.infer(each, "flights", h.n, body)
+			said, err = s.infer(each, s.model, h.n, body)
 			return err
 		})
 		group.Go(func() (err error) {
