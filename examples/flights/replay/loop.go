@@ -336,6 +336,9 @@ func (l *loop) tellMoves(ctx context.Context, at time.Time) error {
 // shares writes who answers.
 func shares(version int, s *model.Split) string {
 	text := "version " + strconv.Itoa(version)
+	if version == 0 {
+		return "nobody"
+	}
 	if s == nil {
 		return text
 	}
