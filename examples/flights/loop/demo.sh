@@ -7,7 +7,7 @@ flights=examples/flights
 trainer=lightgbm python=$PWD/.venv-flights/bin/python
 trainers="lightgbm=$python $PWD/$flights/trainer.py,reversed=$python $PWD/$flights/loop/reversed.py"
 if ! "$python" -c 'import lightgbm' 2> /dev/null; then
-  echo "no Python with LightGBM here: candidates are those of the built-in trainer, and no bad one is among them" >&2
+  echo "no Python with LightGBM here: candidates are the built-in trainer's, hardly better than the trees that January taught, so most are refused" >&2
   trainer=logistic trainers=
 fi
 

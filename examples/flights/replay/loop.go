@@ -306,7 +306,7 @@ func (l *loop) tellRun(at time.Time, name string, r *lastRun) {
 		return
 	}
 	l.seen.runs[name] = r.ID + r.State
-	l.line(at, "pipeline", "%s %s: %s. %s", name, r.State, strings.Join(steps, ", "), r.Reason)
+	l.line(at, "pipeline", "%s", strings.TrimSpace(fmt.Sprintf("%s %s: %s. %s", name, r.State, strings.Join(steps, ", "), r.Reason)))
 }
 
 // tellMoves tells how traffic was shifted and, when a month is over, how right everybody was.
@@ -336,6 +336,9 @@ func (l *loop) tellMoves(ctx context.Context, at time.Time) error {
 // shares writes who answers.
 func shares(version int, s *model.Split) string {
 	text := "version " + strconv.Itoa(version)
+	if version == 0 {
+		return "nobody"
+	}
 	if s == nil {
 		return text
 	}
