@@ -67,7 +67,7 @@ func twice(t *testing.T) {
 		n++
 		again := eventingv1.Trigger{TypeMeta: metav1.TypeMeta{APIVersion: "eventing.knative.dev/v1", Kind: "Trigger"}, ObjectMeta: metav1.ObjectMeta{Name: trigger.Name + "-again", Namespace: namespace}, Spec: trigger.Spec}
 		apply(t, &again)
-		t.Cleanup(func() { kubectl(t, nil, "delete", "trigger", again.Name, "--ignore-not-found") })
+		t.Cleanup(func() { deleteTrigger(t, again.Name) })
 	}
 	if n < 3 {
 		t.Fatalf("%d triggers lead to pipeline", n)

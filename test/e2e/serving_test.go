@@ -243,7 +243,7 @@ func TestNothingIsLost(t *testing.T) {
 
 	t.Run("scale down", func(t *testing.T) {
 		l := s.run(t, 2, 1, false)
-		more := s.run(t, 24, 100, false)
+		more := s.run(t, 24, 1000, false) // so many rows that most of the time is spent in predict, and not on the way
 		within(t, time.Minute, "more than two pods", func() bool { return len(s.ready(t)) > 2 })
 		more.nothingLost(t, "scaling up")
 		within(t, 2*time.Minute, "two pods again", func() bool { return len(s.pods(t)) == 2 })
