@@ -163,10 +163,11 @@ type evaluation struct {
 	learnt  *frame // the training part's labels
 	files   map[string]string
 
-	candidate *player
-	champion  *player // nil: the opponent is a constant
-	open      []func()
-	effective model.Settings // of the candidate
+	candidate   *player
+	champion    *player   // nil: the opponent is a constant
+	learntUntil time.Time // by the champion's card
+	open        []func()
+	effective   model.Settings // of the candidate
 
 	card    modelcard.Card
 	answers []quality.Answer // of the candidate to all rows that were asked
@@ -225,6 +226,9 @@ func (e *evaluation) prepare(ctx context.Context) error {
 			return fmt.Errorf("get version %d: %w", champion.Version, err)
 		}
 		defer release()
+		if err := e.taught(ctx, champion); err != nil {
+			return err
+		}
 		if e.champion, err = e.player(ctx, fmt.Sprintf("version %d", champion.Version), champion.Runtime, file, &champion.Settings); err != nil {
 			return err
 		}
@@ -261,6 +265,28 @@ func (e *evaluation) opponent(ctx context.Context) (*model.Manifest, error) {
 		return nil, nil //nolint:nilnil // it is the first
 	}
 	return nil, err
+}
+
+// taught finds out by its card until when the rows are that a version has learnt from: what nobody tells can't be said.
+func (e *evaluation) taught(ctx context.Context, champion *model.Manifest) error {
+	e.learntUntil = time.UnixMicro(math.MinInt64)
+	raw, err := e.deps.Registry.Card(ctx, champion.Name, champion.Version)
+	if fault.Is(err, fault.NotFound) {
+		return nil
+	}
+	var card modelcard.Card
+	if err == nil {
+		err = json.Unmarshal(raw, &card)
+	}
+	switch kind := fault.KindOf(err); {
+	case err == nil:
+		e.learntUntil = card.Data.Cut
+	case kind == fault.Unavailable, kind == fault.Overloaded, kind == fault.Deadline:
+		return err
+	default: // its card is damaged, which is no reason against the candidate
+		e.task.Log.WarnContext(ctx, "nobody knows what the other has learnt from", "version", champion.Version, "error", err)
+	}
+	return nil
 }
 
 // inherit makes the settings of the candidate: those of the version before it, what the dataset says, and on top what the trainer asks for.
@@ -361,6 +387,14 @@ func (e *evaluation) play(ctx context.Context, rows []int) (*comparison, error) 
 		micros[i] = when.whole[row]
 	}
 	var width time.Duration
+	for _, at := range micros {
+		if at < e.learntUntil.UnixMicro() {
+			e.card.Data.Learnt++
+		}
+	}
+	if e.card.Data.Learnt > 0 {
+		e.task.Log.WarnContext(ctx, "the other has learnt from some rows of the holdout, and looks better by them than it is", "version", e.card.Verdict.Against, "rows", e.card.Data.Learnt)
+	}
 	c.block, c.blocks, width = blocksOf(micros, time.Duration(e.Block))
 	e.card.Data.Blocks, e.card.Data.Block = c.blocks, yamlwire.Duration(width).String()
 	if c.blocks < blocksLeast {
@@ -434,8 +468,8 @@ func (e *evaluation) decide(c *comparison, rows int) error {
 	m := measured[0]
 	e.card.Verdict.Deciding = m
 	switch against := e.against(); {
-	case m.Worse == nil:
-		e.check("better", true, "%s is %.4g, and there is none of %s", metric, m.Candidate.Value, against)
+	case m.Worse == nil: // which says nothing for the candidate
+		e.fail("better", fmt.Sprintf("%s is %.4g, and there is none of %s to compare with: let another metric decide", metric, m.Candidate.Value, against))
 	case m.Worse.Interval == nil:
 		e.fail("better", fmt.Sprintf("%s is %.4g, and of %s %.4g; how sure that is can't be told", metric, m.Candidate.Value, against, m.Champion.Value))
 	default:

@@ -328,6 +328,37 @@ func TestCard(t *testing.T) {
 	}
 }
 
+// A metric that the other does not have decides nothing for the candidate.
+func TestNothingToCompareWith(t *testing.T) {
+	w := newWorld(t, 14)
+	for i := range w.holdout {
+		w.holdout[i].Far = -3 // never yes, so that there is no precision
+	}
+	w.champion(reads("far"))
+	if card, err := w.evaluate(w.task(reads("near")), `{metric: precision}`); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "there is none of version 1 to compare with") || card.Verdict.Passed {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Of a champion that has learnt from rows of the holdout the card tells how many.
+func TestWhatTheChampionHasLearntFrom(t *testing.T) {
+	for content, want := range map[string]int64{
+		`{"data":{"cut":"2013-10-03T00:00:00Z"}}`: 2 * perDay, `{"data":{"cut":"2013-10-01T00:00:00Z"}}`: 0, `{"data":7}`: 0, "": 0,
+	} {
+		w := newWorld(t, 14)
+		w.champion(reads("far"))
+		if content != "" {
+			if err := w.registry.PutCard(t.Context(), "late", 1, []byte(content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		card, err := w.evaluate(w.task(reads("near")), `{}`)
+		if err != nil || card.Data.Learnt != want || strings.Contains(card.Markdown(), "from 300 of them version 1 has learnt") != (want > 0) {
+			t.Errorf("%s: got %v, %+v", content, err, card)
+		}
+	}
+}
+
 func predictions(rows []flight, wrong int) (all []prediction) {
 	for i := range rows {
 		p := prediction{sigmoid(float64(rows[i].Near))}

@@ -38,12 +38,14 @@ type Card struct {
 
 // Data is what the candidate was trained and evaluated on.
 type Data struct {
-	From     time.Time      `json:"from"`
-	Cut      time.Time      `json:"cut"` // rows before it are for training, those from it on were held out
-	Until    time.Time      `json:"until"`
-	Train    int64          `json:"train"`   // rows
-	Holdout  int64          `json:"holdout"` // rows
-	LeftOut  int64          `json:"left_out,omitempty"`
+	From    time.Time `json:"from"`
+	Cut     time.Time `json:"cut"` // rows before it are for training, those from it on were held out
+	Until   time.Time `json:"until"`
+	Train   int64     `json:"train"`   // rows
+	Holdout int64     `json:"holdout"` // rows
+	LeftOut int64     `json:"left_out,omitempty"`
+	// Learnt is how many rows of the holdout the version that the candidate was compared with has learnt from, by its own card.
+	Learnt   int64          `json:"learnt,omitempty"`
 	Blocks   int            `json:"blocks"` // spans of time that the rows of the holdout are of, which are taken as independent of each other
 	Block    string         `json:"block"`  // how long they are
 	Labels   string         `json:"labels"` // where they are from

@@ -35,6 +35,9 @@ func (c *Card) Markdown() string {
 	if c.Data.LeftOut > 0 {
 		say("; %d of them left out, which nobody could have asked: a value is missing", c.Data.LeftOut)
 	}
+	if c.Data.Learnt > 0 {
+		say("; from %d of them version %d has learnt, and looks better by them than it is", c.Data.Learnt, c.Verdict.Against)
+	}
 	say("\n")
 	if c.Data.Service != "" {
 		say("- features by the service %s of definitions %d:", c.Data.Service, c.Data.Features)

@@ -197,22 +197,32 @@ func (s *bring) Run(ctx context.Context, t *pipeline.Task) error {
 	}
 	p := s.plan
 	p.Model, p.Version, p.By, p.Cause = v.Model, v.Version, by(t), cause(t)
-	r, err := s.deps.Rollouts.Get(ctx, p.Model, p.Alias)
-	if err != nil && !fault.Is(err, fault.NotFound) {
-		return err
+	r, unread := s.deps.Rollouts.Get(ctx, p.Model, p.Alias)
+	if unread != nil && !fault.Is(unread, fault.NotFound) && !fault.Is(unread, fault.Internal) {
+		return unread
 	}
-	if err == nil && r.Cause == p.Cause && r.Version == p.Version {
+	if unread == nil && r.Cause == p.Cause && r.Version == p.Version {
 		return s.follow(t, r)
 	}
 	a, err := s.deps.Registry.Aliases(ctx, p.Model)
 	if err != nil {
 		return err
 	}
+	var moved, promoted bool // by its own rollout
+	for _, m := range a.History {
+		if m.Alias == p.Alias && m.Cause == p.Cause {
+			moved, promoted = true, promoted || m.To == p.Version
+		}
+	}
 	switch current := a.Current[p.Alias]; {
 	case current == p.Version:
 		return t.Tell("outcome", Outcome{rollout.Promoted, "it is what the alias names", time.Now().UTC()})
-	case slices.ContainsFunc(a.History, func(m model.Move) bool { return m.Alias == p.Alias && m.Cause == p.Cause }):
-		// Its rollout ended, and another one's record took the place of its own.
+	case moved && fault.Is(unread, fault.Internal): // it may be under way
+		return unread
+	// Its rollout ended, and another one's record took the place of its own.
+	case promoted:
+		return t.Tell("outcome", Outcome{rollout.Promoted, "it was promoted, and another was brought out since", time.Now().UTC()})
+	case moved:
 		return pipeline.Refused("version %d was taken back from alias %q, and another was brought out since", p.Version, p.Alias)
 	case current == 0:
 		none := 0

@@ -417,6 +417,52 @@ func TestCanceledWithItsRun(t *testing.T) {
 	}
 }
 
+// A record that is damaged blocks no rollout but the one that it was of, and one that was promoted stays so, whatever came since.
+func TestTheRecordIsNotItsOwn(t *testing.T) {
+	w := newWorld(t)
+	deps := w.two()
+	junk := func() {
+		t.Helper()
+		if _, err := w.blob.Put(t.Context(), rollout.Prefix+"late/champion", strings.NewReader("junk"), 4, store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	junk()
+	if _, err := w.run(rollingOut, w.blob, quick); !isLater(err) || !strings.Contains(err.Error(), "it has begun") {
+		t.Fatalf("got %v", err)
+	}
+	record, _, err := store.ReadAll(t.Context(), w.blob, rollout.Prefix+"late/champion")
+	if err != nil {
+		t.Fatal(err)
+	}
+	junk()
+	if _, err := w.run(rollingOut, w.blob, quick); !fault.Is(err, fault.Internal) || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("under way: got %v", err)
+	}
+	if _, err := w.blob.Put(t.Context(), rollout.Prefix+"late/champion", bytes.NewReader(record), int64(len(record)), store.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := deps.Rollouts.Tick(t.Context(), rows{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := deps.Registry.Push(t.Context(), model.Push{Name: "late"}, bytes.NewReader(file("Tanh"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := deps.Registry.Move(t.Context(), "late", "champion", model.Change{To: 3, By: "ann"}); err != nil {
+		t.Fatal(err)
+	}
+	junk()
+	if _, err := deps.Rollouts.Start(t.Context(), rollout.Plan{Model: "late", Version: 1}); err != nil {
+		t.Fatal(err)
+	}
+	task, err := w.run(rollingOut, w.blob, quick)
+	if err != nil || !strings.Contains(string(task.Outputs["outcome"].Value), "it was promoted, and another was brought out since") {
+		t.Errorf("got %v, %+v", err, task)
+	}
+}
+
 // A rollout waits while another one is under way; what the alias names already is done, and an alias that is not there yet is made.
 func TestRolloutsOfOthers(t *testing.T) {
 	w := newWorld(t)

@@ -141,7 +141,10 @@ func (m *Manager) Start(ctx context.Context, p Plan) (*Rollout, error) {
 	}
 	r := &Rollout{Plan: p, Created: m.now().UTC(), Seq: a.Last(p.Alias)}
 	old, version, err := m.get(ctx, p.Model, p.Alias)
-	if err != nil && !fault.Is(err, fault.NotFound) {
+	switch {
+	case fault.Is(err, fault.Internal) && version != "": // what the alias says is enough to know that none is under way
+		m.log.ErrorContext(ctx, "a rollout that can't be read is replaced", slog.String("model", p.Model), slog.String("alias", p.Alias), slog.String("error", err.Error()))
+	case err != nil && !fault.Is(err, fault.NotFound):
 		return nil, err
 	}
 	if old != nil && old.End == "" {
