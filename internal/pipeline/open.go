@@ -50,6 +50,9 @@ func Open(p *serve.Process, c *Config, d Parts) (*Manager, error) {
 		p.Defer(places.Close)
 		m.place = places
 	}
+	if n := tidy(); n > 0 {
+		p.Tel.Log.InfoContext(context.Background(), "deleted folders of steps whose processes were killed", slog.Int("folders", n))
+	}
 	m.Register(p.Mux)
 	m.Hear(d.Events)
 	ready := p.Await("look for the bucket", "the bucket has not answered yet", m.reach)

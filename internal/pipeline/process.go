@@ -138,11 +138,11 @@ func (p *Processes) run(e *event.Event, t *event.Try) {
 
 // spawn has a process run a step, and gives the error that it ended with, or was ended for.
 func (p *Processes) spawn(e *event.Event, t *event.Try, said *tail) error {
-	dir, err := os.MkdirTemp("", "pipeline-*")
+	dir, remove, err := folder()
 	if err != nil {
 		return fault.Wrap(fault.Internal, err, "there is no folder for the step: %s", err)
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	b, err := event.Marshal(e)
 	if err != nil {
 		return err

@@ -81,3 +81,16 @@ func members(session int) (pids []int) {
 	}
 	return pids
 }
+
+// lock holds a folder until release is called or the process ends; false: another one holds it.
+func lock(dir string) (release func(), ok bool) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, false
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, false
+	}
+	return func() { _ = f.Close() }, true
+}

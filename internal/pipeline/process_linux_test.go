@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,4 +53,41 @@ func TestWhatAStepStarts(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Errorf("%d outlived the process that started it", child)
+}
+
+// Folders that killed processes leave are deleted, and no others.
+func TestForsakenFolders(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	held, remove, err := folder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	forsaken, fresh, other := folders+"1", folders+"2", "pipeline-3"
+	for _, name := range []string{forsaken, fresh, other} {
+		if err := os.MkdirAll(filepath.Join(os.TempDir(), name, "out"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := time.Now().Add(-time.Hour)
+	for _, name := range []string{filepath.Base(held), forsaken, other} {
+		if err := os.Chtimes(filepath.Join(os.TempDir(), name), long, long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func() (names []string) {
+		all, err := os.ReadDir(os.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range all {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	if n := tidy(); n != 1 || slices.Contains(there(), forsaken) || len(there()) != 3 {
+		t.Errorf("got %d deleted, left are %q", n, there())
+	}
+	if remove(); slices.Contains(there(), filepath.Base(held)) {
+		t.Errorf("left are %q", there())
+	}
 }

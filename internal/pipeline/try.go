@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -56,11 +55,11 @@ func (m *Manager) attempt(ctx context.Context, s *planned, run *Run, attempt int
 	if err != nil {
 		return resultOf(ctx, s, nil, err)
 	}
-	dir, err := os.MkdirTemp("", "pipeline-*")
+	dir, remove, err := folder()
 	if err != nil {
 		return resultOf(ctx, s, nil, fault.Wrap(fault.Unavailable, err, "there is no folder for the step"))
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	t := m.task(s, run, attempt, inputs)
 	t.Dir, t.Progress = dir, j.progress
 	t.Log = j.logger(m.log.Handler().WithAttrs([]slog.Attr{slog.String("pipeline", run.Pipeline), slog.String("run", run.ID), slog.String("step", s.Name)}))
