@@ -462,8 +462,8 @@ func TestPinnedAndSharedCache(t *testing.T) {
 	pinned := waitReady(t, "predict-flights", time.Minute)
 	for _, p := range pinned.ready(t) {
 		m := metrics(t, p.Name)
-		if m["pilotlight_model_sessions"] != 1 {
-			t.Errorf("pinned: got %v warm sessions before any request, want 1", m["pilotlight_model_sessions"])
+		if m["pilotlight_model_sessions"] < 1 { // more, where other versions were asked before
+			t.Error("pinned: there is no warm session before any request")
 		}
 	}
 	s := update(t, "predict", func(s *servingv1.Service) { annotate(s, "min-scale", "2") })
