@@ -224,7 +224,7 @@ func TestScale(t *testing.T) {
 		annotate(s, "max-scale", fmt.Sprint(most), "target", "1")
 		s.Spec.Template.Spec.ContainerConcurrency = new(int64(2))
 	})
-	l := s.run(t, 12, 200, false)
+	l := s.run(t, 12, 1000, false) // most of the time is spent in predict, and not on the way
 	up := within(t, 90*time.Second, fmt.Sprintf("%d pods", most), func() bool { return len(s.ready(t)) == most })
 	time.Sleep(3 * time.Second) // at full size
 	l.nothingLost(t, fmt.Sprintf("from 1 to %d pods in %.0f s", most, up.Seconds()))
