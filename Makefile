@@ -110,7 +110,7 @@ undeploy: ## take it off again, with everything in its namespace
 
 .PHONY: e2e
 e2e: base kodata ort venv ## try it on the cluster of KUBECONFIG, in a namespace of its own
-	$(GO) test -tags=e2e -count=1 -timeout=30m -v $(TESTFLAGS) ./test/e2e
+	$(GO) test -tags=e2e -count=1 -timeout=60m -v $(TESTFLAGS) ./test/e2e
 
 .PHONY: gen
 gen: build ## write what is generated: docs/config.md, docs/events.md, internal/event/schema

@@ -71,7 +71,7 @@ func run(m *testing.M) int {
 
 // target runs a target of make.
 func target(name string, variables ...string) ([]byte, error) {
-	c := exec.Command("make", append([]string{"-C", root, "--no-print-directory", name, "NAMESPACE=" + namespace}, variables...)...)
+	c := exec.CommandContext(context.Background(), "make", append([]string{"-C", root, "--no-print-directory", name, "NAMESPACE=" + namespace}, variables...)...)
 	return c.CombinedOutput()
 }
 

@@ -73,12 +73,6 @@ func repeatable(err error) bool {
 	return err != nil
 }
 
-func (l *load) counted() (answers, retried int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.answers, l.retried
-}
-
 // stop ends the clients.
 func (l *load) stop() {
 	l.cancel()

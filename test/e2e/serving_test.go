@@ -224,7 +224,7 @@ func TestScale(t *testing.T) {
 		annotate(s, "max-scale", fmt.Sprint(most), "target", "1")
 		s.Spec.Template.Spec.ContainerConcurrency = new(int64(2))
 	})
-	l := s.run(t, 12, 200, false)
+	l := s.run(t, 24, 1000, false) // a fifth of the time they are in predict, the rest on the way
 	up := within(t, 90*time.Second, fmt.Sprintf("%d pods", most), func() bool { return len(s.ready(t)) == most })
 	time.Sleep(3 * time.Second) // at full size
 	l.nothingLost(t, fmt.Sprintf("from 1 to %d pods in %.0f s", most, up.Seconds()))
@@ -236,14 +236,14 @@ func TestScale(t *testing.T) {
 // 502 or 503 of the proxies, until it is up again; clients that repeat those get all answers.
 func TestNothingIsLost(t *testing.T) {
 	s := copyOf(t, "steady", func(s *servingv1.Service) {
-		annotate(s, "min-scale", "2", "max-scale", "4", "target", "4")
+		annotate(s, "min-scale", "2", "max-scale", "4", "target", "2")
 		s.Spec.Template.Spec.ContainerConcurrency = new(int64(8))
 	})
 	within(t, time.Minute, "two pods", func() bool { return len(s.ready(t)) == 2 })
 
 	t.Run("scale down", func(t *testing.T) {
 		l := s.run(t, 2, 1, false)
-		more := s.run(t, 24, 1000, false) // so many rows that most of the time is spent in predict, and not on the way
+		more := s.run(t, 24, 1000, false) // a fifth of the time they are in predict, the rest on the way
 		within(t, time.Minute, "more than two pods", func() bool { return len(s.ready(t)) > 2 })
 		more.nothingLost(t, "scaling up")
 		within(t, 2*time.Minute, "two pods again", func() bool { return len(s.pods(t)) == 2 })
@@ -462,8 +462,8 @@ func TestPinnedAndSharedCache(t *testing.T) {
 	pinned := waitReady(t, "predict-flights", time.Minute)
 	for _, p := range pinned.ready(t) {
 		m := metrics(t, p.Name)
-		if m["pilotlight_model_sessions"] != 1 {
-			t.Errorf("pinned: got %v warm sessions before any request, want 1", m["pilotlight_model_sessions"])
+		if m["pilotlight_model_sessions"] < 1 { // more, where other versions were asked before
+			t.Error("pinned: there is no warm session before any request")
 		}
 	}
 	s := update(t, "predict", func(s *servingv1.Service) { annotate(s, "min-scale", "2") })
