@@ -368,7 +368,7 @@ func TestExpectations(t *testing.T) {
 			w.put("landing/shops/all.csv", "shop\nx\ny\n")
 			w.put("landing/sales/a.csv", b.String())
 			_, err := w.run(t.Context(), "1", "load", c.with, nil)
-			wantError(t, err, fault.Invalid, "step data: ", c.want)
+			wantError(t, err, fault.Invalid, c.want)
 			if keys := w.objects("features/log/"); keys != nil {
 				t.Errorf("published all the same: %q", keys)
 			}
@@ -418,7 +418,7 @@ func TestBadFiles(t *testing.T) {
 			w.put("landing/sales/c.csv", "at,shop,n,price\n2026-01-01T11:00:00Z,y,1,2.5\n")
 			for range 2 { // the run is the same, killed behind its last write
 				_, err := w.run(t.Context(), "2", "load", simple, nil)
-				wantError(t, err, fault.Invalid, `step data: the file "landing/sales/`+c.file+`" can't be read: `, c.want)
+				wantError(t, err, fault.Invalid, `the file "landing/sales/`+c.file+`" can't be read: `, c.want)
 				if err != nil && strings.Contains(err.Error(), os.TempDir()) {
 					t.Errorf("it says where files are here: %v", err)
 				}
@@ -522,7 +522,7 @@ func TestBadSQL(t *testing.T) {
 		"SELECT \"at\", shop, CAST(error('stop') AS BIGINT) AS n FROM landed": "stop",
 	} {
 		_, err := w.run(t.Context(), "1", "load", strings.Replace(simple, "SELECT * FROM landed", "|\n    "+strings.ReplaceAll(sql, "\n", "\n    "), 1), nil)
-		wantError(t, err, fault.Invalid, "step data: ", want)
+		wantError(t, err, fault.Invalid, want)
 	}
 	if r := w.load("2", strings.Replace(simple, "SELECT * FROM landed", "FROM landed SELECT *; -- all of it", 1)); r.Rows != 1 {
 		t.Errorf("got %+v", r)

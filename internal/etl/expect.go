@@ -36,19 +36,19 @@ func (j *loading) expect(ctx context.Context) error {
 		e := &j.Expect[i]
 		for _, c := range e.Columns {
 			if find(names, c) < 0 {
-				return invalid("step %s: expectation %d (%s): the SQL gives no column %.100q, but %s", j.t.Step, i+1, e.Check, c, strings.Join(names, ", "))
+				return invalid("expectation %d (%s): the SQL gives no column %.100q, but %s", i+1, e.Check, c, strings.Join(names, ", "))
 			}
 		}
 		least, most := e.bounds()
 		switch e.Check {
 		case "rows":
 			if n := float64(j.report.Result); n < least || n > most {
-				return invalid("step %s: the SQL gives %d rows, expected %s", j.t.Step, j.report.Result, span(e))
+				return invalid("the SQL gives %d rows, expected %s", j.report.Result, span(e))
 			}
 			continue
 		case "change":
 			if was := float64(j.state.Rows); was > 0 && (float64(j.report.Result) < least*was || float64(j.report.Result) > most*was) {
-				return invalid("step %s: the SQL gives %d rows and gave %d in the run before, expected %s as many", j.t.Step, j.report.Result, j.state.Rows, span(e))
+				return invalid("the SQL gives %d rows and gave %d in the run before, expected %s as many", j.report.Result, j.state.Rows, span(e))
 			}
 			continue
 		case "unique":
@@ -132,7 +132,7 @@ func (j *loading) fail(ctx context.Context, e *Expectation, reason, detail, quer
 	n, err := j.count(ctx, "INSERT INTO etl.bad SELECT *, ", duck.Quote(reason), ", ", duck.Quote(detail), " FROM (", query, ")")
 	if err != nil {
 		if text := duck.Message(err); text != "" && !duck.TooMuch(err) && fault.KindOf(err) == fault.Internal {
-			return fault.Wrap(fault.Invalid, err, "step %s: expectation %s: %s", j.t.Step, reason, tidy(text))
+			return fault.Wrap(fault.Invalid, err, "expectation %s: %s", reason, tidy(text))
 		}
 		return j.sqlError(err, 0)
 	}
@@ -141,7 +141,7 @@ func (j *loading) fail(ctx context.Context, e *Expectation, reason, detail, quer
 	}
 	j.report.Reasons[reason] += n
 	if e.OnFail == "fail" {
-		return errors.Join(invalid("step %s: expectation %s: %d of %d rows are not so: %s", j.t.Step, reason, n, j.report.Result, detail), j.keepAside(ctx))
+		return errors.Join(invalid("expectation %s: %d of %d rows are not so: %s", reason, n, j.report.Result, detail), j.keepAside(ctx))
 	}
 	return nil
 }
@@ -165,21 +165,21 @@ func (j *loading) rows(ctx context.Context, path string) (err error) {
 		case at >= 0:
 			value = duck.Cast(duck.Ident(names[at]), types[at], f.Type)
 		case f.Required || i == j.src.TimeAt || i == j.src.Made:
-			return invalid("step %s: the SQL gives no column %q, which source %s requires; it gives %s", j.t.Step, f.Name, j.Into, strings.Join(names, ", "))
+			return invalid("the SQL gives no column %q, which source %s requires; it gives %s", f.Name, j.Into, strings.Join(names, ", "))
 		}
 		selected, order = append(selected, value+" AS "+c), append(order, c)
 		columns = append(columns, row.Field{Name: c, Type: f.Type})
 	}
 	for _, name := range names {
 		if find(fieldNames(j.src), name) < 0 {
-			return invalid("step %s: the SQL gives a column %q, which source %s does not have", j.t.Step, name, j.Into)
+			return invalid("the SQL gives a column %q, which source %s does not have", name, j.Into)
 		}
 	}
 	sorted := filepath.Join(j.out, "sorted.parquet")
 	if err := j.exec(ctx, "COPY (SELECT * FROM (SELECT ", strings.Join(selected, ", "), " FROM etl.result r WHERE NOT EXISTS (SELECT 1 FROM etl.bad b WHERE b.n = r.rowid)) ORDER BY ",
 		strings.Join(order, ", "), ") TO ", duck.Quote(sorted), duck.Temporary); err != nil {
 		if text := duck.Message(err); text != "" && !duck.TooMuch(err) && fault.KindOf(err) == fault.Internal {
-			return fault.Wrap(fault.Invalid, err, "step %s: the columns that the SQL gives are not of the types that source %s has: %s", j.t.Step, j.Into, tidy(text))
+			return fault.Wrap(fault.Invalid, err, "the columns that the SQL gives are not of the types that source %s has: %s", j.Into, tidy(text))
 		}
 		return j.sqlError(err, 0)
 	}
@@ -303,8 +303,8 @@ func (j *loading) setAside(ctx context.Context) (err error) {
 		return err
 	}
 	if float64(j.report.SetAside) > float64(j.Most)*float64(j.report.Result) {
-		return invalid("step %s: %d of %d rows are not what is expected of them, more than %v%%: %s; they are kept in %s",
-			j.t.Step, j.report.SetAside, j.report.Result, float64(j.Most)*100, reasons(j.report.Reasons), j.report.Aside)
+		return invalid("%d of %d rows are not what is expected of them, more than %v%%: %s; they are kept in %s",
+			j.report.SetAside, j.report.Result, float64(j.Most)*100, reasons(j.report.Reasons), j.report.Aside)
 	}
 	return nil
 }

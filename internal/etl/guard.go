@@ -27,7 +27,7 @@ func (j *loading) bound() { j.most = resident() + int64(j.conf.Memory)*3/2 + gua
 // the process ends, which is the step's own.
 func (j *loading) guard(ctx context.Context, f func(context.Context) error) error {
 	if j.stuck {
-		return fault.New(fault.Internal, "step %s: an earlier statement still goes on", j.t.Step)
+		return fault.New(fault.Internal, "an earlier statement still goes on")
 	}
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -60,9 +60,9 @@ func (j *loading) guard(ctx context.Context, f func(context.Context) error) erro
 func (j *loading) ended(ctx context.Context, err error) error {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errMemory):
-		return fault.Wrap(fault.Invalid, cause, "step %s: the SQL takes far more memory than ETL_MEMORY (%s), by single values or lists that are too large", j.t.Step, j.conf.Memory)
+		return fault.Wrap(fault.Invalid, cause, "the SQL takes far more memory than ETL_MEMORY (%s), by single values or lists that are too large", j.conf.Memory)
 	case errors.Is(cause, context.DeadlineExceeded):
-		return fault.Wrap(fault.Deadline, cause, "step %s: the SQL did not end within the time of the step", j.t.Step)
+		return fault.Wrap(fault.Deadline, cause, "the SQL did not end within the time of the step")
 	case cause != nil:
 		return cause
 	}

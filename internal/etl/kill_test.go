@@ -175,7 +175,7 @@ func TestTwoAtOnce(t *testing.T) {
 	slow := &meddling{Blob: w.blob, prefix: "pipelines/shop/staged/"}
 	slow.then = func() { w.load("1", simple) }
 	_, err := w.run(t.Context(), "1", "load", simple, slow)
-	wantError(t, err, fault.Unavailable, "step data is under way elsewhere too")
+	wantError(t, err, fault.Unavailable, "the same step is under way elsewhere")
 	equal(t, "rows", w.rows("sales"), "[01-01T10:00 x 1 2.5]")
 	if r := w.load("1", simple); r.Rows != 1 {
 		t.Errorf("got %+v", r)

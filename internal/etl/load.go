@@ -84,7 +84,7 @@ func (j *loading) work(ctx context.Context) (err error) {
 	}
 	for _, t := range j.From {
 		if j.src.Path != "" && t.Files != "" && (strings.HasPrefix(t.Files, j.src.Path) || strings.HasPrefix(j.src.Path, t.Files)) {
-			return invalid("step %s would read what it writes: table %s has the files in %s, and source %s is those in %s", j.t.Step, t.Name, t.Files, j.Into, j.src.Path)
+			return invalid("it would read what it writes: table %s has the files in %s, and source %s is those in %s", t.Name, t.Files, j.Into, j.src.Path)
 		}
 	}
 	j.bound()
@@ -184,9 +184,9 @@ func (j *loading) query(ctx context.Context) error {
 	}
 	switch at, err := strconv.Atoi(position.String); {
 	case err == nil:
-		return invalid("step %s: sql, line %d: %s", j.t.Step, 1+strings.Count(j.SQL[:min(at, len(j.SQL))], "\n"), tidy(wrong.String))
+		return invalid("sql, line %d: %s", 1+strings.Count(j.SQL[:min(at, len(j.SQL))], "\n"), tidy(wrong.String))
 	case wrong.Valid || statements != 1:
-		return invalid("step %s: sql is not one SELECT", j.t.Step)
+		return invalid("sql is not one SELECT")
 	}
 	if err := duck.Seal(ctx, j.db, j.out); err != nil {
 		return err
@@ -213,7 +213,7 @@ func (j *loading) sqlError(err error, skip int) error {
 		return err
 	}
 	if duck.TooMuch(err) {
-		return fault.Wrap(fault.Invalid, err, "step %s: the SQL takes more than ETL_MEMORY (%s) or ETL_DISK (%s)", j.t.Step, j.conf.Memory, j.conf.Disk)
+		return fault.Wrap(fault.Invalid, err, "the SQL takes more than ETL_MEMORY (%s) or ETL_DISK (%s)", j.conf.Memory, j.conf.Disk)
 	}
 	where := ""
 	if at := place.FindStringSubmatchIndex(message); at != nil {
@@ -225,7 +225,7 @@ func (j *loading) sqlError(err error, skip int) error {
 		}
 		message = message[:at[0]]
 	}
-	return fault.Wrap(fault.Invalid, err, "step %s: sql%s: %s", j.t.Step, where, tidy(message))
+	return fault.Wrap(fault.Invalid, err, "sql%s: %s", where, tidy(message))
 }
 
 // tidy makes a sentence of DuckDB's words.

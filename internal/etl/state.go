@@ -97,11 +97,11 @@ func (j *loading) open(ctx context.Context) (err error) {
 // save replaces the state, unless somebody else has.
 func (j *loading) save(ctx context.Context) (err error) {
 	if b, err := json.Marshal(&j.state); err != nil || len(b) > stateMost {
-		return errors.Join(err, invalid("step %s would have to remember more files than the %d MiB of %s hold: delete old ones from the folders", j.t.Step, stateMost>>20, stateKey(j.t)))
+		return errors.Join(err, invalid("it would have to remember more files than the %d MiB of %s hold: delete old ones from the folders", stateMost>>20, stateKey(j.t)))
 	}
 	j.version, err = store.WriteJSON(ctx, j.t.Blob, stateKey(j.t), &j.state, store.IfStill(j.version))
 	if fault.Is(err, fault.Conflict) {
-		return fault.Wrap(fault.Unavailable, err, "step %s is under way elsewhere too", j.t.Step)
+		return fault.Wrap(fault.Unavailable, err, "the same step is under way elsewhere")
 	}
 	return err
 }

@@ -77,10 +77,10 @@ func (j *loading) tables(ctx context.Context, defs *feature.Compiled) (some bool
 	return true, nil
 }
 
-// about says which table an error is about, where it does not say so itself.
+// about says which table an error is about.
 func (j *loading) about(t *Table, err error) error {
-	if kind := fault.KindOf(err); (kind == fault.Invalid || kind == fault.NotFound) && !strings.HasPrefix(fault.Message(err), "step ") {
-		return fault.Wrap(kind, err, "step %s: table %s: %s", j.t.Step, t.Name, fault.Message(err))
+	if kind := fault.KindOf(err); kind == fault.Invalid || kind == fault.NotFound {
+		return fault.Wrap(kind, err, "table %s: %s", t.Name, fault.Message(err))
 	}
 	return fmt.Errorf("table %s: %w", t.Name, err)
 }
@@ -220,7 +220,7 @@ func (j *loading) bad(ctx context.Context, f BadFile) error {
 	if j.BadFiles == "quarantine" {
 		return nil
 	}
-	return errors.Join(invalid("step %s: the file %q can't be read: %s; later runs leave it out", j.t.Step, f.Key, f.Reason), j.save(ctx))
+	return errors.Join(invalid("the file %q can't be read: %s; later runs leave it out", f.Key, f.Reason), j.save(ctx))
 }
 
 // format is how a file is written.

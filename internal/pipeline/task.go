@@ -62,7 +62,7 @@ func (t *Task) Has(input string) bool {
 func (t *Task) Fetch(ctx context.Context, input string) (path string, err error) {
 	a, ok := t.Inputs[input]
 	if !ok || a.Key == "" {
-		return "", fault.New(fault.Invalid, "step %s: the input %q is no file", t.Step, input)
+		return "", fault.New(fault.Invalid, "the input %q is no file", input)
 	}
 	path = filepath.Join(t.Dir, "in-"+input+filepath.Ext(a.Key))
 	r, _, err := t.Blob.Get(ctx, a.Key, 0, -1)
@@ -89,10 +89,10 @@ func (t *Task) Fetch(ctx context.Context, input string) (path string, err error)
 func (t *Task) Read(input string, v any) error {
 	a, ok := t.Inputs[input]
 	if !ok || a.Value == nil {
-		return fault.New(fault.Invalid, "step %s: the input %q is no value", t.Step, input)
+		return fault.New(fault.Invalid, "the input %q is no value", input)
 	}
 	if err := json.Unmarshal(a.Value, v); err != nil {
-		return fault.Wrap(fault.Invalid, err, "step %s: the input %q is not what it takes", t.Step, input)
+		return fault.Wrap(fault.Invalid, err, "the input %q is not what it takes", input)
 	}
 	return nil
 }
@@ -129,7 +129,7 @@ func (t *Task) Tell(output string, v any) error {
 		return fmt.Errorf("tell the output %s: %w", output, err)
 	}
 	if len(b) > valueMost {
-		return fault.New(fault.Invalid, "step %s: the output %s has %d bytes; a value has at most %d, more is a file", t.Step, output, len(b), valueMost)
+		return fault.New(fault.Invalid, "the output %s has %d bytes; a value has at most %d, more is a file", output, len(b), valueMost)
 	}
 	t.Outputs[output] = Artifact{Value: b}
 	return nil

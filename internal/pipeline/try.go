@@ -135,10 +135,13 @@ func resultOf(ctx context.Context, s *planned, outputs map[string]Artifact, err 
 	case errors.As(err, &l):
 		return &Result{State: Waiting, Why: clip(l.why, whyKept), Wait: max(l.wait, 0)}
 	}
-	why := clip(err.Error(), whyKept)
+	why, kind := err.Error(), fault.KindOf(err)
+	if said := fault.Message(err); strings.HasPrefix(why, said) && (kind == fault.Invalid || kind == fault.NotFound || kind == fault.Conflict) {
+		why = said // a sentence of whoever knew, with what of the cause is worth telling
+	}
+	why = clip(why, whyKept)
 	switch cause := context.Cause(ctx); {
 	case cause == nil:
-		kind := fault.KindOf(err)
 		return &Result{State: Failed, Why: why, Passing: kind == fault.Unavailable || kind == fault.Overloaded || kind == fault.Deadline}
 	case errors.Is(cause, errCanceled):
 		return &Result{State: Canceled, Why: "it was canceled"}

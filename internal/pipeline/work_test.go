@@ -161,6 +161,9 @@ func TestHowStepsEnd(t *testing.T) {
 		tries  int
 	}{
 		{"invalid", "", func(context.Context, *Task) error { return fault.New(fault.Invalid, "there is no model x") }, Failed, "step two: there is no model x", 1},
+		{"invalid, with a cause", "", func(context.Context, *Task) error {
+			return fault.Wrap(fault.Invalid, io.ErrUnexpectedEOF, "the file x can't be read: %s", io.ErrUnexpectedEOF)
+		}, Failed, "step two: the file x can't be read: unexpected EOF", 1},
 		{"refused", "", func(_ context.Context, task *Task) error {
 			return errors.Join(task.Tell("value", "the verdict"), Refused("no better than %s", "that"))
 		}, TurnedDown, "step two: no better than that", 1},
