@@ -88,11 +88,13 @@ are resolved.`,
   pilotlight alerts apply -f rules.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			rules, err := readRules(files, cmd.InOrStdin())
+			rules, err := readFiles(files, cmd.InOrStdin(), func(name string, b []byte) ([]alert.Rule, error) {
+				return alert.Parse(name, b, nil) // the server knows the metrics
+			})
 			if err != nil {
 				return err
 			}
-			body, err := rules.YAML()
+			body, err := (&alert.Rules{Rules: rules}).YAML()
 			if err != nil {
 				return err
 			}
@@ -117,9 +119,9 @@ are resolved.`,
 	return cmd
 }
 
-// readRules reads files, so that mistakes are told with their names; the server knows the metrics.
-func readRules(files []string, in io.Reader) (*alert.Rules, error) {
-	all := &alert.Rules{Rules: []alert.Rule{}}
+// readFiles reads files, or - for in, so that mistakes are told with their names.
+func readFiles[T any](files []string, in io.Reader, parse func(name string, b []byte) ([]T, error)) ([]T, error) {
+	all := []T{}
 	for _, name := range files {
 		var b []byte
 		var err error
@@ -132,11 +134,11 @@ func readRules(files []string, in io.Reader) (*alert.Rules, error) {
 		if err != nil {
 			return nil, err
 		}
-		rules, err := alert.Parse(name, b, nil)
+		read, err := parse(name, b)
 		if err != nil {
 			return nil, errors.New(fault.Message(err))
 		}
-		all.Rules = append(all.Rules, rules...)
+		all = append(all, read...)
 	}
 	return all, nil
 }

@@ -6,17 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 )
 
@@ -58,9 +55,12 @@ that the files do not have stay as they are, and runs that are under way keep to
 version that they began with.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all, err := readPipelines(files, cmd.InOrStdin())
+			all, err := readFiles(files, cmd.InOrStdin(), pipeline.Parse) // the server knows the kinds of steps
 			if err != nil {
 				return err
+			}
+			if len(all) == 0 {
+				return errors.New("there are no pipelines in what was given")
 			}
 			for i := range all {
 				if err := c.applyPipeline(cmd.Context(), &all[i], dry); err != nil {
@@ -74,33 +74,6 @@ version that they began with.`,
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only check them")
 	_ = cmd.MarkFlagRequired("filename") // which exists
 	return cmd
-}
-
-// readPipelines reads files, so that mistakes are told with their names; the server knows the kinds of steps.
-func readPipelines(files []string, in io.Reader) ([]pipeline.Definition, error) {
-	var all []pipeline.Definition
-	for _, name := range files {
-		var b []byte
-		var err error
-		if name == "-" {
-			name = "standard input"
-			b, err = io.ReadAll(in)
-		} else {
-			b, err = os.ReadFile(name)
-		}
-		if err != nil {
-			return nil, err
-		}
-		read, err := pipeline.Parse(name, b)
-		if err != nil {
-			return nil, errors.New(fault.Message(err))
-		}
-		all = append(all, read...)
-	}
-	if len(all) == 0 {
-		return nil, errors.New("there are no pipelines in what was given")
-	}
-	return all, nil
 }
 
 func (c *client) applyPipeline(ctx context.Context, d *pipeline.Definition, dry bool) error {

@@ -72,9 +72,6 @@ func Kinds(d Deps) []pipeline.Kind {
 	}
 }
 
-// cause is the run's id, as events have it.
-func cause(t *pipeline.Task) string { return t.Pipeline + ":" + t.Run }
-
 func by(t *pipeline.Task) string { return "pipeline " + t.Pipeline }
 
 type publish struct{ deps Deps }
@@ -113,7 +110,7 @@ func (p *publish) Run(ctx context.Context, t *pipeline.Task) error {
 	}
 	defer file.Close()
 	m, err := p.deps.Registry.Push(ctx, model.Push{
-		Name: card.Model, Settings: card.Settings, By: by(t), Cause: cause(t),
+		Name: card.Model, Settings: card.Settings, By: by(t), Cause: t.Cause,
 		Attach: func(ctx context.Context, m *model.Manifest) error {
 			card.Version = m.Version
 			b, err := json.Marshal(&card)
@@ -196,7 +193,7 @@ func (s *bring) Run(ctx context.Context, t *pipeline.Task) error {
 		return err
 	}
 	p := s.plan
-	p.Model, p.Version, p.By, p.Cause = v.Model, v.Version, by(t), cause(t)
+	p.Model, p.Version, p.By, p.Cause = v.Model, v.Version, by(t), t.Cause
 	r, unread := s.deps.Rollouts.Get(ctx, p.Model, p.Alias)
 	if unread != nil && !fault.Is(unread, fault.NotFound) && !fault.Is(unread, fault.Internal) {
 		return unread
@@ -259,7 +256,7 @@ func (s *bring) Stop(ctx context.Context, t *pipeline.Task, by string) error {
 		if fault.Is(err, fault.NotFound) {
 			return nil
 		}
-		if err != nil || r.Cause != cause(t) || r.End != "" {
+		if err != nil || r.Cause != t.Cause || r.End != "" {
 			return err
 		}
 		if _, err = s.deps.Rollouts.Cancel(ctx, v.Model, s.plan.Alias, by); !fault.Is(err, fault.Conflict) {

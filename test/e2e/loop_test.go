@@ -21,11 +21,10 @@ import (
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 
 	"github.com/pilotlight-ml/pilotlight/internal/alert"
+	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
-	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
-	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // delays is the model that the loop tends; "flights" is what the other tests ask.
@@ -78,7 +77,7 @@ spec:
 	p.must(t, c, http.MethodPost, "/admin/v1/features", features)
 	weather := replay.weather(t, "2013-01-01T00:00:00Z", "2013-01-07T12:00:00Z")
 	p.must(t, c, http.MethodPut, "/landing/weather/january.parquet", weather)
-	if v := p.publish(t, delays, says(.5), `{"features":"flights"}`); v != 1 {
+	if v := p.publish(t, delays, onnxtest.Flights(.5).Bytes(), `{"features":"flights"}`); v != 1 {
 		t.Fatalf("version %d of %s: it needs a namespace where it was not yet", v, delays)
 	}
 	t.Cleanup(func() { // nobody is to be alarmed by what other tests ask
@@ -158,7 +157,7 @@ spec:
 	}
 
 	// A bad one.
-	bad := p.publish(t, delays, says(.99), `{"features":"flights"}`)
+	bad := p.publish(t, delays, onnxtest.Flights(.99).Bytes(), `{"features":"flights"}`)
 	p.must(t, c, http.MethodPut, "/admin/v1/rollouts/"+delays+"/champion", fmt.Appendf(nil, `{"version":%d,"shares":[0.3,0.6],"hold":"1h","patience":"2h","guards":[{"metric":"log_loss","worse":0.05}]}`, bad))
 	begin = time.Now()
 	replay.run(t, "2013-01-06T05:00:00Z", "2013-01-07T01:00:00Z")
@@ -286,30 +285,4 @@ func (r *replayer) with(t *testing.T, args ...string) []byte {
 		t.Fatalf("replay %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return out
-}
-
-// says is a model of what is known of flights that says of each that it is late with this probability.
-func says(probability float32) []byte {
-	m := onnxwire.Model{Graph: onnxwire.Graph{
-		Outputs:   []onnxwire.Value{onnxwire.Tensor("probability", tensor.FP32, -1, 1)},
-		Constants: []tensor.Tensor{tensor.Of("nothing", []int64{1}, []float32{0}), tensor.Of("all", []int64{1}, []float32{probability})},
-		Nodes: []onnxwire.Node{
-			{Op: "Cast", In: []string{"sched_dep_time"}, Out: []string{"clock"}, Attributes: []onnxwire.Attribute{{Name: "to", Value: int64(1)}}},
-			{Op: "Mul", In: []string{"clock", "nothing"}, Out: []string{"zero"}},
-			{Op: "Add", In: []string{"zero", "all"}, Out: []string{"probability"}},
-		},
-	}}
-	for _, name := range []string{"carrier", "origin", "dest"} {
-		m.Inputs = append(m.Inputs, onnxwire.Tensor(name, tensor.Bytes, -1, 1))
-	}
-	for _, name := range []string{"day_of_week", "sched_dep_time", "departures_1h"} {
-		m.Inputs = append(m.Inputs, onnxwire.Tensor(name, tensor.Int64, -1, 1))
-	}
-	for _, name := range []string{
-		"dewp", "humid", "wind_speed", "precip", "pressure", "visib", "dep_delay_mean_1h", "dep_delay_mean_3h", "carrier_dep_delay_mean_3h", "carrier_arr_delay_mean_3h",
-		"origin_arr_delay_mean_3h", "dest_arr_delay_mean_3h", "dest_arr_delay_mean_12h", "aircraft_arr_delay",
-	} {
-		m.Inputs = append(m.Inputs, onnxwire.Tensor(name, tensor.FP32, -1, 1))
-	}
-	return m.Bytes()
 }

@@ -22,8 +22,6 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
-	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
-	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
 
 // TestTheLoop has the loop tend a model that knows nothing for nine days: what is wrong with it is found out, a better one is learnt, judged, published and brought
@@ -142,7 +140,7 @@ func (m *machine) tended(t *testing.T, folder string, kill []string) (o outcome)
 	}
 	call(t, "POST", m.url+"/admin/v1/features", bytes.Replace(features, []byte("    path: landing/weather/\n"), nil, 1))
 	for _, name := range []string{"flights", frozen} {
-		pushModel(t, m.url, name, knowsNothing(), `{"features":"flights"}`)
+		pushModel(t, m.url, name, onnxtest.Flights(.5).Bytes(), `{"features":"flights"}`)
 	}
 	call(t, "PUT", m.url+"/admin/v1/alerts/rules", []byte(`rules: [{name: no-better-than-chance, model: flights, version: champion, metric: auc, window: 4d, below: 0.55, confident: true, min: 2500}]`))
 	call(t, "PUT", m.url+"/admin/v1/pipelines/flights", []byte(`{pipeline: flights, on: [{event: dev.pilotlight.alert.raised.v1, where: {model: flights}}], steps: [
@@ -254,32 +252,6 @@ func (r *relay) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 			time.Sleep(100 * time.Millisecond)
 		}
 	})
-}
-
-// knowsNothing is a model of the inputs of flights.onnx that says of each flight that it is as likely late as not.
-func knowsNothing() []byte {
-	m := onnxwire.Model{Graph: onnxwire.Graph{
-		Outputs:   []onnxwire.Value{onnxwire.Tensor("probability", tensor.FP32, -1, 1)},
-		Constants: []tensor.Tensor{tensor.Of("nothing", []int64{1}, []float32{0})},
-		Nodes: []onnxwire.Node{
-			{Op: "Cast", In: []string{"sched_dep_time"}, Out: []string{"clock"}, Attributes: []onnxwire.Attribute{{Name: "to", Value: int64(1)}}},
-			{Op: "Mul", In: []string{"clock", "nothing"}, Out: []string{"zero"}},
-			{Op: "Sigmoid", In: []string{"zero"}, Out: []string{"probability"}},
-		},
-	}}
-	for _, name := range []string{"carrier", "origin", "dest"} {
-		m.Inputs = append(m.Inputs, onnxwire.Tensor(name, tensor.Bytes, -1, 1))
-	}
-	for _, name := range []string{"day_of_week", "sched_dep_time", "departures_1h"} {
-		m.Inputs = append(m.Inputs, onnxwire.Tensor(name, tensor.Int64, -1, 1))
-	}
-	for _, name := range []string{
-		"dewp", "humid", "wind_speed", "precip", "pressure", "visib", "dep_delay_mean_1h", "dep_delay_mean_3h", "carrier_dep_delay_mean_3h", "carrier_arr_delay_mean_3h",
-		"origin_arr_delay_mean_3h", "dest_arr_delay_mean_3h", "dest_arr_delay_mean_12h", "aircraft_arr_delay",
-	} {
-		m.Inputs = append(m.Inputs, onnxwire.Tensor(name, tensor.FP32, -1, 1))
-	}
-	return m.Bytes()
 }
 
 // TestScores compares two models by what is computed the plain way.

@@ -141,3 +141,29 @@ func Elsewhere(location string) onnxwire.Model {
 	m.External = []onnxwire.External{{Name: "W", Shape: []int64{4}, Location: location}}
 	return m
 }
+
+// Flights is a model of what is known of flights (examples/flights) that says of each that it is late with this probability.
+func Flights(probability float32) onnxwire.Model {
+	m := onnxwire.Model{Graph: onnxwire.Graph{
+		Outputs:   []onnxwire.Value{onnxwire.Tensor("probability", tensor.FP32, -1, 1)},
+		Constants: []tensor.Tensor{tensor.Of("nothing", []int64{1}, []float32{0}), tensor.Of("all", []int64{1}, []float32{probability})},
+		Nodes: []onnxwire.Node{
+			{Op: "Cast", In: []string{"sched_dep_time"}, Out: []string{"clock"}, Attributes: []onnxwire.Attribute{{Name: "to", Value: int64(1)}}},
+			{Op: "Mul", In: []string{"clock", "nothing"}, Out: []string{"zero"}},
+			{Op: "Add", In: []string{"zero", "all"}, Out: []string{"probability"}},
+		},
+	}}
+	for _, name := range []string{"carrier", "origin", "dest"} {
+		m.Inputs = append(m.Inputs, onnxwire.Tensor(name, tensor.Bytes, -1, 1))
+	}
+	for _, name := range []string{"day_of_week", "sched_dep_time", "departures_1h"} {
+		m.Inputs = append(m.Inputs, onnxwire.Tensor(name, tensor.Int64, -1, 1))
+	}
+	for _, name := range []string{
+		"dewp", "humid", "wind_speed", "precip", "pressure", "visib", "dep_delay_mean_1h", "dep_delay_mean_3h", "carrier_dep_delay_mean_3h", "carrier_arr_delay_mean_3h",
+		"origin_arr_delay_mean_3h", "dest_arr_delay_mean_3h", "dest_arr_delay_mean_12h", "aircraft_arr_delay",
+	} {
+		m.Inputs = append(m.Inputs, onnxwire.Tensor(name, tensor.FP32, -1, 1))
+	}
+	return m
+}
