@@ -92,7 +92,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) task(blob store.Blob) *pipeline.Task {
 	return &pipeline.Task{
-		Pipeline: "flights", Run: "7", Step: "publish", Attempt: 1, Dir: w.t.TempDir(), Log: slog.New(slog.DiscardHandler), Blob: blob,
+		Pipeline: "flights", Run: "7", Step: "publish", Attempt: 1, Cause: "flights:7", Dir: w.t.TempDir(), Log: slog.New(slog.DiscardHandler), Blob: blob,
 		Inputs: w.inputs, Outputs: map[string]pipeline.Artifact{}, Progress: func(int64, int64, string) {},
 	}
 }
