@@ -25,7 +25,7 @@ var levels = []struct {
 	{"drift duck engine event feast oip quality sequential store tfserving window", "ports and wire formats know values, not each other"},
 	{"alert cache ledger model queue segment serve", "what mains compose flows of"},
 	{"modelcard payload rollout rpc", "how a version came to be, what was predicted, who answers it, and gRPC on the server"},
-	{"auth", "who may do what, by every protocol"},
+	{"auth console", "who may do what, by every protocol, and pages made of what they may see"},
 	{"limit", "how much they may ask for"},
 	{"feature pipeline", "features are asked for by other flows, and pipelines run what mains give them"},
 	{"deadletter feedback gate offline predict", "flows"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/pilotlight-ml/pilotlight/internal/console"
 	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx"
@@ -143,6 +144,7 @@ func function(register serve.Register) *serve.Function {
 		if _, err := pipeline.Open(p, &lc, pipeline.Parts{Blob: blob, Sink: events, Events: hear.pipeline, Kinds: append(kinds, extra...), Environ: environ}); err != nil {
 			return err
 		}
+		console.Open(p)
 		p.Defer(events.Close)
 		if err := events.Start(ctx); err != nil || own.Seed == "" {
 			return err

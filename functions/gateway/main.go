@@ -8,6 +8,7 @@ import (
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/pilotlight-ml/pilotlight/internal/console"
 	"github.com/pilotlight-ml/pilotlight/internal/gate"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -35,7 +36,7 @@ func main() { function(functions.HTTP).Main() }
 //
 //	BLOB_URL -> store.Blob  -> auth.Guard: keys, tokens --.
 //	KV_URL   -> store.Meter -> gate.Door: limits ----------+--> serve (PORT): /admin/v1/keys, /limits, /routes, /readyz, /metrics
-//	PREDICT_URL, FEATURES_URL, ... -> gate.Proxy ---------'     and all that functions answer
+//	PREDICT_URL, FEATURES_URL, ... -> gate.Proxy ---------'     and all that functions answer; /console
 func function(register serve.Register) *serve.Function {
 	var own config
 	var gc gate.Options
@@ -53,6 +54,7 @@ func function(register serve.Register) *serve.Function {
 		}
 		p.Defer(meter.Close)
 		opened()
+		console.Open(p)
 		return gate.Open(p, &gc, gate.Deps{Blob: blob, Meter: meter, Own: func() store.Meter { return memstore.NewMeter() }, Routes: &rc})
 	}
 	return &serve.Function{Name: "gateway", Configs: append(gc.Parts(), &own, &rc), Wire: wire, Register: register}

@@ -57,13 +57,17 @@ const (
 	above
 )
 
-var style = func() string {
+// Style is what stands in the style element of each picture, for pages whose policy must name it.
+func Style() string { return dark }
+
+// dark is the part of a picture that follows the reader's background.
+var dark = func() string {
 	var b strings.Builder
-	b.WriteString("<style>@media (prefers-color-scheme:dark){")
+	b.WriteString("@media (prefers-color-scheme:dark){")
 	for _, c := range colours {
 		fmt.Fprintf(&b, ".%s{color:%s}", c.class, c.dark)
 	}
-	b.WriteString("}</style>\n")
+	b.WriteString("}")
 	return b.String()
 }()
 
@@ -75,7 +79,7 @@ func (c *canvas) picture(title, description string, height float64) []byte {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" role="img" width="%s" height="%s" viewBox="0 0 %[1]s %[2]s" font-family="system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif" font-size="%s">`+"\n",
 		number(width), number(height), number(letter))
-	fmt.Fprintf(&out, "<title>%s</title>\n<desc>%s</desc>\n%s", escaped(title), escaped(description), style)
+	fmt.Fprintf(&out, "<title>%s</title>\n<desc>%s</desc>\n%s", escaped(title), escaped(description), "<style>"+dark+"</style>\n")
 	fmt.Fprintf(&out, `<rect width="100%%" height="100%%" rx="6" fill="currentColor"%s/>`+"\n", coloured(paper))
 	out.Write(c.Bytes())
 	out.WriteString("</svg>\n")

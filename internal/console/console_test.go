@@ -1,0 +1,210 @@
+package console
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
+)
+
+// desk is a console before an API that a test gives, and a browser with cookies that does not follow redirects.
+type desk struct {
+	t *testing.T
+	http.Client
+	url string
+}
+
+// key is what the API of a desk asks for, if it asks.
+const key = "pl_good"
+
+func newDesk(t *testing.T, asks bool, routes map[string]http.HandlerFunc) *desk {
+	t.Helper()
+	f := &serve.Function{Name: "desk", Wire: func(_ context.Context, p *serve.Process) error {
+		for pattern, handle := range routes {
+			p.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+				if asks && r.Header.Get("Authorization") != "Bearer "+key {
+					serve.Error(w, r, fault.New(fault.Unauthenticated, "the key is not valid"))
+					return
+				}
+				handle(w, r)
+			})
+		}
+		Open(p)
+		return nil
+	}}
+	p, err := f.Start(t.Context(), map[string]string{"PORT": "0", "LOG_LEVEL": "ERROR"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &desk{t: t, url: p.Server().URL(), Client: http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	t.Cleanup(func() {
+		d.CloseIdleConnections()
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// open gets a page.
+func (d *desk) open(path string, status int) (*http.Response, string) {
+	d.t.Helper()
+	answer, err := d.Get(d.url + path)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return d.read(answer, status)
+}
+
+// send posts a form, as a browser does from a page of the console.
+func (d *desk) send(path string, form url.Values, status int) (*http.Response, string) {
+	d.t.Helper()
+	answer, err := d.PostForm(d.url+path, form)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return d.read(answer, status)
+}
+
+func (d *desk) read(answer *http.Response, status int) (*http.Response, string) {
+	d.t.Helper()
+	b, err := io.ReadAll(answer.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if answer.StatusCode != status {
+		d.t.Fatalf("%s %s: status %d, want %d: %s", answer.Request.Method, answer.Request.URL.Path, answer.StatusCode, status, b)
+	}
+	return answer, string(b)
+}
+
+// says answers with JSON.
+func says(body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }
+}
+
+// Who shows no key that the API takes gets the form and nothing else, and comes back to where they wanted to go.
+func TestSignIn(t *testing.T) {
+	d := newDesk(t, true, map[string]http.HandlerFunc{"GET /admin/v1/models": says(`{"models":[{"name":"flights","versions":2,"aliases":{"champion":2}}]}`)})
+	answer, _ := d.open("/console/models?prefix=fl", http.StatusSeeOther)
+	form := answer.Header.Get("Location")
+	if form != "/console/login?next=%2Fconsole%2Fmodels%3Fprefix%3Dfl" {
+		t.Errorf("a stranger is sent to %s", form)
+	}
+	d.open(form, http.StatusOK)
+	for _, wrong := range []string{"pl_bad", "", "a b", "pl_\u202e"} {
+		answer, _ = d.send("/console/login", url.Values{"key": {wrong}, "next": {"/console/models"}}, http.StatusSeeOther)
+		if _, page := d.open(answer.Header.Get("Location"), http.StatusOK); !strings.Contains(page, "told bad") {
+			t.Errorf("the key %q: nothing is said about it", wrong)
+		}
+		d.open("/console/models", http.StatusSeeOther)
+	}
+	answer, _ = d.send("/console/login", url.Values{"key": {key}, "next": {"/console/models?prefix=fl"}}, http.StatusSeeOther)
+	if to := answer.Header.Get("Location"); to != "/console/models?prefix=fl" {
+		t.Errorf("after signing in: sent to %s", to)
+	}
+	for _, c := range answer.Cookies() {
+		if !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/console" {
+			t.Errorf("a cookie that others could use: %v", c)
+		}
+	}
+	if _, page := d.open("/console/models", http.StatusOK); !strings.Contains(page, "flights") || strings.Contains(page, key) {
+		t.Errorf("signed in: the page is %s", page)
+	}
+	d.send("/console/logout", nil, http.StatusSeeOther)
+	d.open("/console/models", http.StatusSeeOther)
+	for _, away := range []string{"https://example.com", "//example.com", "/console/\\example.com", "/v2", "/consoles"} {
+		answer, _ = d.send("/console/login", url.Values{"key": {key}, "next": {away}}, http.StatusSeeOther)
+		if to := answer.Header.Get("Location"); to != "/console" {
+			t.Errorf("next=%s leads to %s", away, to)
+		}
+	}
+}
+
+// A form on another site changes nothing here.
+func TestFormsOfOthers(t *testing.T) {
+	d := newDesk(t, false, nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.url+"/console/logout", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Sec-Fetch-Site", "cross-site")
+	answer, err := d.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.read(answer, http.StatusForbidden)
+}
+
+// Strangers' texts are text, and pages may run nothing but the console's own script.
+func TestHostileNames(t *testing.T) {
+	d := newDesk(t, false, map[string]http.HandlerFunc{
+		"GET /admin/v1/models": says(`{"models":[{"name":"<script>alert(1)</script>","aliases":{"a\"onmouseover=x":1}},{"name":"a\u202egnp\u0007\u001b[31m"},{"name":"` + strings.Repeat("m", 5000) + `"}]}`),
+	})
+	answer, page := d.open("/console/models", http.StatusOK)
+	for _, bad := range []string{"<script>alert", `"onmouseover`, "\u202e", "\u0007", "\u001b", strings.Repeat("m", 200) + "<"} {
+		if strings.Contains(page, bad) {
+			t.Errorf("the page holds %q", bad)
+		}
+	}
+	if policy := answer.Header.Get("Content-Security-Policy"); !strings.Contains(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") {
+		t.Errorf("the policy is %q", policy)
+	}
+	d.open("/console/nothing", http.StatusNotFound)
+	d.open("/console/models/"+url.PathEscape("../../x"), http.StatusNotFound)
+}
+
+// What is live comes again when it has changed, and not otherwise.
+func TestLive(t *testing.T) {
+	var models atomic.Int64
+	models.Store(1)
+	d := newDesk(t, false, map[string]http.HandlerFunc{"GET /admin/v1/models": func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"models":[`+strings.Repeat(`{},`, int(models.Load())-1)+`{}]}`)
+	}})
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.url+"/console", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept", "text/event-stream")
+	answer, err := d.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close() //nolint:errcheck // it goes on
+	lines := bufio.NewScanner(answer.Body)
+	next := func() (event string) {
+		for lines.Scan() && (lines.Text() != "" || event == "") {
+			event += strings.TrimPrefix(lines.Text(), "data: ")
+		}
+		return event
+	}
+	if first := next(); !strings.Contains(first, "<b>1</b>") {
+		t.Errorf("first: %q", first)
+	}
+	if same := next(); same != ":" {
+		t.Errorf("when nothing has changed: %q", same)
+	}
+	models.Store(7)
+	for event := ""; !strings.Contains(event, "<b>7</b>"); {
+		if event = next(); event == "" {
+			t.Fatal("the stream ended")
+		}
+	}
+}

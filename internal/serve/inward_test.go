@@ -1,0 +1,110 @@
+package serve_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+	"github.com/pilotlight-ml/pilotlight/internal/serve"
+)
+
+// A process that asks itself is answered as a caller is: by the guard, with a context and a log line of its own.
+func TestInward(t *testing.T) {
+	type keyOf struct{}
+	released := make(chan struct{})
+	var p *serve.Process
+	f := &serve.Function{Name: "inward", Wire: func(_ context.Context, process *serve.Process) error {
+		p = process
+		p.Guard(func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Authorization") == "" {
+					serve.Error(w, r, fault.New(fault.Unauthenticated, "who are you?"))
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		})
+		p.Mux.HandleFunc("POST /echo", func(w http.ResponseWriter, r *http.Request) {
+			if r.Context().Value(keyOf{}) != nil {
+				t.Error("values of the caller's context came along")
+			}
+			if _, ok := r.Context().Deadline(); !ok || serve.RequestID(r) == "" {
+				t.Error("the request has no deadline or no id")
+			}
+			_, _ = io.Copy(w, r.Body)
+		})
+		p.Mux.HandleFunc("GET /slow", func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, "first\n")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			close(released)
+		})
+		p.Mux.HandleFunc("GET /aborts", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "half")
+			panic(http.ErrAbortHandler)
+		})
+		return nil
+	}}
+	if _, err := f.Start(t.Context(), map[string]string{"PORT": "0", "LOG_LEVEL": "ERROR"}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+
+	client := p.Client()
+	ask := func(ctx context.Context, method, path, body string) *http.Response {
+		t.Helper()
+		r, err := http.NewRequestWithContext(ctx, method, "http://self"+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer me")
+		answer, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer
+	}
+	answer := ask(context.WithValue(t.Context(), keyOf{}, 1), http.MethodPost, "/echo", "hello")
+	if b, err := io.ReadAll(answer.Body); err != nil || string(b) != "hello" || answer.StatusCode != http.StatusOK || answer.Header.Get("X-Request-Id") == "" {
+		t.Errorf("got %d %q, %v", answer.StatusCode, b, err)
+	}
+	stranger, err := client.Get("http://self/echo")
+	if err != nil || stranger.StatusCode != http.StatusUnauthorized {
+		t.Errorf("a stranger: got %v, %v", stranger, err)
+	}
+	_ = stranger.Body.Close()
+
+	slow := ask(t.Context(), http.MethodGet, "/slow", "")
+	if line, err := bufio.NewReader(slow.Body).ReadString('\n'); err != nil || line != "first\n" {
+		t.Errorf("of an answer that goes on: got %q, %v", line, err)
+	}
+	_ = slow.Body.Close()
+	<-released // the request ends with whoever reads its answer
+
+	aborted := ask(t.Context(), http.MethodGet, "/aborts", "")
+	if b, err := io.ReadAll(aborted.Body); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("an answer that was broken off: got %q as the whole", b)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	r, err := http.NewRequestWithContext(gone, http.MethodGet, "http://self/echo", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if late, err := client.Do(r); !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller that is gone: got %v, %v", late, err)
+	}
+}
