@@ -85,7 +85,7 @@ conformance: venv ## try a running server (URL=127.0.0.1:8080) with tritonclient
 base:
 	@[ -n "$$KO_DEFAULTBASEIMAGE" ] || { echo 'set KO_DEFAULTBASEIMAGE to a base image with glibc and libstdc++, such as cc-debian12:nonroot of the distroless project' >&2; exit 1; }
 	@[ -z "$(STATIC_BASEIMAGE)" ] || { cat ko.yaml; echo; echo baseImageOverrides:; \
-	  for f in functions/deadletter functions/feedback functions/gateway test/receiver test/steps; do echo "  $(MODULE)/$$f: $(STATIC_BASEIMAGE)"; done; } > .ko.yaml
+	  for f in functions/deadletter functions/feedback functions/gateway cmd/trainer test/receiver test/steps test/trainer; do echo "  $(MODULE)/$$f: $(STATIC_BASEIMAGE)"; done; } > .ko.yaml
 
 .PHONY: kodata
 kodata: ## put the ONNX Runtime library of PLATFORM where ko finds it for the images

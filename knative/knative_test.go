@@ -103,6 +103,7 @@ var variants = []struct {
 	{name: "dev", overlay: "dev", open: true},
 	{name: "dev, pinned", overlay: "dev", components: []string{"pinned"}, open: true},
 	{name: "dev, pvc", overlay: "dev", components: []string{"pvc"}, features: claims, open: true},
+	{name: "dev, trainer", overlay: "dev", components: []string{"trainer"}, open: true},
 	{name: "dev, tls", overlay: "dev", components: []string{"tls"}, open: true},
 	{name: "prod", overlay: "prod", features: placement},
 	{name: "prod, pinned, pvc", overlay: "prod", components: []string{"pinned", "pvc"}, features: append(claims, placement...)},

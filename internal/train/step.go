@@ -32,7 +32,7 @@ import (
 // Config says which trainers there are beside the built-in ones. A definition names them only: else whoever may write a
 // pipeline could run anything.
 type Config struct {
-	Trainers []string `env:"TRAINERS" help:"Programs that pipelines may train models by, as name=program: lightgbm=/opt/trainer.py,other=/usr/bin/python3 /opt/other.py. Whoever may write pipelines may run them."`
+	Trainers []string `env:"TRAINERS" help:"Programs that pipelines may train models by, as name=program: lightgbm=/opt/trainer.py,other=/usr/bin/python3 /opt/other.py,third=unix:/socket for one in another container. Whoever may write pipelines may run them."`
 	Most     env.Size `env:"TRAINER_DISK" default:"2GiB" help:"How much a trainer may write to the disk."`
 }
 

@@ -171,6 +171,46 @@ spec:
 		t.Errorf("version %d was %s: %s; the champion is %d, beside %+v", r2.Version, r2.End, r2.Why, now.Current[model.Champion], now.Splits[model.Champion])
 	}
 	t.Logf("taken back after %.1f s: %s", time.Since(begin).Seconds(), r2.Why)
+	trainElsewhere(t, p, c)
+}
+
+const elsewhere = `
+pipeline: elsewhere
+steps:
+  - {name: data, use: training-set, with: {model: delays, holdout: 1d}}
+  - {name: fit, use: train, in: {data: data.dataset, rows: data.train, holdout: data.holdout}, with: {trainer: mine}}
+`
+
+// trainElsewhere has a trainer learn in a container of another image, which shares no keys with the step beside it.
+func trainElsewhere(t *testing.T, p *service, c *http.Client) {
+	t.Helper()
+	withComponents(t, "trainer")
+	b := exec.CommandContext(t.Context(), "ko", "build", "--base-import-paths", "./test/trainer")
+	b.Dir = root
+	image, err := b.Output()
+	if err != nil {
+		t.Fatalf("ko build: %v", err)
+	}
+	const container = "/spec/job/spec/template/spec/initContainers/1"
+	kubectl(t, nil, "patch", "jobsink", "steps", "--type=json", "-p", fmt.Sprintf(`[{"op":"replace","path":"%s/image","value":%q},{"op":"replace","path":"%[1]s/args","value":["/ko-app/trainer"]}]`, container, strings.TrimSpace(string(image))))
+	waitReady(t, "pipeline", time.Minute)
+	p.must(t, c, http.MethodPut, "/admin/v1/pipelines/elsewhere", []byte(elsewhere))
+	p.must(t, c, http.MethodPost, "/admin/v1/pipelines/elsewhere/runs", []byte(`{}`))
+	var run pipeline.Run
+	within(t, 5*time.Minute, "the run ends", func() bool {
+		read(t, p, c, "/admin/v1/pipelines/elsewhere/runs/latest", &run)
+		return !run.Ended.IsZero()
+	})
+	said := string(p.must(t, c, http.MethodGet, "/admin/v1/pipelines/elsewhere/runs/latest/logs", nil))
+	if run.State != pipeline.Succeeded || run.Steps[1].Place != "job" || !strings.Contains(said, "learns in an image of its own from") {
+		t.Fatalf("the run %s, fit as a %s: %s\n%s", run.State, run.Steps[1].Place, run.Reason, said)
+	}
+	for _, secret := range []string{"AWS_", "KV_URL", "BLOB_URL"} {
+		if strings.Contains(said, secret) {
+			t.Errorf("the trainer sees %s: %s", secret, said)
+		}
+	}
+	t.Logf("trained in another image in %.1f s", run.Steps[1].Ended.Sub(run.Steps[1].Began).Seconds())
 }
 
 // awake has one pod of a service there until the test ends, between requests too, which come in turns.

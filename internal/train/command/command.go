@@ -1,4 +1,5 @@
-// Package command runs a trainer that is a program: a folder in, a folder out, and an exit status.
+// Package command runs a trainer that is a program: a folder in, a folder out, and an exit status. It may run in another container: then a
+// Host there is asked through a socket.
 //
 // The program runs in a process group of its own, which is killed as a whole when it has ended, takes too long, or
 // writes too much; it sees of the environment only what a program needs to start, and no secrets. The package
@@ -29,7 +30,7 @@ import (
 // Command is a program to run.
 type Command struct {
 	Name    string   // as errors call it
-	Words   []string // the program and its arguments
+	Words   []string // the program and its arguments, or the Socket of a Host
 	Dataset string   // folder that it reads, as DATASET in its environment
 	Output  string   // folder that it writes into, as OUTPUT
 	Scratch string   // folder for what it needs meanwhile: its working directory, HOME and TMPDIR
@@ -56,6 +57,9 @@ var errMost = errors.New("too much was written")
 func (c *Command) Run(ctx context.Context) error {
 	if err := errors.Join(os.MkdirAll(c.Output, 0o700), os.MkdirAll(c.Scratch, 0o700)); err != nil {
 		return err
+	}
+	if socket, ok := strings.CutPrefix(c.Words[0], Socket); ok {
+		return c.remote(ctx, socket)
 	}
 	grace := c.Grace
 	if grace == 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,10 +21,41 @@ import (
 // shell runs a script of sh as a trainer.
 func shell(t *testing.T, ctx context.Context, script string) (log string, c *Command, err error) {
 	t.Helper()
+	return try(t, ctx, "/bin/sh", "-c", script)
+}
+
+// elsewhere has a host run it.
+func elsewhere(t *testing.T, ctx context.Context, script string) (log string, c *Command, err error) {
+	t.Helper()
+	return try(t, ctx, Socket+host(t, t.Context(), "/bin/sh", "-c", script))
+}
+
+// host begins one in this process, which ends with ctx or the test, and gives its socket.
+func host(t *testing.T, ctx context.Context, words ...string) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- (&Host{Words: words, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return socket
+}
+
+func try(t *testing.T, ctx context.Context, words ...string) (log string, c *Command, err error) {
+	t.Helper()
 	dir := t.TempDir()
 	var out bytes.Buffer
 	c = &Command{
-		Name: "t", Words: []string{"/bin/sh", "-c", script}, Dataset: filepath.Join(dir, "data"), Output: filepath.Join(dir, "out"), Scratch: filepath.Join(dir, "scratch"),
+		Name: "t", Words: words, Dataset: filepath.Join(dir, "data"), Output: filepath.Join(dir, "out"), Scratch: filepath.Join(dir, "scratch"),
 		Most: 1 << 20, Log: slog.New(slog.NewTextHandler(&out, nil)), Grace: 200 * time.Millisecond,
 	}
 	err = c.Run(ctx)
@@ -33,23 +65,28 @@ func shell(t *testing.T, ctx context.Context, script string) (log string, c *Com
 func TestRun(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "hush")
 	t.Setenv("KV_URL", "redis://:hush@localhost")
-	log, c, err := shell(t, t.Context(), `echo "one: $DATASET"; echo two >&2; printf 'no newline'; env > "$OUTPUT/env"; pwd > "$OUTPUT/pwd"; test "$HOME" = "$TMPDIR"`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"one: " + c.Dataset, "msg=two", "no newline"} {
-		if !strings.Contains(log, want) {
-			t.Errorf("the log has no %q: %s", want, log)
+	for where, run := range places {
+		log, c, err := run(t, t.Context(), `echo "one: $DATASET"; echo two >&2; printf 'no newline'; env > "$OUTPUT/env"; pwd > "$OUTPUT/pwd"; test "$HOME" = "$TMPDIR"`)
+		if err != nil {
+			t.Fatalf("%s: %v", where, err)
+		}
+		for _, want := range []string{"one: " + c.Dataset, "msg=two", "no newline"} {
+			if !strings.Contains(log, want) {
+				t.Errorf("%s: the log has no %q: %s", where, want, log)
+			}
+		}
+		env, _ := os.ReadFile(filepath.Join(c.Output, "env"))
+		if strings.Contains(string(env), "hush") || !strings.Contains(string(env), "PATH=") {
+			t.Errorf("%s: the trainer sees %s", where, env)
+		}
+		if pwd, _ := os.ReadFile(filepath.Join(c.Output, "pwd")); strings.TrimSpace(string(pwd)) != c.Scratch {
+			t.Errorf("%s: it runs in %s", where, pwd)
 		}
 	}
-	env, _ := os.ReadFile(filepath.Join(c.Output, "env"))
-	if strings.Contains(string(env), "hush") || !strings.Contains(string(env), "PATH=") {
-		t.Errorf("the trainer sees %s", env)
-	}
-	if pwd, _ := os.ReadFile(filepath.Join(c.Output, "pwd")); strings.TrimSpace(string(pwd)) != c.Scratch {
-		t.Errorf("it runs in %s", pwd)
-	}
 }
+
+// places are where a program may run.
+var places = map[string]func(*testing.T, context.Context, string) (string, *Command, error){"here": shell, "in another container": elsewhere}
 
 func TestHowItEnds(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -65,9 +102,10 @@ func TestHowItEnds(t *testing.T) {
 		"output without end": {"yes > \"$OUTPUT/a\"", fault.Invalid, "wrote more than the 1048576 bytes"},
 		"scratch":            {"yes > \"$TMPDIR/a\"", fault.Invalid, "wrote more than the 1048576 bytes"},
 	} {
-		_, _, err := shell(t, t.Context(), test.script)
-		if !fault.Is(err, test.kind) || !strings.Contains(fault.Message(err), test.want) {
-			t.Errorf("%s: got %v (%v), want %s", name, err, fault.KindOf(err), test.want)
+		for where, run := range places {
+			if _, _, err := run(t, t.Context(), test.script); !fault.Is(err, test.kind) || !strings.Contains(fault.Message(err), test.want) {
+				t.Errorf("%s, %s: got %v (%v), want %s", name, where, err, fault.KindOf(err), test.want)
+			}
 		}
 	}
 	c := &Command{Name: "t", Words: []string{"/nowhere/trainer"}, Output: t.TempDir(), Scratch: t.TempDir(), Most: 1, Log: slog.New(slog.DiscardHandler)}
@@ -141,5 +179,44 @@ func TestNobodyIsLeftBehind(t *testing.T) {
 	_, c, err := shell(t, t.Context(), `sleep 600 & echo $! > "$OUTPUT/pid"`)
 	if err != nil || !gone(t, filepath.Join(c.Output, "pid")) {
 		t.Errorf("got %v, or its child is still there", err)
+	}
+}
+
+// A step that ends has its program ended in the other container, and a container that ends is told as what it most likely is.
+func TestEitherEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	marks := t.TempDir()
+	begun, ended := filepath.Join(marks, "begun"), filepath.Join(marks, "ended")
+	script := fmt.Sprintf("trap 'touch %s; exit 1' TERM; touch %s; while :; do sleep 0.01; done", ended, begun)
+	go func() { // the step ends once the program has begun
+		for ctx.Err() == nil {
+			if _, err := os.Stat(begun); err == nil {
+				cancel()
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if _, _, err := elsewhere(t, ctx, script); !errors.Is(err, context.Canceled) {
+		t.Errorf("the step ends: got %v", err)
+	}
+	for _, err := os.Stat(ended); err != nil; _, err = os.Stat(ended) { // the test's own deadline ends it
+		time.Sleep(time.Millisecond)
+	}
+
+	container, kill := context.WithCancel(t.Context())
+	defer kill()
+	again := filepath.Join(marks, "again")
+	socket := host(t, container, "/bin/sh", "-c", "touch "+again+"; sleep 60")
+	go func() {
+		for container.Err() == nil {
+			if _, err := os.Stat(again); err == nil {
+				kill()
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if _, _, err := try(t, t.Context(), Socket+socket); !fault.Is(err, fault.Overloaded) || !strings.Contains(fault.Message(err), "the container of trainer t ended while it worked") {
+		t.Errorf("the container ends: got %v", err)
 	}
 }
