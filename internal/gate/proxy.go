@@ -37,7 +37,8 @@ import (
 // Proxy hands requests to functions. It is safe for concurrent use.
 type Proxy struct {
 	router  *Router
-	plain   *http.Transport
+	wires   wires           // for plain requests
+	plain   *http.Transport // for others
 	calls   *http.Transport // of gRPC
 	reverse httputil.ReverseProxy
 	budget  budget
@@ -64,6 +65,7 @@ func NewProxy(c *RouteConfig, router *Router, tel *telemetry.Telemetry) (*Proxy,
 		return nil, err
 	}
 	dial := (&net.Dialer{Timeout: c.Dial, KeepAlive: 30 * time.Second}).DialContext
+	p.wires = wires{dial: dial, idle: map[string][]*wire{}}
 	p.plain = &http.Transport{
 		DialContext: dial, MaxIdleConnsPerHost: idlePerHost, IdleConnTimeout: idleFor, DisableCompression: true,
 		TLSHandshakeTimeout: c.Dial, ExpectContinueTimeout: time.Second, MaxResponseHeaderBytes: 256 << 10,
@@ -85,6 +87,7 @@ func NewProxy(c *RouteConfig, router *Router, tel *telemetry.Telemetry) (*Proxy,
 
 // Close lets go of connections.
 func (p *Proxy) Close() error {
+	p.wires.close()
 	p.plain.CloseIdleConnections()
 	p.calls.CloseIdleConnections()
 	return nil
@@ -100,6 +103,7 @@ type passage struct {
 	id      string
 	began   time.Time
 	body    *body
+	whole   []byte      // all of the body, if it is small
 	settled atomic.Bool // the backend knows how it ended
 }
 
@@ -171,6 +175,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	p.budget.request()
+	if x.plainly(r) {
+		p.pass(w, r, x)
+		return
+	}
 	p.reverse.ServeHTTP(w, r)
 }
 
@@ -194,6 +202,7 @@ func (x *passage) keep(r *http.Request) error {
 		return serve.BodyError(err)
 	}
 	_ = r.Body.Close()
+	x.whole = b
 	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
 	r.Body, _ = r.GetBody()
 	return nil
@@ -261,31 +270,42 @@ func modify(resp *http.Response) error {
 // transport sends requests to functions. It is the proxy.
 type transport Proxy
 
-// RoundTrip sends a request, and once more where that can do no harm: when no connection came about, or when none of an answer did and asking twice is
-// as good as asking once. The request's body must be at hand, and the budget must allow it.
+// RoundTrip sends a request, in tries as deliver has them.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	x := passageOf(r.Context())
 	var by http.RoundTripper = t.plain
 	if x.grpc {
 		by = t.calls
 	}
+	try := r
+	return (*Proxy)(t).deliver(x, r, func() (*http.Response, error) {
+		resp, err := by.RoundTrip(try)
+		if err != nil && r.GetBody != nil { // for another try
+			body, err := r.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			try = r.Clone(r.Context())
+			try.Body = body
+		}
+		return resp, err
+	})
+}
+
+// deliver sends a request, and once more where that can do no harm: when no connection came about, or when none of an answer did and asking twice is
+// as good as asking once. The request's body must be at hand, and the budget must allow it.
+func (p *Proxy) deliver(x *passage, r *http.Request, send func() (*http.Response, error)) (*http.Response, error) {
 	for try := 0; ; try++ {
-		resp, err := by.RoundTrip(r)
+		resp, err := send()
 		if err == nil {
 			works := resp.StatusCode != http.StatusBadGateway && resp.StatusCode != http.StatusGatewayTimeout
 			x.settle(func() { x.backend.outcome(x.began, works, true) })
 			return resp, nil
 		}
-		if try > 0 || !x.again(r, err) || !t.budget.retry() {
+		if try > 0 || !x.again(r, err) || !p.budget.retry() {
 			return nil, err
 		}
-		if r.GetBody != nil {
-			r = r.Clone(r.Context())
-			if r.Body, err = r.GetBody(); err != nil {
-				return nil, err
-			}
-		}
-		t.retries.Add(r.Context(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("function", x.backend.name))))
+		p.retries.Add(r.Context(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("function", x.backend.name))))
 	}
 }
 
