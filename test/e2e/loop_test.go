@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 
 	"github.com/pilotlight-ml/pilotlight/internal/alert"
@@ -54,8 +56,9 @@ steps:
 
 // TestLoop replays days of flights through the gateway, with nobody's hands on the model that is asked about them, which knows nothing: that is
 // found out, an event by the broker starts the pipeline, whose jobs learn a better one and judge it, and that is published, brought out as a
-// canary in the shared pool, and promoted. Each of these changes leads back to the alert. Then somebody brings out a bad one by hand, past the gate: it is taken back.
+// canary by a split of the traffic of the model's own service, and promoted. Each of these changes leads back to the alert. Then somebody brings out a bad one by hand, past the gate: it is taken back.
 func TestLoop(t *testing.T) {
+	withComponents(t, "pinned")
 	p, c := predict(t), client(t, false)
 	r := deployReceiver(t, `
 apiVersion: eventing.knative.dev/v1
@@ -80,6 +83,7 @@ spec:
 	if v := p.publish(t, delays, onnxtest.Flights(.5).Bytes(), `{"features":"flights"}`); v != 1 {
 		t.Fatalf("version %d of %s: it needs a namespace where it was not yet", v, delays)
 	}
+	pin(t, p, c)
 	t.Cleanup(func() { // nobody is to be alarmed by what other tests ask
 		status, b, err := p.call(context.WithoutCancel(t.Context()), c, http.MethodPut, "/admin/v1/alerts/rules", []byte(`rules: []`))
 		if err != nil || status/100 != 2 {
@@ -118,6 +122,7 @@ spec:
 		}
 		return len(now.Steps) == 5 && now.Steps[4].State == pipeline.Waiting
 	})
+	within(t, 2*time.Minute, "half of the traffic is split off", func() bool { return shareOf(t, 50) })
 	for _, s := range run().Steps[:4] {
 		t.Logf("%s: %.1f s%s", s.Name, s.Ended.Sub(s.Began).Seconds(), map[bool]string{true: ", as a job"}[s.Place == "job"])
 		if job := s.Name != "publish"; job != (s.Place == "job") {
@@ -131,6 +136,7 @@ spec:
 	}
 	replay.run(t, "2013-01-05T05:00:00Z", "2013-01-06T05:00:00Z")
 	within(t, 3*time.Minute, "the run ends", func() bool { return !run().Ended.IsZero() })
+	within(t, 2*time.Minute, "all of the traffic is the promoted version's", func() bool { return shareOf(t, 100) })
 	ended, now := run(), state()
 	if ended.State != pipeline.Succeeded || now.Current[model.Champion] != 2 {
 		t.Fatalf("the run %s, and the champion is version %d: %s", ended.State, now.Current[model.Champion], ended.Reason)
@@ -211,6 +217,36 @@ func trainElsewhere(t *testing.T, p *service, c *http.Client) {
 		}
 	}
 	t.Logf("trained in another image in %.1f s", run.Steps[1].Ended.Sub(run.Steps[1].Began).Seconds())
+}
+
+// pin has the model answered by a service of its own: that of the manifests for flights, with another name of the model.
+func pin(t *testing.T, p *service, c *http.Client) {
+	t.Helper()
+	submit(t, "predict-flights", func(s *servingv1.Service) {
+		setenv(s, "MODEL_PINNED", delays)
+		// Less than the manifests ask for, so that three revisions have room for one pod each.
+		s.Spec.Template.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m"), corev1.ResourceMemory: resource.MustParse("128Mi")}
+	})
+	submit(t, "feedback", func(s *servingv1.Service) { setenv(s, "PINNED_SERVICES", delays+"=predict-flights") })
+	waitReady(t, "predict-flights", time.Minute)
+	waitReady(t, "feedback", time.Minute)
+	p.must(t, c, http.MethodPut, "/admin/v1/routes", fmt.Appendf(nil, `{"models":{%q:"http://predict-flights.%s.svc.cluster.local"}}`, delays, namespace))
+	t.Cleanup(func() {
+		if status, b, err := p.call(context.WithoutCancel(t.Context()), c, http.MethodPut, "/admin/v1/routes", []byte(`{}`)); err != nil || status/100 != 2 {
+			t.Errorf("take the route away: %d %s %v", status, b, err)
+		}
+	})
+}
+
+// shareOf tells whether one revision of the model's service gets a share of its traffic, in percent.
+func shareOf(t *testing.T, percent int64) bool {
+	t.Helper()
+	for _, to := range get[servingv1.Service](t, "ksvc", "predict-flights").Status.Traffic {
+		if to.Percent != nil && *to.Percent == percent {
+			return true
+		}
+	}
+	return false
 }
 
 // awake has one pod of a service there until the test ends, between requests too, which come in turns.
