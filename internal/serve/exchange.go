@@ -190,6 +190,9 @@ func (x *exchange) tell() {
 	if failed {
 		level = slog.LevelWarn
 	}
+	if x.status < http.StatusBadRequest && err == nil && !x.server.tel.Lines.Keeps(ctx, x.line, took, x.id[0]) {
+		return
+	}
 	attrs := append(make([]slog.Attr, 0, 10),
 		slog.String("method", x.r.Method[:min(len(x.r.Method), 20)]), slog.String("route", series.route), slog.Int("status", x.status),
 		slog.Int64("duration_us", took.Microseconds()), slog.Int64("in", x.got), slog.Int64("out", x.sent),

@@ -1001,3 +1001,36 @@ func TestHelpersElsewhere(t *testing.T) {
 	defer elsewhere.Close()
 	ask(t, client(t, false), http.MethodGet, "http://"+l.Addr().String()+"/", nil).check(t, 409, `{"error":"taken"}`)
 }
+
+// Of requests that go well a share has a line; of those that do not, each has one.
+func TestLogSample(t *testing.T) {
+	s := run(t, map[string]string{"LOG_SAMPLE": "0.3", "LOG_SLOW": "1m"}, routes(map[string]http.HandlerFunc{
+		"GET /good": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") },
+		"GET /bad": func(w http.ResponseWriter, r *http.Request) {
+			serve.Error(w, r, fault.New(fault.Invalid, "no such thing"))
+		},
+	}))
+	c := client(t, false)
+	const each = 200
+	for i := range each {
+		ask(t, c, http.MethodGet, s.url+"/good", nil, "Traceparent", fmt.Sprintf("00-%032x-00f067aa0ba902b7-00", uint64(i)<<48|1)).check(t, 200, "ok")
+		ask(t, c, http.MethodGet, s.url+"/bad", nil).check(t, 400, `{"error":"no such thing"}`)
+	}
+	_, series := scrape(t, s.url)
+	omitted := int(series["pilotlight_log_omitted_total"].GetCounter().GetValue())
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	good, bad := 0, 0
+	for line := range strings.Lines(s.log.b.String()) {
+		switch {
+		case strings.Contains(line, `"route":"/good"`) && strings.Contains(line, `"share":0.3`):
+			good++
+		case strings.Contains(line, `"route":"/bad"`) && !strings.Contains(line, `"share"`):
+			bad++
+		}
+	}
+	if bad != each || good+omitted != each || good < each/5 || good > each/2 {
+		t.Errorf("%d lines of %d bad ones, %d of %d good ones, and %d counted as left out", bad, each, good, each, omitted)
+	}
+}

@@ -11,7 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// handler adds the id of the trace that a record belongs to, and has records
+// handler adds the ids of the trace and of the span of our own that a record belongs to, and has records
 // that matter written at once.
 type handler struct {
 	slog.Handler
@@ -20,14 +20,26 @@ type handler struct {
 }
 
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
-	if sc := trace.SpanContextFromContext(ctx); sc.HasTraceID() {
-		r.AddAttrs(slog.String("trace_id", sc.TraceID().String()))
-	}
+	var room [2]slog.Attr
+	r.AddAttrs(traced(ctx, room[:0])...)
 	err := h.Handler.Handle(ctx, r)
 	if r.Level >= slog.LevelWarn {
 		h.out.flush()
 	}
 	return err
+}
+
+// traced adds the name of the trace that ctx belongs to, and of the span in it unless that is the caller's.
+func traced(ctx context.Context, attrs []slog.Attr) []slog.Attr {
+	sc := trace.SpanContextFromContext(ctx)
+	if !sc.HasTraceID() {
+		return attrs
+	}
+	attrs = append(attrs, slog.String("trace_id", sc.TraceID().String()))
+	if sc.HasSpanID() && !sc.IsRemote() {
+		attrs = append(attrs, slog.String("span_id", sc.SpanID().String()))
+	}
+	return attrs
 }
 
 func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -52,8 +64,9 @@ func (h *handler) write(ctx context.Context, at time.Time, level slog.Level, msg
 	if ok {
 		b, ok = appendAttrs(b, attrs...)
 	}
-	if sc := trace.SpanContextFromContext(ctx); ok && sc.HasTraceID() {
-		b, ok = appendAttrs(b, slog.String("trace_id", sc.TraceID().String()))
+	if ok {
+		var room [2]slog.Attr
+		b, ok = appendAttrs(b, traced(ctx, room[:0])...)
 	}
 	if !ok {
 		return false
@@ -81,6 +94,12 @@ func appendAttrs(b []byte, attrs ...slog.Attr) ([]byte, bool) {
 			b = append(append(append(b, '"'), s...), '"')
 		case slog.KindInt64:
 			b = strconv.AppendInt(b, a.Value.Int64(), 10)
+		case slog.KindFloat64:
+			f := a.Value.Float64()
+			if !(f == 0 || f >= 1e-6 && f < 1e21) { // where encoding/json has an exponent
+				return b, false
+			}
+			b = strconv.AppendFloat(b, f, 'f', -1, 64)
 		case slog.KindBool:
 			b = strconv.AppendBool(b, a.Value.Bool())
 		case slog.KindGroup:

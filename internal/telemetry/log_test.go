@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -140,8 +142,13 @@ func TestLogNamesTheTrace(t *testing.T) {
 		TraceID: trace.TraceID{0xab, 15: 1}, SpanID: trace.SpanID{1},
 	}))
 	log.WarnContext(ctx, "m")
-	if want := `"trace_id":"ab000000000000000000000000000001"`; !strings.Contains(out.String(), want) {
-		t.Errorf("got %s, want %s in it", out.String(), want)
+	own := trace.ContextWithSpanContext(ctx, trace.SpanContextFromContext(ctx).WithRemote(false))
+	log.WarnContext(own, "m")
+	want := []string{`"trace_id":"ab000000000000000000000000000001"}`, `"trace_id":"ab000000000000000000000000000001","span_id":"0100000000000000"}`}
+	for i, line := range slices.Collect(strings.Lines(out.String())) {
+		if !strings.HasSuffix(line, want[i]+"\n") {
+			t.Errorf("got %s, want %s at its end", line, want[i])
+		}
 	}
 }
 
@@ -250,10 +257,14 @@ func TestLineIsThatOfSlog(t *testing.T) {
 		"letters":         {slog.String("a", "caf\u00e9 \"\\ \n\x7f\u2028\xff"), slog.Int("b", 1)},
 		"groups":          {slog.Group("a", slog.Int("b", 1), slog.Group("c", slog.String("d", "e"), slog.Int("f", 2))), slog.Int("g", 3)},
 		"letters in them": {slog.Group("a", slog.String("b", "\t"))},
+		"numbers":         {slog.Float64("a", .25), slog.Float64("b", 0), slog.Float64("c", 1.0/3), slog.Float64("d", 123456789)},
+		"small numbers":   {slog.Float64("a", 1e-7)},
+		"no numbers":      {slog.Float64("a", math.NaN())},
 		"an empty group":  {slog.Group("a"), slog.Int("b", 1)},
 		"other kinds":     {slog.Duration("a", time.Second), slog.Float64("b", 1.5), slog.Any("c", []int{1})},
 	} {
-		for level, ctx := range map[slog.Level]context.Context{slog.LevelInfo: t.Context(), slog.LevelError: remote} {
+		own := trace.ContextWithSpanContext(t.Context(), trace.SpanContextFromContext(remote).WithRemote(false))
+		for level, ctx := range map[slog.Level]context.Context{slog.LevelInfo: t.Context(), slog.LevelWarn: own, slog.LevelError: remote} {
 			var lines [2]lockedOutput
 			for i := range lines {
 				log, out := newLog(&lines[i])

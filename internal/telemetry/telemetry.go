@@ -52,15 +52,17 @@ const scope = "github.com/pilotlight-ml/pilotlight"
 // Config says what is told and to whom. The SDK itself reads the rest of the
 // OTEL_* variables: headers, timeouts, sampler, intervals, resource attributes.
 type Config struct {
-	Level           slog.Level `env:"LOG_LEVEL" default:"INFO" help:"The least level that is logged: DEBUG, INFO, WARN or ERROR."`
-	Endpoint        string     `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"URL that takes traces and metrics by OTLP over HTTP; empty: they are not sent."`
-	TracesEndpoint  string     `env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" help:"The same for traces alone."`
-	MetricsEndpoint string     `env:"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" help:"The same for metrics alone."`
-	Protocol        string     `env:"OTEL_EXPORTER_OTLP_PROTOCOL" default:"http/protobuf" help:"How OTLP is sent; http/protobuf is the one way."`
-	Disabled        bool       `env:"OTEL_SDK_DISABLED" default:"false" help:"Send nothing by OTLP, whatever the endpoints say."`
-	Service         string     `env:"K_SERVICE" help:"Name of the Knative service; Knative sets it."`
-	Revision        string     `env:"K_REVISION" help:"Name of the Knative revision; Knative sets it."`
-	Instance        string     `env:"HOSTNAME" help:"Name of this instance; Kubernetes sets it to the pod's name."`
+	Level           slog.Level    `env:"LOG_LEVEL" default:"INFO" help:"The least level that is logged: DEBUG, INFO, WARN or ERROR."`
+	LogSample       float64       `env:"LOG_SAMPLE" default:"1" help:"Share of requests that get a line in the log, of those that succeed and are not slow, from 0 to 1; the others are counted."`
+	LogSlow         time.Duration `env:"LOG_SLOW" default:"1s" help:"How long a request takes that gets a line in any case."`
+	Endpoint        string        `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"URL that takes traces and metrics by OTLP over HTTP; empty: they are not sent."`
+	TracesEndpoint  string        `env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" help:"The same for traces alone."`
+	MetricsEndpoint string        `env:"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" help:"The same for metrics alone."`
+	Protocol        string        `env:"OTEL_EXPORTER_OTLP_PROTOCOL" default:"http/protobuf" help:"How OTLP is sent; http/protobuf is the one way."`
+	Disabled        bool          `env:"OTEL_SDK_DISABLED" default:"false" help:"Send nothing by OTLP, whatever the endpoints say."`
+	Service         string        `env:"K_SERVICE" help:"Name of the Knative service; Knative sets it."`
+	Revision        string        `env:"K_REVISION" help:"Name of the Knative revision; Knative sets it."`
+	Instance        string        `env:"HOSTNAME" help:"Name of this instance; Kubernetes sets it to the pod's name."`
 
 	// Output takes the log, os.Stderr when nil: the place for logs of a
 	// process whose stdout may be an answer, such as that of -config.
@@ -71,6 +73,9 @@ type Config struct {
 func (c *Config) Validate() error {
 	if c.Protocol != "" && c.Protocol != "http/protobuf" {
 		return fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q, expected http/protobuf: OTLP over gRPC is not supported", c.Protocol)
+	}
+	if !(c.LogSample >= 0 && c.LogSample <= 1) {
+		return fmt.Errorf("LOG_SAMPLE is %v, expected a share from 0 to 1", c.LogSample)
 	}
 	for _, e := range [][2]string{
 		{"OTEL_EXPORTER_OTLP_ENDPOINT", c.Endpoint},
@@ -104,6 +109,7 @@ type Telemetry struct {
 	Tracing   bool                          // traces are sent somewhere
 	Context   propagation.TextMapPropagator // carries trace context and baggage across processes
 	ColdStart *ColdStart
+	Lines     *Lines
 
 	version  string
 	log      *buffer
@@ -140,6 +146,9 @@ func Start(ctx context.Context, c *Config, service string) (*Telemetry, error) {
 		return nil, err
 	}
 	t.stops = append(t.stops, t.ColdStart.close)
+	if t.Lines, err = newLines(c, t.Meter); err != nil {
+		return nil, err
+	}
 	// What fails in the background, such as an export, has no other way to be
 	// heard than this global of the library.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
