@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"mime"
 	"mime/multipart"
 	"net/http"
@@ -46,11 +47,13 @@ type ModelSummary struct {
 // ModelList is the answer to GET /admin/v1/models.
 type ModelList struct {
 	Models []ModelSummary `json:"models"`
+	Next   string         `json:"next,omitempty"` // what the next page is after; empty: there is none
 }
 
 // ModelDetail is the answer to GET /admin/v1/models/{model}.
 type ModelDetail struct {
 	Name     string            `json:"name"`
+	All      int               `json:"all"`      // versions that there are
 	Versions []*model.Manifest `json:"versions"` // oldest first
 	model.Aliases
 }
@@ -78,38 +81,57 @@ type PushSettings struct {
 	By      string `json:"by,omitempty"`
 }
 
+// listMost bounds a page of a list.
+const listMost = 1000
+
+// numberOf reads a number of a query; 0: it is not there.
+func numberOf(r *http.Request, name string, most int) (int, error) {
+	s := r.URL.Query().Get(name)
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > most {
+		return 0, fault.New(fault.Invalid, "%s is %.20q, expected 1 to %d", name, s, most)
+	}
+	return n, nil
+}
+
+// listModels gives all models, or a page of them by limit, prefix and after.
 func (h *Handler) listModels(w http.ResponseWriter, r *http.Request) error {
-	registry := h.flow.registry
-	names, err := registry.Models(r.Context())
+	limit, err := numberOf(r, "limit", listMost)
 	if err != nil {
 		return err
 	}
-	list := ModelList{Models: make([]ModelSummary, len(names))}
-	group, ctx := errgroup.WithContext(r.Context())
-	group.SetLimit(lookups)
-	for i, name := range names {
-		group.Go(func() error {
-			versions, err := registry.Versions(ctx, name)
-			if err != nil {
-				return err
-			}
-			aliases, err := registry.Aliases(ctx, name)
-			if err != nil {
-				return err
-			}
-			list.Models[i] = ModelSummary{name, len(versions), versions[len(versions)-1], aliases.Current, aliases.Splits}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
+	q := r.URL.Query()
+	listed, more, err := h.flow.registry.List(r.Context(), q.Get("prefix"), q.Get("after"), limit)
+	if err != nil {
 		return err
+	}
+	list := ModelList{Models: make([]ModelSummary, len(listed))}
+	for i, l := range listed {
+		list.Models[i] = ModelSummary(*l)
+	}
+	if more {
+		list.Next = listed[len(listed)-1].Name
 	}
 	return serve.WriteJSON(w, http.StatusOK, list)
 }
 
+// showModel gives a model with all of its versions and moves, or with the newest by limit, below (a version) and moves.
 func (h *Handler) showModel(w http.ResponseWriter, r *http.Request) error {
 	registry, name := h.flow.registry, r.PathValue("model")
-	versions, err := registry.Versions(r.Context(), name)
+	var asked [3]int
+	for i, of := range []struct {
+		name string
+		most int
+	}{{"limit", listMost}, {"below", math.MaxInt32}, {"moves", listMost}} {
+		var err error
+		if asked[i], err = numberOf(r, of.name, of.most); err != nil {
+			return err
+		}
+	}
+	versions, all, err := registry.Newest(r.Context(), name, asked[1], asked[0])
 	if err != nil {
 		return err
 	}
@@ -117,7 +139,10 @@ func (h *Handler) showModel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	detail := ModelDetail{Name: name, Versions: make([]*model.Manifest, len(versions)), Aliases: *aliases}
+	detail := ModelDetail{Name: name, All: all, Versions: make([]*model.Manifest, len(versions)), Aliases: *aliases}
+	if moves := asked[2]; moves > 0 {
+		detail.History = detail.History[max(len(detail.History)-moves, 0):]
+	}
 	group, ctx := errgroup.WithContext(r.Context())
 	group.SetLimit(lookups)
 	for i, v := range versions {

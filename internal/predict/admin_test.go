@@ -310,6 +310,35 @@ func TestModelsAreListed(t *testing.T) {
 	if want := []string{"a 1 1 map[champion:1]", "a-1 1 1 map[champion:1]", "b 2 2 map[champion:1]"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
+	page := read[predict.ModelList](t, s.Do(t, "GET", "/admin/v1/models?limit=2", ""), 200)
+	if len(page.Models) != 2 || page.Models[1].Name != "a-1" || page.Next != "a-1" {
+		t.Errorf("the first page is %+v", page)
+	}
+	page = read[predict.ModelList](t, s.Do(t, "GET", "/admin/v1/models?limit=2&after="+page.Next, ""), 200)
+	if len(page.Models) != 1 || page.Models[0].Name != "b" || page.Next != "" {
+		t.Errorf("the second page is %+v", page)
+	}
+	page = read[predict.ModelList](t, s.Do(t, "GET", "/admin/v1/models?prefix=a-", ""), 200)
+	if len(page.Models) != 1 || page.Models[0].Name != "a-1" {
+		t.Errorf("those that begin with a- are %+v", page)
+	}
+	for query, want := range map[string]string{"limit=0": `limit is "0", expected 1 to 1000`, "limit=1001": `limit is "1001", expected 1 to 1000`} {
+		if a := s.Do(t, "GET", "/admin/v1/models?"+query, ""); a.Status != 400 || refusal(t, a) != want {
+			t.Errorf("%s: got %d %s", query, a.Status, a.Body)
+		}
+	}
+	for query, want := range map[string]string{
+		"": "[1 2] of 2, 1 moves", "?limit=1": "[2] of 2, 1 moves", "?below=2": "[1] of 2, 1 moves", "?below=1": "[] of 2, 1 moves", "?limit=1000&moves=1": "[1 2] of 2, 1 moves",
+	} {
+		d := read[predict.ModelDetail](t, s.Do(t, "GET", "/admin/v1/models/b"+query, ""), 200)
+		versions := []int{}
+		for _, m := range d.Versions {
+			versions = append(versions, m.Version)
+		}
+		if got := fmt.Sprintf("%v of %d, %d moves", versions, d.All, len(d.History)); got != want {
+			t.Errorf("%s: got %s, want %s", query, got, want)
+		}
+	}
 	for _, path := range []string{"none", "none/versions/1", "a%2Fb/versions/1"} {
 		a := s.Do(t, "GET", "/admin/v1/models/"+path, "")
 		if text := refusal(t, a); a.Status != 404 || !strings.HasSuffix(text, "does not exist") {
