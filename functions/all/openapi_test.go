@@ -35,6 +35,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
+	"github.com/pilotlight-ml/pilotlight/internal/pulse"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/tfserving"
 )
@@ -181,7 +182,7 @@ func TestOpenAPISchemasAreTheTypes(t *testing.T) {
 		"Live": oip.Live{}, "Ready": oip.Ready{}, "Names": oip.ModelList{}, "ServerMetadata": oip.ServerMetadata{}, "ModelMetadata": oip.ModelMetadata{},
 		"ModelReady": oip.ModelReady{}, "ModelConfig": oip.ModelConfig{}, "IndexEntry": oip.IndexEntry{}, "Statistics": oip.Statistics{},
 		"Alive": tfserving.Alive{}, "ModelStatus": tfserving.ModelStatus{}, "MetadataV1": tfserving.Metadata{},
-		"ModelSummary": predict.ModelSummary{}, "ModelDetail": predict.ModelDetail{}, "Manifest": model.Manifest{}, "Card": modelcard.Card{}, "Move": model.Move{},
+		"ModelSummary": predict.ModelSummary{}, "ModelDetail": predict.ModelDetail{}, "Manifest": model.Manifest{}, "Card": modelcard.Card{}, "Move": model.Move{}, "Pulse": pulse.Live{},
 		"AliasChange": predict.AliasChange{}, "PushSettings": predict.PushSettings{},
 		"Pushed": feature.Result{}, "FeatureSet": feature.Set{}, "FeaturesChanged": feature.Changed{}, "Runs": offline.Runs{}, "Skew": offline.Skew{},
 		"OutcomesTaken": feedback.Result{}, "Landed": etl.Landed{}, "Judgement": feedback.Judgement{}, "Drift": feedback.Drift{},

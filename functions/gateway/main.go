@@ -10,6 +10,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/console"
 	"github.com/pilotlight-ml/pilotlight/internal/gate"
+	"github.com/pilotlight-ml/pilotlight/internal/pulse"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
@@ -27,6 +28,7 @@ type config struct {
 
 var (
 	blobs  = store.Openers[store.Blob]{"mem": memstore.OpenBlob, "file": diskstore.OpenBlob, "s3": s3store.OpenBlob}
+	kvs    = store.Openers[store.KV]{"mem": memstore.OpenKV, "file": memstore.OpenKV, "redis": redisstore.OpenKV}
 	meters = store.Openers[store.Meter]{"mem": memstore.OpenMeter, "file": memstore.OpenMeter, "redis": redisstore.OpenMeter}
 )
 
@@ -35,7 +37,8 @@ func main() { function(functions.HTTP).Main() }
 // function wires
 //
 //	BLOB_URL -> store.Blob  -> auth.Guard: keys, tokens --.
-//	KV_URL   -> store.Meter -> gate.Door: limits ----------+--> serve (PORT): /admin/v1/keys, /limits, /routes, /readyz, /metrics
+//	KV_URL   -> store.Meter -> gate.Door: limits ----------+
+//	         -> store.KV    -> pulse.View: models now -----+--> serve (PORT): /admin/v1/keys, /limits, /routes, /readyz, /metrics
 //	PREDICT_URL, FEATURES_URL, ... -> gate.Proxy ---------'     and all that functions answer; /console
 func function(register serve.Register) *serve.Function {
 	var own config
@@ -53,7 +56,17 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(meter.Close)
+		kv, err := kvs.Open(ctx, cmp.Or(own.KV, "mem:"))
+		if err != nil {
+			return err
+		}
+		p.Defer(kv.Close)
 		opened()
+		if s, ok := kv.(store.Shared); ok && s.Shared() { // else it is not there that predict tells what it does
+			live := pulse.NewView(kv, nil)
+			p.Defer(live.Close)
+			live.Register(p.Mux)
+		}
 		console.Open(p)
 		return gate.Open(p, &gc, gate.Deps{Blob: blob, Meter: meter, Own: func() store.Meter { return memstore.NewMeter() }, Routes: &rc})
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
+	"github.com/pilotlight-ml/pilotlight/internal/pulse"
 	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
@@ -33,6 +34,7 @@ type Flow struct {
 	features *feature.Table
 	recorder *feature.Recorder
 	log      *payload.Log
+	board    *pulse.Board
 	tel      *instruments
 
 	// last holds, for each ref without a number, the version that answered it last
@@ -47,13 +49,13 @@ type Flow struct {
 // New makes the flow of a registry, whose models share the CPUs of a queue, and
 // whose answers a cache remembers where their publishers allow it. Features come
 // of a table (nil: models that take some can't be asked), and a recorder (nil: none) gets a sample of them.
-// What was asked and answered goes to a log (nil: none). It must be closed before them.
-func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *feature.Table, recorder *feature.Recorder, log *payload.Log, tel *telemetry.Telemetry) (*Flow, error) {
+// What was asked and answered goes to a log (nil: none), and is counted on a board. It must be closed before them.
+func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *feature.Table, recorder *feature.Recorder, log *payload.Log, board *pulse.Board, tel *telemetry.Telemetry) (*Flow, error) {
 	instruments, err := newInstruments(tel)
 	if err != nil {
 		return nil, err
 	}
-	f := &Flow{registry: registry, queue: q, cache: c, features: features, recorder: recorder, log: log, tel: instruments}
+	f := &Flow{registry: registry, queue: q, cache: c, features: features, recorder: recorder, log: log, board: board, tel: instruments}
 	f.shadows = newShadows(f, tel.Log)
 	return f, nil
 }
@@ -65,6 +67,7 @@ func (f *Flow) Close() error { return f.shadows.close() }
 type served struct {
 	version  string // its number as text
 	labels   labels // of its metrics
+	pulse    *pulse.Counter
 	lane     *queue.Lane
 	answers  *cache.Scope         // nil: they are not remembered
 	origin   *payload.Origin      // nil: nothing is written of its predictions
@@ -94,7 +97,7 @@ func (f *Flow) serve(m *model.Manifest) any {
 		return v
 	}
 	s := &served{
-		version: strconv.Itoa(m.Version), labels: labelsOf(m),
+		version: strconv.Itoa(m.Version), labels: labelsOf(m), pulse: f.board.Counter(m.Name, m.Version),
 		lane: f.queue.Lane(m.Name, m.Signature, m.Batching.MaxRows),
 	}
 	s.most.Store(int64(m.Batching.MaxRows))

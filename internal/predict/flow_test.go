@@ -21,6 +21,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/predict/predicttest"
+	"github.com/pilotlight-ml/pilotlight/internal/pulse"
 	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -54,7 +55,7 @@ func TestFlowNeedsNoProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer answers.Close()
-	flow, err := predict.New(s.Registry, lanes, answers, nil, nil, nil, tel)
+	flow, err := predict.New(s.Registry, lanes, answers, nil, nil, nil, pulse.NewBoard(nil, tel.Log), tel)
 	if err != nil {
 		t.Fatal(err)
 	}

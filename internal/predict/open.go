@@ -9,6 +9,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
+	"github.com/pilotlight-ml/pilotlight/internal/pulse"
 	"github.com/pilotlight-ml/pilotlight/internal/queue"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -18,7 +19,7 @@ import (
 // Deps are what a flow is made of.
 type Deps struct {
 	Blob     store.Blob     // the bucket
-	KV       store.KV       // what instances share, if it is a store.Shared also their answers; nil: they share nothing
+	KV       store.KV       // what instances share, if it is a store.Shared also their answers and what they do now; nil: they share nothing
 	Features *feature.Table // of what models' services name; nil: models that take features can't be asked
 	Services []rpc.Service  // that are served by gRPC beside the own
 	Formats  []engine.Format
@@ -76,7 +77,12 @@ func Open(ctx context.Context, p *serve.Process, c *Config, d Deps) (*model.Regi
 		return nil, err
 	}
 	p.Defer(log.Close)
-	flow, err := New(registry, lanes, answers, d.Features, recorder, log, p.Tel)
+	board := pulse.NewBoard(shared, p.Tel.Log)
+	p.Go(board.Run)
+	view := pulse.NewView(shared, board)
+	p.Defer(view.Close)
+	view.Register(p.Mux)
+	flow, err := New(registry, lanes, answers, d.Features, recorder, log, board, p.Tel)
 	if err != nil {
 		return nil, err
 	}

@@ -45,6 +45,7 @@ type told struct {
 	cache cache.Outcome
 	id    string // of the prediction; empty: it is not kept
 	rows  int64
+	at    time.Time // when the answer was written
 }
 
 // predictionID is the header with the id by which outcomes find a prediction.
@@ -97,6 +98,11 @@ func (f *Flow) pass(ctx context.Context, ask *asking, e edge) (told, error) {
 	keep := f.keep(s)
 	defer keep.free()
 	about, err := f.answer(ctx, ask, m, s, r, keep, line, e)
+	if err != nil {
+		s.pulse.Failed(time.Now())
+	} else {
+		s.pulse.Answered(about.at, about.at.Sub(ask.begin))
+	}
 	switch {
 	case keep != nil && (err != nil || keep.wanted):
 		keep.add(f.log, s.origin, ask, err)
@@ -165,7 +171,7 @@ func (f *Flow) answer(ctx context.Context, ask *asking, m *model.Manifest, s *se
 	line.Timing("decode", decoded.Sub(ask.begin))
 	line.Timing("infer", inferred.Sub(decoded))
 	line.Timing("encode", encoded.Sub(inferred))
-	return told{cache: a.Cache, rows: n}, nil
+	return told{cache: a.Cache, rows: n, at: encoded}, nil
 }
 
 // originOf is a version as the payload log knows it.
