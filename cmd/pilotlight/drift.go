@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pilotlight-ml/pilotlight/internal/course"
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
-	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 )
 
 func driftCommand(c *client) *cobra.Command {
@@ -40,7 +40,7 @@ strongly, those that moved most first.`,
 			if err := windows.query(q); err != nil {
 				return err
 			}
-			var d feedback.Drift
+			var d drifting
 			printed, err := c.ask(cmd.Context(), http.MethodGet, "/admin/v1/drift/"+url.PathEscape(args[0])+"?"+q.Encode(), nil, &d)
 			if err != nil {
 				return err
@@ -53,7 +53,7 @@ strongly, those that moved most first.`,
 			if windows.svg == "" {
 				return nil
 			}
-			return windows.draw(c, drawDrift(&d))
+			return windows.draw(c, d.SVG())
 		},
 	}
 	flags := cmd.Flags()
@@ -65,7 +65,13 @@ strongly, those that moved most first.`,
 	return cmd
 }
 
-func (c *client) showDrift(d *feedback.Drift) error {
+// drifting is what the server says, in the words of feedback.Drift.
+type drifting struct {
+	course.Drift
+	Damaged []string
+}
+
+func (c *client) showDrift(d *drifting) error {
 	if len(d.Versions) == 0 {
 		c.showNone(d.Model, d.From, d.Until, d.Elsewhere)
 	}
@@ -75,7 +81,7 @@ func (c *client) showDrift(d *feedback.Drift) error {
 			continue
 		}
 		fmt.Fprintf(c.out, "%s:%d  %s, of %d rows\n", d.Model, v.Version, v.Report.Verdict, v.Report.Rows)
-		if m := movedOf(d, v.Version); len(m.windows) > 0 {
+		if m := d.Of(v.Version); len(m.Windows) > 0 {
 			if err := c.showMoved(m); err != nil {
 				return err
 			}

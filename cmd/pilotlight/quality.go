@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pilotlight-ml/pilotlight/internal/course"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
 )
@@ -49,14 +50,14 @@ estimate stands in their place.`,
 			if ask.metric != "" && !q.Has("every") {
 				return errors.New("--metric is of windows; --every says of which")
 			}
-			var j feedback.Judgement
+			var j judgement
 			printed, err := c.ask(cmd.Context(), http.MethodGet, "/admin/v1/quality/"+url.PathEscape(args[0])+"?"+q.Encode(), nil, &j)
 			if err != nil {
 				return err
 			}
-			courses, err := coursesOf(&j, ask.metric)
+			courses, err := j.Courses(ask.metric)
 			if err != nil {
-				return err
+				return fmt.Errorf("--%w", err)
 			}
 			if !printed {
 				if err := c.showQuality(&j, courses); err != nil {
@@ -66,7 +67,7 @@ estimate stands in their place.`,
 			if windows.svg == "" {
 				return nil
 			}
-			return windows.draw(c, drawQuality(&j, courses))
+			return windows.draw(c, j.SVG(courses))
 		},
 	}
 	flags := cmd.Flags()
@@ -83,8 +84,17 @@ estimate stands in their place.`,
 	return cmd
 }
 
+// judgement is what the server says, in the words of feedback.Judgement.
+type judgement struct {
+	course.Quality
+	By       string
+	Outcomes feedback.Settlement
+	Waiting  int
+	Damaged  []string
+}
+
 // showNone says that there are no predictions, and where there are some.
-func (c *client) showNone(model string, from, until time.Time, elsewhere *feedback.Elsewhere) {
+func (c *client) showNone(model string, from, until time.Time, elsewhere *course.Elsewhere) {
 	const minute = "2006-01-02 15:04"
 	fmt.Fprintf(c.out, "%s made no predictions from %s until %s\n", model, from.Format(minute), until.Format(minute))
 	if elsewhere != nil {
@@ -92,7 +102,7 @@ func (c *client) showNone(model string, from, until time.Time, elsewhere *feedba
 	}
 }
 
-func (c *client) showQuality(j *feedback.Judgement, courses []course) error {
+func (c *client) showQuality(j *judgement, courses []course.Course) error {
 	if len(j.Versions) == 0 {
 		c.showNone(j.Model, j.From, j.Until, j.Elsewhere)
 	}
@@ -129,7 +139,7 @@ func (c *client) showQuality(j *feedback.Judgement, courses []course) error {
 			return err
 		}
 		c.plotCalibration(v.Report.Calibration)
-		if at := slices.IndexFunc(courses, func(s course) bool { return s.of == v && len(s.windows) > 0 }); at >= 0 {
+		if at := slices.IndexFunc(courses, func(s course.Course) bool { return s.Of == v && len(s.Windows) > 0 }); at >= 0 {
 			if err := c.showCourse(&courses[at]); err != nil {
 				return err
 			}

@@ -46,11 +46,3 @@ func (w *windowed) draw(c *client, picture []byte) error {
 	}
 	return nil
 }
-
-// dateOf writes the beginning or the end of a window.
-func dateOf(t time.Time) string {
-	if t = t.UTC(); t.Equal(t.Truncate(24 * time.Hour)) {
-		return t.Format("2006-01-02")
-	}
-	return t.Format("2006-01-02 15:04")
-}

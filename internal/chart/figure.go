@@ -65,7 +65,11 @@ func (f *Figure) SVG() []byte {
 		p.draw(c, x, top, w)
 		x += w
 	}
-	return c.picture(f.Title, f.Description, top+plotHeight+margin)
+	height := margin
+	if len(f.Plots) > 0 {
+		height += plotHeight
+	}
+	return c.picture(f.Title, f.Description, top+height)
 }
 
 // legend tells the names of series, and gives where the plots begin.
