@@ -45,7 +45,8 @@ type Console struct {
 	tel     *telemetry.Telemetry
 	live    chan struct{} // as many as may look at once
 	pages   sync.Map      // of templates made ready, by file
-	styling string        // the hash of the style in charts
+	memory  memory
+	styling string // the hash of the style in charts
 }
 
 // liveMost is how many pages may keep themselves up to date at once.
@@ -63,6 +64,7 @@ func Open(p *serve.Process) {
 //
 //	GET  /console/...          pages; with Accept: text/event-stream, what is live in them
 //	POST /console/...          forms
+//	GET  /console/....svg      pictures
 //	GET  /console/assets/...   styles and scripts
 //	     /console/login, /console/logout
 func (c *Console) register(mux *http.ServeMux) {
@@ -80,6 +82,13 @@ func (c *Console) register(mux *http.ServeMux) {
 	c.page(mux, "/console", "overview", c.overview)
 	c.page(mux, "/console/models", "models", c.models)
 	c.page(mux, "/console/models/{model}", "model", c.model)
+	c.page(mux, "/console/models/{model}/over-time", "course", c.overTime)
+	mux.HandleFunc("GET /console/models/{model}/quality.svg", c.picture(quality))
+	mux.HandleFunc("GET /console/models/{model}/drift.svg", c.picture(drift))
+	c.page(mux, "/console/models/{model}/versions/{version}", "version", c.version)
+	c.page(mux, "/console/models/{model}/try", "try", c.try)
+	c.posted(mux, "/console/models/{model}/try", "try", c.tried)
+	c.form(mux, "/console/models/{model}/aliases", c.changeAlias)
 	mux.HandleFunc("GET /console/", func(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, r, fault.New(fault.NotFound, "there is no page at %.200s", r.URL.Path))
 	})
@@ -120,6 +129,24 @@ func (c *Console) page(mux *http.ServeMux, pattern, name string, look func(q *Qu
 			return
 		}
 		v.Told, v.Failed = told(w, r)
+		c.show(w, r, http.StatusOK, name, v)
+	})
+}
+
+// posted mounts a page that is the answer to a form: for what changes nothing, and may be more than fits into a link.
+func (c *Console) posted(mux *http.ServeMux, pattern, name string, look func(q *Query) (*View, error)) {
+	mux.HandleFunc("POST "+pattern, func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, formMost)
+		err := r.ParseForm()
+		if err != nil {
+			c.fail(w, r, fault.Wrap(fault.Invalid, err, "the form could not be read"))
+			return
+		}
+		v, err := look(c.query(r))
+		if err != nil {
+			c.fail(w, r, err)
+			return
+		}
 		c.show(w, r, http.StatusOK, name, v)
 	})
 }

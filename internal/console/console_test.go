@@ -3,6 +3,7 @@ package console
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -173,10 +174,10 @@ func TestHostileNames(t *testing.T) {
 
 // What is live comes again when it has changed, and not otherwise.
 func TestLive(t *testing.T) {
-	var models atomic.Int64
-	models.Store(1)
-	d := newDesk(t, false, map[string]http.HandlerFunc{"GET /admin/v1/models": func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, `{"models":[`+strings.Repeat(`{},`, int(models.Load())-1)+`{}]}`)
+	var rate atomic.Int64
+	rate.Store(1)
+	d := newDesk(t, false, map[string]http.HandlerFunc{"GET /admin/v1/live": func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, `{"every_s":2,"total":{"rate":%d}}`, rate.Load())
 	}})
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.url+"/console", http.NoBody)
 	if err != nil {
@@ -201,7 +202,7 @@ func TestLive(t *testing.T) {
 	if same := next(); same != ":" {
 		t.Errorf("when nothing has changed: %q", same)
 	}
-	models.Store(7)
+	rate.Store(7)
 	for event := ""; !strings.Contains(event, "<b>7</b>"); {
 		if event = next(); event == "" {
 			t.Fatal("the stream ended")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -75,6 +76,7 @@ type modelLine struct {
 	Aliases  map[string]int    `json:"aliases"`
 	Splits   map[string]*split `json:"splits"`
 	Named    []named           `json:"-"`
+	Rate     float64           `json:"-"` // requests a second, of all versions
 }
 
 type modelsPage struct {
@@ -83,8 +85,10 @@ type modelsPage struct {
 	More   string
 }
 
-// onePage is how many lines a page of a list has.
-const onePage = 100
+const (
+	onePage    = 100 // lines of a list
+	livingMost = 200 // versions whose rates a list may show
+)
 
 func (c *Console) models(q *Query) (*View, error) {
 	prefix := q.FormValue("prefix")
@@ -96,9 +100,17 @@ func (c *Console) models(q *Query) (*View, error) {
 		return nil, err
 	}
 	p := &modelsPage{Prefix: prefix, Models: list.Models}
+	var now *pulse
+	if _, err := q.parts(func(q *Query) (err error) { now, err = q.pulse("", livingMost); return err }); err != nil {
+		return nil, err
+	}
+	rates := map[string]float64{}
+	for _, b := range now.Models {
+		rates[b.Model] += b.Rate
+	}
 	for i := range p.Models {
 		m := &p.Models[i]
-		m.Named = namedBy(m.Aliases, m.Splits)
+		m.Named, m.Rate = namedBy(m.Aliases, m.Splits), rates[m.Name]
 	}
 	if list.Next != "" {
 		p.More = "/console/models?prefix=" + escape(prefix) + "&after=" + escape(list.Next)
@@ -106,26 +118,106 @@ func (c *Console) models(q *Query) (*View, error) {
 	return &View{Title: "Models", Nav: "/console/models", Data: p}, nil
 }
 
-type modelPage struct {
-	Name     string
-	Answers  []named
-	Versions []struct {
-		Version   int       `json:"version"`
-		Runtime   string    `json:"runtime"`
-		Size      int64     `json:"size"`
-		CreatedAt time.Time `json:"created_at"`
-		CreatedBy string    `json:"created_by"`
-	} `json:"versions"`
-	Aliases map[string]int    `json:"aliases"`
-	Splits  map[string]*split `json:"splits"`
+// manifest is a version, in short.
+type manifest struct {
+	Version   int       `json:"version"`
+	Runtime   string    `json:"runtime"`
+	Size      int64     `json:"size"`
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+	Cause     string    `json:"cause"`
+	Features  string    `json:"features"`
+	Signature signature `json:"signature"`
 }
 
+// Run is the page of the run that made it; "": none did.
+func (m *manifest) Run() string { return runOf(m.Cause) }
+
+type modelPage struct {
+	Name     string
+	All      int        `json:"all"`
+	Versions []manifest `json:"versions"`
+	History  []moveLine `json:"history"`
+	Aliases  map[string]int
+	Splits   map[string]*split
+
+	Answers []named
+	Pulse   *pulse
+	Rolls   []rollLine // of its aliases
+	Older   string     // the page of versions before those
+	Span    *spanForm
+	Away    struct{ Pulse, Rolls string }
+}
+
+// Of is what a version does now.
+func (p *modelPage) Of(version int) *slots { return p.Pulse.of(p.Name, version) }
+
+// Names lists the aliases of a version.
+func (p *modelPage) Names(version int) (names []string) {
+	for _, a := range p.Answers {
+		switch {
+		case a.Version == version:
+			names = append(names, a.Alias)
+		case a.Shadow == version:
+			names = append(names, "shadow of "+a.Alias)
+		case slices.ContainsFunc(a.Parts, func(c part) bool { return c.Version == version }):
+			names = append(names, "canary of "+a.Alias)
+		}
+	}
+	return names
+}
+
+// Last is the number of an alias's last move that is shown; "": of none.
+func (p *modelPage) Last(alias string) string {
+	for _, m := range p.History { // the newest first
+		if m.Alias == alias {
+			return strconv.Itoa(m.Seq)
+		}
+	}
+	return ""
+}
+
+// Versions and moves of a model's page.
+const (
+	versionsShown = 20
+	movesShown    = 30
+)
+
 func (c *Console) model(q *Query) (*View, error) {
+	name := q.PathValue("model")
 	p := &modelPage{}
-	if err := q.get(at("/admin/v1/models", q.PathValue("model")), p); err != nil {
+	if err := q.lately(withQuery(at("/admin/v1/models", name), "limit", strconv.Itoa(versionsShown), "moves", strconv.Itoa(movesShown), "below", q.FormValue("below")), p); err != nil {
 		return nil, err
 	}
+	var rolls struct {
+		Rollouts []rollLine `json:"rollouts"`
+	}
+	away, err := q.parts(
+		func(q *Query) (err error) { p.Pulse, err = q.pulse(name, busiest); return err },
+		func(q *Query) error { return q.lately("/admin/v1/rollouts", &rolls) },
+	)
+	if err != nil {
+		return nil, err
+	}
+	p.Away.Pulse, p.Away.Rolls = away[0], away[1]
+	if away[0] != "" {
+		p.Pulse = nil
+	} else if p.Pulse.Away != "" {
+		p.Away.Pulse = p.Pulse.Away
+	}
+	for _, r := range rolls.Rollouts {
+		if r.Model == name {
+			p.Rolls = append(p.Rolls, r)
+		}
+	}
 	p.Answers = namedBy(p.Aliases, p.Splits)
+	if n := len(p.Versions); n > 0 && p.Versions[0].Version > 1 && n < p.All {
+		p.Older = withQuery(at("/console/models", name), "below", strconv.Itoa(p.Versions[0].Version)) + "#versions"
+	}
 	slices.Reverse(p.Versions)
+	slices.Reverse(p.History)
+	if p.Span, err = spanOf(q); err != nil {
+		return nil, err
+	}
 	return &View{Title: p.Name, Nav: "/console/models", Every: 2 * time.Second, Data: p}, nil
 }

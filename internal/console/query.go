@@ -55,16 +55,8 @@ func (q *Query) ask(method, path string, body, into any) error {
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
-	if q.key != "" {
-		r.Header.Set("Authorization", "Bearer "+q.key)
-	}
-	q.console.tel.Context.Inject(q.ctx, propagation.HeaderCarrier(r.Header))
-	answer, err := q.console.api.Do(r)
+	answer, err := q.send(r)
 	if err != nil {
-		var wrapped *url.Error
-		if errors.As(err, &wrapped) {
-			err = wrapped.Err
-		}
 		return err
 	}
 	defer answer.Body.Close() //nolint:errcheck // read to where it matters
@@ -81,6 +73,23 @@ func (q *Query) ask(method, path string, body, into any) error {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	return nil
+}
+
+// send sends a request in the reader's name.
+func (q *Query) send(r *http.Request) (*http.Response, error) {
+	if q.key != "" {
+		r.Header.Set("Authorization", "Bearer "+q.key)
+	}
+	q.console.tel.Context.Inject(q.ctx, propagation.HeaderCarrier(r.Header))
+	answer, err := q.console.api.Do(r)
+	if err != nil {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err
+		}
+		return nil, err
+	}
+	return answer, nil
 }
 
 // refusal is what the API said instead.
