@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -239,6 +240,7 @@ func TestTry(t *testing.T) {
 }
 
 func TestOverTime(t *testing.T) {
+	var mu sync.Mutex
 	var asked []string
 	answer := func(with, without string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
@@ -246,9 +248,12 @@ func TestOverTime(t *testing.T) {
 				_, _ = io.WriteString(w, `{"versions":[],"elsewhere":{"from":"2013-01-01T05:00:00Z","until":"2013-12-31T20:00:00Z"}}`)
 				return
 			}
+			mu.Lock()
 			asked = append(asked, r.URL.RawQuery)
+			mu.Unlock()
 			if strings.Contains(r.URL.RawQuery, "2014-06") {
-				with = without
+				_, _ = io.WriteString(w, without)
+				return
 			}
 			_, _ = io.WriteString(w, with)
 		}
