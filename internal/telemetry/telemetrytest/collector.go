@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 
@@ -26,6 +27,7 @@ type Collector struct {
 	spans    []*trace.Span
 	metrics  map[string]*metrics.Metric
 	resource map[string]string
+	records  []Record
 }
 
 // NewCollector starts a collector that ends with the test.
@@ -34,6 +36,7 @@ func NewCollector(t testing.TB) *Collector {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/traces", c.traces)
 	mux.HandleFunc("POST /v1/metrics", c.measurements)
+	mux.HandleFunc("POST /v1/logs", c.logs)
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	c.URL = server.URL
@@ -50,6 +53,13 @@ func (c *Collector) Span(name string) *trace.Span {
 		}
 	}
 	return nil
+}
+
+// Spans gives all spans that were sent, in their order.
+func (c *Collector) Spans() []*trace.Span {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.spans)
 }
 
 // Metric gives a metric by its OpenTelemetry name as it was last sent, or nil.
