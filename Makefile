@@ -21,7 +21,7 @@ PLATFORM ?= linux/$(shell $(GO) env GOARCH)
 ORT_IMAGE_DIR := $(ORT_DIR)/$(subst /,-,$(PLATFORM))
 
 # Where `make deploy` goes beside KUBECONFIG and KO_DOCKER_REPO; knative/deploy.sh tells of each.
-export OVERLAY COMPONENTS NAMESPACE REDIS_IMAGE S3_IMAGE KNATIVE_INGRESS_URL
+export OVERLAY COMPONENTS NAMESPACE REDIS_IMAGE S3_IMAGE COLLECTOR_IMAGE POD_LOGS KNATIVE_INGRESS_URL
 OVERLAY   ?= dev
 NAMESPACE ?= pilotlight
 
@@ -50,11 +50,11 @@ ort: ## get the ONNX Runtime library for this machine into .ort
 	@[ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || env -u ORT_LIB internal/engine/onnx/library.sh "$(ORT_DIR)"
 
 .PHONY: test
-test: ort s3 venv feast evidently flights-venv schemathesis cloudevents ## run all tests (with a real Redis, S3 server and Python clients)
+test: ort s3 venv feast evidently flights-venv schemathesis cloudevents collector ## run all tests (with a real Redis, S3 server and Python clients)
 	$(GO) test $(TESTFLAGS) $(PKG)
 
 .PHONY: race
-race: ort s3 venv feast evidently flights-venv schemathesis cloudevents ## run all tests under the race detector
+race: ort s3 venv feast evidently flights-venv schemathesis cloudevents collector ## run all tests under the race detector
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
 .PHONY: fuzz
@@ -146,6 +146,13 @@ s3: $(TOOLS)/versitygw ## build the S3 server that tests run
 .PHONY: cloudevents
 cloudevents: $(TOOLS)/cloudevents ## build the conformance tool of CloudEvents that tests run
 
+.PHONY: collector
+collector: $(TOOLS)/collector ## build the OpenTelemetry Collector that tests run
+
+.PHONY: collector-image
+collector-image: ## put it into KO_DOCKER_REPO and tell its name, for clusters that can't pull the public one
+	@cd test/collector && KO_CONFIG_PATH=. KO_DEFAULTBASEIMAGE="$(or $(STATIC_BASEIMAGE),$(KO_DEFAULTBASEIMAGE))" ko build --base-import-paths --platform=$(PLATFORM) .
+
 .PHONY: venv
 venv: $(VENV)/.done ## make the Python environment that tests run clients in
 
@@ -203,6 +210,10 @@ $(TOOLS)/versitygw: tool.mod
 
 $(TOOLS)/cloudevents: tool.mod
 	$(GO) build -modfile=tool.mod -o $@ github.com/cloudevents/conformance/cmd/cloudevents
+
+# A module of its own: what it links is more than all else here, and none of it is ours.
+$(TOOLS)/collector: test/collector/go.mod test/collector/main.go
+	cd test/collector && CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o $@ .
 
 $(TOOLS)/golangci-lint: tool.mod
 	$(GO) build -modfile=tool.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint

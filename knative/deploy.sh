@@ -9,19 +9,26 @@
 #   OVERLAY, COMPONENTS   folders below overlays/; components are added to the overlay
 #   NAMESPACE             where all of it goes
 #   REDIS_IMAGE S3_IMAGE  other images for OVERLAY=dev than the public ones
+#   COLLECTOR_IMAGE       another image for COMPONENTS=collector, such as the one that make collector-image builds
+#   POD_LOGS              where nodes keep the logs of pods, if not in /var/log/pods
 #   KNATIVE_INGRESS_URL   how the ingress is reached from here; empty: by the URLs that Knative gives its services
 #   KUBECONFIG, KO_*      as kubectl and ko read them
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
 export KO_CONFIG_PATH=${KO_CONFIG_PATH:-ko.yaml}
-: "${OVERLAY:=dev}" "${COMPONENTS:=}" "${NAMESPACE:=pilotlight}" "${REDIS_IMAGE:=}" "${S3_IMAGE:=}" "${KNATIVE_INGRESS_URL:=}"
+: "${OVERLAY:=dev}" "${COMPONENTS:=}" "${NAMESPACE:=pilotlight}" "${REDIS_IMAGE:=}" "${S3_IMAGE:=}" "${COLLECTOR_IMAGE:=}" "${POD_LOGS:=/var/log/pods}" "${KNATIVE_INGRESS_URL:=}"
 k() { kubectl -n "$NAMESPACE" "$@"; }
 
 # image NAME NEW is the line of a Kustomization that has image NAME replaced, unless NEW is empty.
 image() {
 	[ -n "$2" ] || return 0
 	local name=$2 tag=latest
+	case $2 in *@*)
+		echo "  - {name: $1, newName: ${2%%[@]*}, digest: ${2##*@}}"
+		return
+		;;
+	esac
 	case ${2##*/} in *:*) tag=${2##*:} name=${2%:*} ;; esac
 	echo "  - {name: $1, newName: $name, newTag: $tag}"
 }
@@ -39,14 +46,15 @@ render() {
 		echo "images:"
 		image redis "$REDIS_IMAGE"
 		image versity/versitygw "$S3_IMAGE"
+		image otel/opentelemetry-collector-contrib "$COLLECTOR_IMAGE"
 	} >"$dir/Kustomization"
 	local yaml hash
 	yaml=$(kubectl kustomize --load-restrictor LoadRestrictionsNone "$dir") || return
 	# Names inside of values, which kustomize does not know for any.
 	yaml=$(sed -e "s/\.pilotlight\.svc\./.$NAMESPACE.svc./" -e "s/serviceaccount:pilotlight:/serviceaccount:$NAMESPACE:/" \
-		-e "s#\(job-sink\.[^/]*\)/pilotlight/#\1/$NAMESPACE/#" <<<"$yaml")
+		-e "s#\(job-sink\.[^/]*\)/pilotlight/#\1/$NAMESPACE/#" -e "s#^\( *\)path: /var/log/pods\$#\1path: $POD_LOGS#" <<<"$yaml")
 	# The ConfigMap is named by its content: a change makes a new revision, and old revisions keep their values.
-	hash=$(awk 'BEGIN {RS = "---\n"} /\nkind: ConfigMap\n/' <<<"$yaml" | sha256sum | cut -c1-10)
+	hash=$(awk 'BEGIN {RS = "---\n"} /\nkind: ConfigMap\n/ && /\n  name: pilotlight-config\n/' <<<"$yaml" | sha256sum | cut -c1-10)
 	sed -E "s/^( *name: pilotlight-config)\$/\1-$hash/" <<<"$yaml"
 }
 
@@ -66,6 +74,7 @@ deploy() {
 	fi
 	render | ko apply --base-import-paths -f -
 	[ "$OVERLAY" != dev ] || k rollout status deployment/redis deployment/s3 --timeout=3m
+	case " $COMPONENTS " in *" collector "*) k rollout status deployment/collector daemonset/collector-logs --timeout=3m ;; esac
 	# The binding gives the services a variable, which makes new revisions of those that came before it.
 	k wait --for=condition=Ready broker/pilotlight sinkbinding/functions-to-broker jobsink/steps --timeout=3m
 	k wait --for=condition=Ready ksvc/predict ksvc/features ksvc/deadletter ksvc/feedback ksvc/gateway ksvc/pipeline --timeout=5m
@@ -91,7 +100,7 @@ deploy() {
 undeploy() {
 	# Pods first: while one drains, Kubernetes looks at its namespace again only after half of the pod's grace period.
 	local pods
-	k delete ksvc,deployment,jobs --all --wait=false
+	k delete ksvc,deployment,daemonset,jobs --all --wait=false
 	pods=$(k get pods -o name)
 	# shellcheck disable=SC2086 # one word each
 	[ -z "$pods" ] || k wait --for=delete --timeout=6m $pods

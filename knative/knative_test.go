@@ -57,6 +57,7 @@ var kinds = map[string]func() metav1.Object{
 	"v1/Service":                                func() metav1.Object { return new(corev1.Service) },
 	"networking.k8s.io/v1/NetworkPolicy":        func() metav1.Object { return new(networkingv1.NetworkPolicy) },
 	"apps/v1/Deployment":                        func() metav1.Object { return new(appsv1.Deployment) },
+	"apps/v1/DaemonSet":                         func() metav1.Object { return new(appsv1.DaemonSet) },
 	"rbac.authorization.k8s.io/v1/Role":         func() metav1.Object { return new(rbacv1.Role) },
 	"rbac.authorization.k8s.io/v1/RoleBinding":  func() metav1.Object { return new(rbacv1.RoleBinding) },
 	"policy/v1/PodDisruptionBudget":             func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
@@ -105,7 +106,9 @@ var variants = []struct {
 	{name: "dev, pvc", overlay: "dev", components: []string{"pvc"}, features: claims, open: true},
 	{name: "dev, trainer", overlay: "dev", components: []string{"trainer"}, open: true},
 	{name: "dev, tls", overlay: "dev", components: []string{"tls"}, open: true},
+	{name: "dev, collector", overlay: "dev", components: []string{"collector"}, open: true},
 	{name: "prod", overlay: "prod", features: placement},
+	{name: "prod, pinned, collector", overlay: "prod", components: []string{"pinned", "collector"}, features: placement},
 	{name: "prod, pinned, pvc", overlay: "prod", components: []string{"pinned", "pvc"}, features: append(claims, placement...)},
 	{name: "dev, pinned, pvc", overlay: "dev", components: []string{"pinned", "pvc"}, features: claims, open: true},
 }
@@ -386,6 +389,9 @@ func (m *manifests) check(t *testing.T, features ...func(*config.Features)) (pro
 	problems = append(problems, m.checkNetwork(ctx)...)
 	problems = append(problems, m.checkRights()...)
 	for name, c := range m.configs {
+		if c.Labels["app.kubernetes.io/component"] == "collector" {
+			continue // of files, which the collector reads
+		}
 		for key := range c.Data {
 			if !read[key] && !slices.Contains(foreign, key) {
 				problems = append(problems, fmt.Sprintf("ConfigMap %s: no function reads %s", name, key))
@@ -615,8 +621,8 @@ func or[T any](p, fallback *T) *T {
 // mains are the functions that were built, once for all tests.
 var mains sync.Map
 
-// configuration asks a function itself: which variables it reads, and what they would hold.
-func configuration(t *testing.T, function string, environ map[string]string) (names []string, values map[string]string, err error) {
+// program builds a function, once for all tests.
+func program(t *testing.T, function string) (string, error) {
 	t.Helper()
 	build, _ := mains.LoadOrStore(function, sync.OnceValues(func() (string, error) {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.Name}}", "../"+function).CombinedOutput()
@@ -629,7 +635,13 @@ func configuration(t *testing.T, function string, environ map[string]string) (na
 		}
 		return program, nil
 	}))
-	program, err := build.(func() (string, error))()
+	return build.(func() (string, error))()
+}
+
+// configuration asks a function itself: which variables it reads, and what they would hold.
+func configuration(t *testing.T, function string, environ map[string]string) (names []string, values map[string]string, err error) {
+	t.Helper()
+	program, err := program(t, function)
 	if err != nil {
 		return nil, nil, err
 	}

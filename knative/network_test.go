@@ -108,8 +108,27 @@ func (m *manifests) checkNetwork(ctx context.Context) (problems []string) {
 			expect(store, function, knative.BackendHTTPPort, false)
 			for _, other := range append([]peer{kourier, activator, prometheus}, strangers...) {
 				expect(other, store, port, false)
-				expect(store, other, 443, false)
+				if name != "collector" { // which hands on to whom it is told to
+					expect(store, other, 443, false)
+				}
 			}
+		}
+	}
+	if _, ok := stores["collector"]; ok {
+		collector, logs := peer{namespace: namespace, labels: labels.Set{"app": "collector"}}, peer{namespace: namespace, labels: labels.Set{"app": "collector-logs"}}
+		expect(collector, bucket, 443, true)
+		expect(logs, collector, stores["collector"], true)
+		expect(logs, names, 53, true)
+		expect(logs, bucket, 443, false)
+		for _, port := range []int32{8888, 8889} {
+			expect(prometheus, collector, port, true)
+			for _, stranger := range append([]peer{kourier, activator, logs}, strangers...) {
+				expect(stranger, collector, port, false)
+			}
+		}
+		expect(prometheus, logs, 8888, true)
+		for _, stranger := range append([]peer{kourier, activator, collector}, strangers...) {
+			expect(stranger, logs, 8888, false)
 		}
 	}
 	for _, sink := range m.sinks {
