@@ -25,6 +25,7 @@ const lookBack = 7 * 24 * time.Hour
 //	GET /admin/v1/quality/{model}                    a Judgement, by the query's version, from, until (RFC 3339), every (24h), slice and, of the log, task, output, threshold and quantile
 //	GET /admin/v1/drift/{model}                      a Drift, by version, from, until and every
 //	GET, PUT /admin/v1/drift/{model}/{version}/reference    a drift.Profile
+//	GET /admin/v1/predictions...                     see registerPredictions
 //
 // One Judgement or Drift is worked on at a time, as either may read all that there is.
 func registerAdmin(mux *http.ServeMux, j *Journal) {
@@ -40,6 +41,7 @@ func registerAdmin(mux *http.ServeMux, j *Journal) {
 			}
 		})
 	}
+	registerPredictions(route, j)
 	turn := make(chan struct{}, 1)
 	heavy := func(work func(ctx context.Context, q *Question) (any, error)) func(r *http.Request) (any, error) {
 		return func(r *http.Request) (any, error) {

@@ -16,6 +16,7 @@ const (
 	ofOutcome    byte = 'o'
 	ofEntity     byte = 'e'
 	ofWaiting    byte = 'w'
+	ofFailed     byte = 'f' // where a prediction is that ended with an error, by its key
 )
 
 // prediction is what a join needs to know of a row of a prediction.
@@ -28,6 +29,7 @@ type prediction struct {
 	slices  []string // that it counts in, besides all
 	answer  quality.Answer
 	why     string // it has no answer; "": it has
+	place   int64  // when the last prediction of its segment was answered, by which that is found; 0: not known
 }
 
 // about is a prediction about an entity.
@@ -61,8 +63,11 @@ func (p *prediction) append(b []byte) []byte {
 	if p.why == "" {
 		b = p.answer.Append(b)
 	}
-	return b
+	return binary.AppendUvarint(b, uint64(p.place))
 }
+
+// failed notes where a prediction is that ended with an error.
+func failed(place int64) []byte { return binary.AppendUvarint([]byte{ofFailed}, uint64(place)) }
 
 func (o *told) append(b []byte) []byte {
 	b = binary.AppendUvarint(append(b, ofOutcome), uint64(o.commit))
@@ -156,14 +161,26 @@ func readPrediction(b []byte) (*prediction, error) {
 	if p.why = r.text(); r.bad {
 		return nil, errRecord
 	}
-	if p.why != "" {
-		return p, nil
+	if p.why == "" {
+		var err error
+		if p.answer, r.b, err = quality.DecodeAnswer(r.b); err != nil {
+			return nil, errRecord
+		}
 	}
-	var err error
-	if p.answer, _, err = quality.DecodeAnswer(r.b); err != nil {
-		return nil, errRecord
+	if len(r.b) > 0 { // else it was written before there were places
+		if p.place = r.uvarint(); r.bad {
+			return nil, errRecord
+		}
 	}
 	return p, nil
+}
+
+func readFailed(b []byte) (place int64, err error) {
+	r := reader{b: b[1:]}
+	if place = r.uvarint(); r.bad {
+		return 0, errRecord
+	}
+	return place, nil
 }
 
 func readTold(b []byte) (told, error) {

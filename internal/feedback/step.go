@@ -50,7 +50,8 @@ type step struct {
 	number int64
 	now    time.Time
 	did    Progress
-	all    bool // the segments that there are were taken, to the last one
+	all    bool  // the segments that there are were taken, to the last one
+	place  int64 // of the segment that is being taken
 
 	versions    map[versionID]*known
 	parsed      parsed
@@ -165,6 +166,7 @@ func (s *step) takeSegments(ctx context.Context) error {
 			}
 			break
 		}
+		s.place = until
 		err := payload.Load(ctx, s.j.blob, o.Key, func(rows []payload.Row) error {
 			for i := range rows {
 				if err := s.takeRow(ctx, &rows[i]); err != nil {
@@ -216,7 +218,10 @@ func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
 			s.traffic[k].of(name, strconv.Itoa(number)).add(r, newest)
 		}
 	}
+	key := predictionKey(r.ID, r.Row)
 	if r.Kind != "" {
+		data := failed(s.place)
+		s.entries, s.size = append(s.entries, ledger.Entry{Key: key, Data: data}), s.size+len(data)
 		return nil
 	}
 	s.did.Predictions++
@@ -229,7 +234,7 @@ func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
 	if at.drift != nil {
 		observe(at.drift, &s.parsed)
 	}
-	p := &prediction{commit: s.number, model: name, version: number, at: r.At, why: v.why}
+	p := &prediction{commit: s.number, model: name, version: number, at: r.At, why: v.why, place: s.place}
 	if v.judging != nil {
 		p.spec = v.judging.spec
 		if p.answer, err = v.judging.answer(s.parsed.outputs); err != nil {
@@ -251,7 +256,6 @@ func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
 			}
 		}
 	}
-	key := predictionKey(r.ID, r.Row)
 	s.predictions[key] = append(s.predictions[key], p)
 	data := p.append(nil)
 	s.entries, s.size = append(s.entries, ledger.Entry{Key: key, Data: data}), s.size+len(data)
