@@ -186,7 +186,7 @@ func (s *Server) skew(ctx context.Context, span Span) (*Skew, error) {
 	return report, s.sink.Send(ctx, report.event())
 }
 
-// Register mounts training sets, the skew check, and materialize where Feast has it.
+// Register mounts training sets, freshness, the skew check, and materialize where Feast has it.
 func (s *Server) Register(mux *http.ServeMux) {
 	route := func(pattern string, handle func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -197,6 +197,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 	}
 	route("POST /admin/v1/features/training-set", s.trainingSet)
 	route("GET /admin/v1/features/materialize", s.progress)
+	route("GET /admin/v1/features/freshness", s.freshness)
 	route("GET /admin/v1/features/skew", func(w http.ResponseWriter, r *http.Request) error {
 		report, err := s.store.LastSkew(r.Context())
 		if err != nil {

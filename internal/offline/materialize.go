@@ -107,7 +107,9 @@ type full struct {
 	Files map[string]string `json:"files,omitempty"`
 }
 
-func (m *materializing) key() string { return "features/materialized/" + m.view.Name }
+const materializedPrefix = "features/materialized/"
+
+func (m *materializing) key() string { return materializedPrefix + m.view.Name }
 
 func (m *materializing) load(ctx context.Context) error {
 	m.state = checkpoint{Version: m.view.Version}
