@@ -185,7 +185,7 @@ func TestOpenAPISchemasAreTheTypes(t *testing.T) {
 		"ModelSummary": predict.ModelSummary{}, "ModelDetail": predict.ModelDetail{}, "Manifest": model.Manifest{}, "Card": modelcard.Card{}, "Move": model.Move{}, "Pulse": pulse.Live{},
 		"AliasChange": predict.AliasChange{}, "PushSettings": predict.PushSettings{},
 		"Pushed": feature.Result{}, "FeatureSet": feature.Set{}, "FeaturesChanged": feature.Changed{}, "Runs": offline.Runs{}, "Skew": offline.Skew{},
-		"OutcomesTaken": feedback.Result{}, "Landed": etl.Landed{}, "Judgement": feedback.Judgement{}, "Drift": feedback.Drift{},
+		"OutcomesTaken": feedback.Result{}, "Landed": etl.Landed{}, "Judgement": feedback.Judgement{}, "PredictionList": feedback.PredictionList{}, "Prediction": feedback.Prediction{}, "Freshness": offline.Freshness{}, "Drift": feedback.Drift{},
 		"Rollout": rollout.Rollout{}, "Key": auth.Key{}, "Policy": limit.Policy{}, "AlertStatus": alert.Status{}, "Rules": alert.Rules{}, "RulesApplied": alert.Applied{},
 		"PipelineSummary": pipeline.Summary{}, "Pipeline": pipeline.Detail{}, "PipelineApplied": pipeline.Applied{}, "PipelineRun": pipeline.Shown{}, "PipelineLog": pipeline.Log{},
 		"LetterSummary": deadletter.Summary{}, "Letter": deadletter.Letter{},
