@@ -89,6 +89,13 @@ func (c *Console) register(mux *http.ServeMux) {
 	c.page(mux, "/console/models/{model}/try", "try", c.try)
 	c.posted(mux, "/console/models/{model}/try", "try", c.tried)
 	c.form(mux, "/console/models/{model}/aliases", c.changeAlias)
+	c.page(mux, "/console/predictions", "predictions", c.predictions)
+	c.page(mux, "/console/predictions/{id}", "prediction", c.prediction)
+	mux.HandleFunc("GET /console/predictions/"+finds, c.findPrediction)
+	c.page(mux, "/console/features", "features", c.features)
+	c.page(mux, "/console/features/views/{view}", "view", c.featureView)
+	c.page(mux, "/console/traces", "traces", c.traces)
+	c.page(mux, "/console/traces/{trace}", "trace", c.trace)
 	mux.HandleFunc("GET /console/", func(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, r, fault.New(fault.NotFound, "there is no page at %.200s", r.URL.Path))
 	})

@@ -21,6 +21,8 @@ var functions = template.FuncMap{
 	"percent": func(f float64) string { return number(100*f) + " %" },
 	"bytes":   func(n int64) string { return humanize.IBytes(uint64(max(n, 0))) },
 	"micros":  micros,
+	"seconds": func(s float64) string { return lag(time.Duration(s * 1e9)) },
+	"lag":     lag,
 	"when":    when,
 	"ago":     ago,
 	"join":    strings.Join,
@@ -66,6 +68,23 @@ func micros(us float64) string {
 		return fmt.Sprintf("%.3g ms", us/1e3)
 	}
 	return (time.Duration(us) * time.Microsecond).Round(10 * time.Millisecond).String()
+}
+
+// lag tells a time that may be long, in at most two units: "3h 12m", "45 days".
+func lag(d time.Duration) string {
+	sign := ""
+	if d < 0 {
+		sign, d = "−", -d
+	}
+	switch {
+	case d < time.Minute:
+		return sign + micros(float64(d.Microseconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%s%dm %ds", sign, int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%s%dh %dm", sign, int(d.Hours()), int(d.Minutes())%60)
+	}
+	return sign + count(int(d.Hours()/24)) + " days"
 }
 
 // when is a time for people, in UTC, with the exact one for machines.

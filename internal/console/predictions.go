@@ -1,0 +1,380 @@
+package console
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
+)
+
+// predictionLine is a line of the list of predictions.
+type predictionLine struct {
+	ID       string          `json:"id"`
+	Time     time.Time       `json:"time"`
+	AsOf     time.Time       `json:"as_of"`
+	Model    string          `json:"model"`
+	Version  int             `json:"version"`
+	Rows     int             `json:"rows"`
+	Duration float64         `json:"duration_us"`
+	Cache    string          `json:"cache"`
+	Kind     string          `json:"kind"`
+	Error    string          `json:"error"`
+	Inputs   json.RawMessage `json:"inputs"`
+	Outputs  json.RawMessage `json:"outputs"`
+
+	Path        string
+	Asked, Said string
+}
+
+type predictionsPage struct {
+	Model, Version, Entity, From, To string
+	Failed                           bool
+	Filtered                         bool
+	Problem                          string // what is wrong with what was asked for
+	Predictions                      []predictionLine
+	Back                             time.Time // until when the log was looked through
+	Damaged                          int
+	Newest, More                     string
+}
+
+func (c *Console) predictions(q *Query) (*View, error) {
+	f := q.URL.Query()
+	p := &predictionsPage{
+		Model: f.Get("model"), Version: f.Get("version"), Entity: f.Get("entity"), From: f.Get("from"), To: f.Get("to"), Failed: f.Get("failed") == "true",
+	}
+	ask := url.Values{"limit": {fmt.Sprint(onePage)}}
+	for name, v := range map[string]string{"model": p.Model, "version": p.Version, "entity": p.Entity, "from": moment(p.From), "to": moment(p.To)} {
+		if v != "" {
+			ask.Set(name, v)
+		}
+	}
+	if p.Failed {
+		ask.Set("failed", "true")
+	}
+	p.Filtered = len(ask) > 1
+	v := &View{Title: "Predictions", Nav: "/console/predictions", Data: p}
+	after := f.Get("after")
+	if after != "" {
+		ask.Set("after", after)
+	} else {
+		v.Every = 5 * time.Second
+	}
+	var list struct {
+		Predictions []predictionLine `json:"predictions"`
+		Next        string           `json:"next"`
+		Back        time.Time        `json:"back"`
+		Damaged     []string         `json:"damaged"`
+	}
+	err := q.get("/admin/v1/predictions?"+ask.Encode(), &list)
+	if fault.Is(err, fault.Invalid) {
+		p.Problem, v.Every = fault.Message(err), 0
+		return v, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.Predictions, p.Back, p.Damaged = list.Predictions, list.Back, len(list.Damaged)
+	for i := range p.Predictions {
+		l := &p.Predictions[i]
+		l.Path, l.Asked, l.Said = predictionPath(l.ID), short(l.Inputs), short(l.Outputs)
+	}
+	f.Del("after")
+	if after != "" {
+		p.Newest = "/console/predictions?" + f.Encode()
+	}
+	if list.Next != "" {
+		f.Set("after", list.Next)
+		p.More = "/console/predictions?" + f.Encode()
+		if !p.Back.IsZero() {
+			v.Every = 0 // it read much, and would again
+		}
+	}
+	return v, nil
+}
+
+// finds is the way to a prediction whose id somebody has typed.
+const finds = "find"
+
+func (c *Console) findPrediction(w http.ResponseWriter, r *http.Request) {
+	next := "/console/predictions"
+	if id := strings.TrimSpace(r.FormValue("id")); id != "" {
+		next = predictionPath(id)
+	}
+	http.Redirect(w, r, next, http.StatusSeeOther)
+}
+
+// predictionPath is the page of a prediction.
+func predictionPath(id string) string { return at("/console/predictions", idInPath(id)) }
+
+// idInPath writes an id as the API has it in paths: as it is, or as ~ and its base64url where it has what no path may have.
+func idInPath(id string) string {
+	plain := id != "" && id != "." && id != ".." && id != finds && id[0] != '~' && !strings.ContainsFunc(id, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`/\%?#`, r)
+	})
+	if plain {
+		return id
+	}
+	return "~" + base64.RawURLEncoding.EncodeToString([]byte(id))
+}
+
+// plainID is the id that a path means.
+func plainID(s string) string {
+	coded, is := strings.CutPrefix(s, "~")
+	if !is {
+		return s
+	}
+	b, err := base64.RawURLEncoding.DecodeString(coded)
+	if err != nil {
+		return s
+	}
+	return string(b)
+}
+
+type predictionPage struct {
+	ID      string
+	Waits   bool // it is not in the log
+	Reason  string
+	Answers []answer
+	Trace   string
+	Trail   *waterfall
+	Lost    bool // there is a trace's name and no trace
+}
+
+// answer is one answer to a prediction.
+type answer struct {
+	Time     time.Time   `json:"time"`
+	AsOf     time.Time   `json:"as_of"`
+	Model    string      `json:"model"`
+	Version  int         `json:"version"`
+	Digest   string      `json:"digest"`
+	Caller   string      `json:"caller"`
+	Protocol string      `json:"protocol"`
+	Cache    string      `json:"cache"`
+	Duration float64     `json:"duration_us"`
+	Kind     string      `json:"kind"`
+	Error    string      `json:"error"`
+	Weight   float64     `json:"weight"`
+	Trace    string      `json:"trace"`
+	Rows     []answerRow `json:"rows"`
+	More     bool        `json:"more"`
+
+	Aliases []string // that named the version then
+	Past    bool     // it is as of another time than that at which it was answered
+}
+
+type answerRow struct {
+	Row      int             `json:"row"`
+	Inputs   json.RawMessage `json:"inputs"`
+	Features []fetched       `json:"features"`
+	Outputs  json.RawMessage `json:"outputs"`
+	Outcomes []struct {
+		Value  json.RawMessage `json:"value"`
+		Time   time.Time       `json:"time"`
+		Taken  time.Time       `json:"taken"`
+		Counts bool            `json:"counts"`
+		Joined bool            `json:"joined"`
+
+		Said member
+	} `json:"outcomes"`
+	Verdict *struct {
+		Task    string   `json:"task"`
+		Correct *bool    `json:"correct"`
+		LogLoss *float64 `json:"log_loss"`
+		Error   *float64 `json:"error"`
+	} `json:"verdict"`
+
+	Asked, Answered []member
+	Odd             int // features that are null or old
+	Right, Wrong    bool
+}
+
+// fetched is a feature as a model was given it.
+type fetched struct {
+	Name  string          `json:"name"`
+	Value json.RawMessage `json:"value"`
+	Time  time.Time       `json:"time"`
+	Age   *float64        `json:"age_s"`
+
+	Said member
+	View string // that it is of; empty: not known
+	Path string // of that, looked up by what the caller brought
+	TTL  string
+	Old  bool // older than the view lets it be
+}
+
+func (c *Console) prediction(q *Query) (*View, error) {
+	id := plainID(q.PathValue("id"))
+	p := &predictionPage{ID: id}
+	v := &View{Title: "Prediction " + id, Nav: "/console/predictions", Data: p}
+	var found struct {
+		Answers []answer `json:"answers"`
+	}
+	err := q.get(at("/admin/v1/predictions", idInPath(id)), &found)
+	if missing(err) {
+		p.Waits, p.Reason, v.Every = true, fault.Message(err), 3*time.Second
+		return v, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.Answers = found.Answers
+	settled := true
+	for i := range p.Answers {
+		a := &p.Answers[i]
+		a.Past = a.Time.Sub(a.AsOf).Abs() > time.Minute
+		a.Aliases = q.aliasesOf(a.Model, a.Version, a.Time)
+		views := q.viewsOf(a.Model, a.Version)
+		for j := range a.Rows {
+			a.Rows[j].show(views)
+			settled = settled && len(a.Rows[j].Outcomes) > 0
+		}
+		if p.Trace == "" {
+			p.Trace = a.Trace
+		}
+	}
+	if p.Trace != "" {
+		if p.Trail, err = q.waterfall(p.Trace); err != nil && !fault.Is(err, fault.Denied) {
+			return nil, err
+		}
+		p.Lost = p.Trail == nil
+	}
+	if !settled {
+		v.Every = 5 * time.Second // its outcome may come
+	}
+	return v, nil
+}
+
+// show makes texts of values.
+func (r *answerRow) show(views map[string]viewOf) {
+	if v := r.Verdict; v != nil && v.Correct != nil {
+		r.Right, r.Wrong = *v.Correct, !*v.Correct
+	}
+	r.Asked, r.Answered = membersOf(r.Inputs), membersOf(r.Outputs)
+	for i := range r.Outcomes {
+		r.Outcomes[i].Said = memberOf("", r.Outcomes[i].Value)
+	}
+	for i := range r.Features {
+		f := &r.Features[i]
+		f.Said = memberOf(f.Name, f.Value)
+		if of, known := views[f.Name]; known {
+			f.View, f.Path = of.name, of.path(r.Asked)
+			if of.ttl > 0 {
+				f.TTL, f.Old = of.said, f.Age != nil && *f.Age > of.ttl.Seconds()
+			}
+		}
+		if f.Old || f.Said.Null {
+			r.Odd++
+		}
+	}
+}
+
+// viewOf is the view that a feature is of.
+type viewOf struct {
+	name, said string
+	ttl        time.Duration
+	keys       []fieldDefined
+}
+
+// path is the page of the view, with its keys as a caller brought them.
+func (v *viewOf) path(brought []member) string {
+	f := url.Values{}
+	for _, k := range v.keys {
+		for _, m := range brought {
+			if m.Name == k.Name && !m.Null && !m.Long {
+				f.Set("key."+k.Name, m.Value)
+			}
+		}
+	}
+	path := at("/console/features/views", v.name)
+	if len(f) > 0 {
+		path += "?" + f.Encode()
+	}
+	return path
+}
+
+// viewsOf tells of which views the features of a version are, by the definitions of today. Nothing is known where they can't be read.
+func (q *Query) viewsOf(model string, version int) map[string]viewOf {
+	var m struct {
+		Features string `json:"features"`
+	}
+	var set definitions
+	if q.get(at("/admin/v1/models", model, "versions", fmt.Sprint(version)), &m) != nil || m.Features == "" || q.get("/admin/v1/features", &set) != nil {
+		return nil
+	}
+	views := map[string]viewOf{}
+	for _, s := range set.Services {
+		if s.Name != m.Features {
+			continue
+		}
+		for _, f := range s.Features {
+			view, feature, _ := strings.Cut(f.Feature, ":")
+			at := slices.IndexFunc(set.Views, func(v viewDefined) bool { return v.Name == view })
+			if at < 0 {
+				continue
+			}
+			of := viewOf{view, set.Views[at].TTL, durationOf(set.Views[at].TTL), set.keysOf(&set.Views[at])}
+			names := []string{feature}
+			switch {
+			case f.As != "":
+				names = []string{f.As}
+			case feature == "*":
+				names = set.featuresOf(&set.Views[at])
+			}
+			for _, n := range names {
+				views[n] = of
+			}
+		}
+	}
+	return views
+}
+
+// aliasesOf tells which aliases sent requests to a version at a moment.
+func (q *Query) aliasesOf(model string, version int, when time.Time) (names []string) {
+	type others struct {
+		Canaries []struct {
+			Version int `json:"version"`
+		} `json:"canaries"`
+		Shadow int `json:"shadow"`
+	}
+	var m struct {
+		History []struct {
+			Alias string    `json:"alias"`
+			To    int       `json:"to"`
+			After *others   `json:"after"`
+			At    time.Time `json:"at"`
+		} `json:"history"`
+	}
+	if q.get(at("/admin/v1/models", model), &m) != nil {
+		return nil
+	}
+	named := map[string]string{}
+	for _, move := range m.History {
+		if move.At.After(when) {
+			break
+		}
+		delete(named, move.Alias)
+		switch after := move.After; {
+		case move.To == version:
+			named[move.Alias] = move.Alias
+		case after != nil && after.Shadow == version:
+			named[move.Alias] = move.Alias + " (shadow)"
+		case after != nil:
+			for _, c := range after.Canaries {
+				if c.Version == version {
+					named[move.Alias] = move.Alias + " (canary)"
+				}
+			}
+		}
+	}
+	for _, n := range named {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
