@@ -34,7 +34,7 @@ func api() map[string]http.HandlerFunc {
 		"POST /get-online-features":             online,
 		"GET /admin/v1/traces":                  says(`{"traces":[{"trace":"` + aTrace + `","name":"POST /v2/models/flights/infer","service":"gateway","start":"2026-11-26T10:00:00Z","duration_us":1500,"spans":4,"error":"it took too long","model":"flights"}],"next":"x"}`),
 		"GET /admin/v1/traces/" + aTrace:        says(`{"trace":"` + aTrace + `","spans":` + someSpans + `}`),
-		"GET /admin/v1/traces/{trace}":          refuses(fault.New(fault.NotFound, "no trace of that name is kept")),
+		"GET /admin/v1/traces/{trace}":          fails(fault.New(fault.NotFound, "no trace of that name is kept")),
 	}
 }
 
@@ -50,7 +50,7 @@ const someSpans = `[
 	{"span":"10f067aa0ba902b7","parent":"00f067aa0ba902b7","name":"features","service":"predict","kind":"internal","start":"2026-11-26T10:00:00.0003Z","duration_us":300,"error":"it took too long"},
 	{"span":"20f067aa0ba902b7","parent":"ffffffffffffffff","name":"feedback","service":"feedback","kind":"consumer","start":"2026-11-26T10:00:01Z","duration_us":10,"links":[{"trace":"4bf92f3577b34da6a3ce929d0e0e4736","span":"30f067aa0ba902b7"}]}]`
 
-func refuses(err error) http.HandlerFunc {
+func fails(err error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { serve.Error(w, r, err) }
 }
 
@@ -133,11 +133,11 @@ func TestFindByID(t *testing.T) {
 // What is not there yet, is refused or can't be asked for is said in a sentence, with the form beside it.
 func TestLookUpSays(t *testing.T) {
 	routes := api()
-	routes["GET /admin/v1/predictions"] = refuses(fault.New(fault.Invalid, "version is no number"))
-	routes["GET /admin/v1/predictions/{id}"] = refuses(fault.New(fault.NotFound, "no such prediction is in the log"))
-	routes["GET /admin/v1/traces"] = refuses(fault.New(fault.Invalid, "slow is no time"))
-	routes["POST /get-online-features"] = refuses(fault.New(fault.Denied, "the key may not do that"))
-	routes["GET /admin/v1/features/skew"] = refuses(fault.New(fault.NotFound, "nothing was checked"))
+	routes["GET /admin/v1/predictions"] = fails(fault.New(fault.Invalid, "version is no number"))
+	routes["GET /admin/v1/predictions/{id}"] = fails(fault.New(fault.NotFound, "no such prediction is in the log"))
+	routes["GET /admin/v1/traces"] = fails(fault.New(fault.Invalid, "slow is no time"))
+	routes["POST /get-online-features"] = fails(fault.New(fault.Denied, "the key may not do that"))
+	routes["GET /admin/v1/features/skew"] = fails(fault.New(fault.NotFound, "nothing was checked"))
 	d := newDesk(t, false, routes)
 	for path, want := range map[string][]string{
 		"/console/predictions?version=x":                 {"version is no number", `value="x"`},

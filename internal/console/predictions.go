@@ -137,13 +137,13 @@ func plainID(s string) string {
 }
 
 type predictionPage struct {
-	ID      string
-	Waits   bool // it is not in the log
-	Reason  string
-	Answers []answer
-	Trace   string
-	Trail   *waterfall
-	Lost    bool // there is a trace's name and no trace
+	ID               string
+	Waits            bool // it is not in the log
+	Reason           string
+	Answers          []answer
+	Trace, TracePath string
+	Trail            *waterfall
+	Lost             bool // there is a trace's name and no trace
 }
 
 // answer is one answer to a prediction.
@@ -224,7 +224,7 @@ func (c *Console) prediction(q *Query) (*View, error) {
 		return nil, err
 	}
 	p.Answers = found.Answers
-	settled := true
+	settled, when := true, time.Time{}
 	for i := range p.Answers {
 		a := &p.Answers[i]
 		a.Past = a.Time.Sub(a.AsOf).Abs() > time.Minute
@@ -234,12 +234,12 @@ func (c *Console) prediction(q *Query) (*View, error) {
 			a.Rows[j].show(views)
 			settled = settled && len(a.Rows[j].Outcomes) > 0
 		}
-		if p.Trace == "" {
-			p.Trace = a.Trace
+		if p.Trace == "" && a.Trace != "" {
+			p.Trace, p.TracePath, when = a.Trace, tracePath(a.Trace, a.Time), a.Time
 		}
 	}
 	if p.Trace != "" {
-		if p.Trail, err = q.waterfall(p.Trace); err != nil && !fault.Is(err, fault.Denied) {
+		if p.Trail, err = q.waterfall(p.Trace, when); err != nil && !fault.Is(err, fault.Denied) {
 			return nil, err
 		}
 		p.Lost = p.Trail == nil

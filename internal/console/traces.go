@@ -21,6 +21,16 @@ type traceLine struct {
 	Model    string    `json:"model"`
 
 	Width float64 // of its bar, of barWidth: as long as the longest of the page
+	Path  string
+}
+
+// tracePath is the page of a trace, and says about when it was.
+func tracePath(trace string, when time.Time) string {
+	path := at("/console/traces", trace)
+	if !when.IsZero() {
+		path += "?at=" + escape(when.UTC().Format(time.RFC3339))
+	}
+	return path
 }
 
 type tracesPage struct {
@@ -74,6 +84,7 @@ func (c *Console) traces(q *Query) (*View, error) {
 		longest = max(longest, p.Traces[i].Duration)
 	}
 	for i := range p.Traces {
+		p.Traces[i].Path = tracePath(p.Traces[i].Trace, p.Traces[i].Start)
 		p.Traces[i].Width = max(barWidth*p.Traces[i].Duration/longest, 3)
 	}
 	f.Del("after")
@@ -97,7 +108,11 @@ func (c *Console) trace(q *Query) (*View, error) {
 	if b, err := hex.DecodeString(id); err != nil || len(b) != 16 {
 		return nil, fault.New(fault.Invalid, "a trace is named by 32 hexadecimal digits, not %.80q", id)
 	}
-	w, err := q.waterfall(id)
+	when, err := time.Parse(time.RFC3339, q.FormValue("at"))
+	if err != nil {
+		when = time.Time{}
+	}
+	w, err := q.waterfall(id, when)
 	if err != nil {
 		return nil, err
 	}

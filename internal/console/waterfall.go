@@ -151,12 +151,16 @@ func (s *spanLine) place(w *waterfall, hue map[string]int, depth int) {
 	w.Spans = append(w.Spans, s)
 }
 
-// waterfall asks for a trace; nil: it is not kept.
-func (q *Query) waterfall(trace string) (*waterfall, error) {
+// waterfall asks for a trace; nil: it is not kept. When is about when it was, which finds it sooner; zero: it is not known.
+func (q *Query) waterfall(trace string, when time.Time) (*waterfall, error) {
 	var found struct {
 		Spans []*spanLine `json:"spans"`
 	}
-	err := q.get(at("/admin/v1/traces", trace), &found)
+	path := at("/admin/v1/traces", trace)
+	if !when.IsZero() {
+		path += "?at=" + escape(when.UTC().Format(time.RFC3339))
+	}
+	err := q.get(path, &found)
 	if missing(err) {
 		return nil, nil //nolint:nilnil // most traces are not kept
 	}
