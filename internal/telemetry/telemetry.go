@@ -10,7 +10,7 @@
 // Logs are lines of JSON. A line below WARN may wait 200 ms in a buffer and is
 // lost if the process is killed meanwhile; the order of lines is kept, and when
 // the reader of the log is slower than the process, the process waits. All of
-// it is safe for concurrent use. The package knows nothing of HTTP or models.
+// it is safe for concurrent use. The package knows nothing of HTTP, and of models that there may be many.
 package telemetry
 
 import (
@@ -63,6 +63,8 @@ type Config struct {
 	Service         string        `env:"K_SERVICE" help:"Name of the Knative service; Knative sets it."`
 	Revision        string        `env:"K_REVISION" help:"Name of the Knative revision; Knative sets it."`
 	Instance        string        `env:"HOSTNAME" help:"Name of this instance; Kubernetes sets it to the pod's name."`
+	Models          int           `env:"METRICS_MODELS" default:"500" help:"How many models, and how many versions, metrics tell apart, the first that are asked; all others are 'other'."`
+	Aliases         []string      `env:"METRICS_ALIASES" help:"Whose names /metrics has beside the own ones, for dashboards that there are: triton, feast, or both with a comma between them."`
 
 	// Output takes the log, os.Stderr when nil: the place for logs of a
 	// process whose stdout may be an answer, such as that of -config.
@@ -76,6 +78,14 @@ func (c *Config) Validate() error {
 	}
 	if !(c.LogSample >= 0 && c.LogSample <= 1) {
 		return fmt.Errorf("LOG_SAMPLE is %v, expected a share from 0 to 1", c.LogSample)
+	}
+	if c.Models < 1 {
+		return fmt.Errorf("METRICS_MODELS is %d, expected 1 or more", c.Models)
+	}
+	for _, name := range c.Aliases {
+		if aliases[name] == nil {
+			return fmt.Errorf("METRICS_ALIASES has %q, expected triton, feast, or both", name)
+		}
 	}
 	for _, e := range [][2]string{
 		{"OTEL_EXPORTER_OTLP_ENDPOINT", c.Endpoint},
@@ -110,10 +120,12 @@ type Telemetry struct {
 	Context   propagation.TextMapPropagator // carries trace context and baggage across processes
 	ColdStart *ColdStart
 	Lines     *Lines
+	Apart     *Apart // which models and versions metrics tell apart
 
 	version  string
 	log      *buffer
 	registry *prometheus.Registry
+	aliases  []alias // of what is in the registry
 	stops    []func(context.Context) error
 }
 
@@ -128,6 +140,12 @@ func Start(ctx context.Context, c *Config, service string) (*Telemetry, error) {
 		log:      newBuffer(output),
 		Context:  propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
 		registry: prometheus.NewRegistry(),
+	}
+	if c.Models > 0 {
+		t.Apart = NewApart(c.Models)
+	}
+	for _, name := range c.Aliases {
+		t.aliases = append(t.aliases, aliases[name]...)
 	}
 	t.Log = slog.New(&handler{Handler: slog.NewJSONHandler(t.log, &slog.HandlerOptions{Level: c.Level}), out: t.log, own: true})
 	t.stops = append(t.stops, t.log.close)
@@ -237,7 +255,11 @@ func (t *Telemetry) Version() string { return t.version }
 
 // Metrics answers with all metrics in the text format of Prometheus.
 func (t *Telemetry) Metrics() http.Handler {
-	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(t.Log.Handler(), slog.LevelWarn)})
+	var from prometheus.Gatherer = t.registry
+	if len(t.aliases) > 0 {
+		from = aliased{t.registry, t.aliases}
+	}
+	return promhttp.HandlerFor(from, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(t.Log.Handler(), slog.LevelWarn)})
 }
 
 // shutdownMost is how long the end of a process may wait for a collector.
