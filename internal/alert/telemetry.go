@@ -42,7 +42,7 @@ func (m *Manager) measure(tel *telemetry.Telemetry) error {
 		n := map[[3]string]int64{}
 		for i := range k.Alerts {
 			if a := &k.Alerts[i]; !a.Raised.IsZero() {
-				n[[3]string{a.Rule, a.Model, string(a.Severity)}]++
+				n[[3]string{a.Rule, tel.Apart.Model(a.Model), string(a.Severity)}]++
 			}
 		}
 		for of, n := range n {

@@ -36,10 +36,11 @@ func (c *Cache) measure(tel *telemetry.Telemetry) error {
 		totals := map[string]*total{}
 		c.mu.Lock()
 		for _, s := range c.scopes {
-			t := totals[s.spec.Model]
+			name := tel.Apart.Model(s.spec.Model)
+			t := totals[name]
 			if t == nil {
 				t = &total{}
-				totals[s.spec.Model] = t
+				totals[name] = t
 			}
 			for i := range s.results {
 				t.results[i] += s.results[i].Load()

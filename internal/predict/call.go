@@ -98,6 +98,8 @@ type named struct {
 	name string
 }
 
+func (n *named) protocol() protocol { return byEvent }
+
 func (n *named) encode(a *Answer, version string) error {
 	n.name = a.Manifest.Name + ":" + version
 	return n.call.encode(a, version)

@@ -46,6 +46,13 @@ func (e *exchange) answer() ([]byte, int) { return e.buf, e.outHeader }
 
 func (e *exchange) size() int { return len(e.body) }
 
+func (e *exchange) protocol() protocol {
+	if e.header >= 0 {
+		return byBinary
+	}
+	return byJSON
+}
+
 func (e *exchange) copied() (edge, error) {
 	pad := -max(e.header, 0) & 7 // as readBody has it
 	b := append(make([]byte, pad, pad+len(e.body)), e.body...)

@@ -51,11 +51,11 @@ type Flow struct {
 // of a table (nil: models that take some can't be asked), and a recorder (nil: none) gets a sample of them.
 // What was asked and answered goes to a log (nil: none), and is counted on a board. It must be closed before them.
 func New(registry *model.Registry, q *queue.Queue, c *cache.Cache, features *feature.Table, recorder *feature.Recorder, log *payload.Log, board *pulse.Board, tel *telemetry.Telemetry) (*Flow, error) {
-	instruments, err := newInstruments(tel)
-	if err != nil {
+	f := &Flow{registry: registry, queue: q, cache: c, features: features, recorder: recorder, log: log, board: board}
+	var err error
+	if f.tel, err = newInstruments(f, tel); err != nil {
 		return nil, err
 	}
-	f := &Flow{registry: registry, queue: q, cache: c, features: features, recorder: recorder, log: log, board: board, tel: instruments}
 	f.shadows = newShadows(f, tel.Log)
 	return f, nil
 }
@@ -65,8 +65,8 @@ func (f *Flow) Close() error { return f.shadows.close() }
 
 // served is what the flow keeps of one version.
 type served struct {
-	version  string // its number as text
-	labels   labels // of its metrics
+	version  string  // its number as text
+	labels   *labels // of its metrics
 	pulse    *pulse.Counter
 	lane     *queue.Lane
 	answers  *cache.Scope         // nil: they are not remembered
@@ -97,7 +97,7 @@ func (f *Flow) serve(m *model.Manifest) any {
 		return v
 	}
 	s := &served{
-		version: strconv.Itoa(m.Version), labels: labelsOf(m), pulse: f.board.Counter(m.Name, m.Version),
+		version: strconv.Itoa(m.Version), labels: f.tel.labelsOf(m), pulse: f.board.Counter(m.Name, m.Version),
 		lane: f.queue.Lane(m.Name, m.Signature, m.Batching.MaxRows),
 	}
 	s.most.Store(int64(m.Batching.MaxRows))
@@ -159,7 +159,7 @@ func (f *Flow) infer(ctx context.Context, m *model.Manifest, s *served, r *Reque
 	outputs, err := f.run(ctx, m, s, r, &t)
 	end := time.Now()
 	s.stats.record(begin, end, &t, err)
-	f.tel.inference(ctx, &s.labels, &t, err)
+	f.tel.inference(ctx, s.labels, &t, err)
 	if err != nil {
 		return nil, end, err
 	}

@@ -132,6 +132,8 @@ func (c *grpcCall) encode(a *Answer, version string) error {
 
 func (c *grpcCall) size() int { return len(c.message) }
 
+func (c *grpcCall) protocol() protocol { return byGRPC }
+
 func (c *grpcCall) copied() (edge, error) {
 	o := &grpcCall{buf: make([]byte, rpc.Prefix)}
 	_, err := o.read(bytes.Clone(c.message))

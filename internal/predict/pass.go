@@ -26,6 +26,7 @@ type edge interface {
 	// size is how many bytes the request has, and copied another edge with a copy of it.
 	size() int
 	copied() (edge, error)
+	protocol() protocol
 }
 
 // asking is what is known of a request before it is read.
@@ -98,11 +99,14 @@ func (f *Flow) pass(ctx context.Context, ask *asking, e edge) (told, error) {
 	keep := f.keep(s)
 	defer keep.free()
 	about, err := f.answer(ctx, ask, m, s, r, keep, line, e)
+	end := about.at
 	if err != nil {
-		s.pulse.Failed(time.Now())
+		end = time.Now()
+		s.pulse.Failed(end)
 	} else {
-		s.pulse.Answered(about.at, about.at.Sub(ask.begin))
+		s.pulse.Answered(end, end.Sub(ask.begin))
 	}
+	f.tel.request(ctx, s.labels, e.protocol(), end.Sub(ask.begin), err)
 	switch {
 	case keep != nil && (err != nil || keep.wanted):
 		keep.add(f.log, s.origin, ask, err)

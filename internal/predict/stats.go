@@ -26,6 +26,7 @@ type timings struct {
 type stats struct {
 	mu         sync.Mutex
 	last       time.Time
+	answered   uint64 // rows, of which rows were run
 	rows, runs uint64
 	success    sum
 	fail       sum
@@ -68,6 +69,7 @@ func (s *stats) record(begin, end time.Time, t *timings, err error) {
 	}
 	s.last = begin
 	s.success.add(total)
+	s.answered += uint64(t.rows)
 	switch t.cache.Status {
 	case cache.Off:
 	case cache.Hit, cache.HitShared, cache.Stale, cache.Joined:

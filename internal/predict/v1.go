@@ -110,6 +110,8 @@ func (c *rowsCall) answer() ([]byte, int) { return c.buf, -1 }
 
 func (c *rowsCall) size() int { return len(c.body) }
 
+func (c *rowsCall) protocol() protocol { return byRows }
+
 func (c *rowsCall) copied() (edge, error) { return &rowsCall{body: bytes.Clone(c.body)}, nil }
 
 func (c *rowsCall) free() {

@@ -199,7 +199,7 @@ func (b *batch) lead() (Run, error) {
 		b.separately(joined)
 		b.compare(parts)
 	default:
-		l.queue.tel.joined.Record(ctx, int64(len(b.members)))
+		l.queue.tel.joined.Record(ctx, int64(len(b.members)), l.labels...)
 		for i, w := range b.members {
 			w.run, w.err = r, nil
 			w.run.Outputs, w.run.First = parts[i], i == 0

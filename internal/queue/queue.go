@@ -30,6 +30,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+
 	"github.com/pilotlight-ml/pilotlight/internal/cgroup"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -97,6 +99,7 @@ func (q *Queue) Spare() bool {
 type Lane struct {
 	queue    *Queue
 	name     string
+	labels   []metric.RecordOption
 	joinable bool // by its signature
 
 	// Under queue.mu:
@@ -117,7 +120,7 @@ type Lane struct {
 // Lane makes a lane. most bounds the rows of a joined run: 1 means that requests
 // are never joined, 0 leaves it to what is learned.
 func (q *Queue) Lane(name string, s engine.Signature, most int) *Lane {
-	return &Lane{queue: q, name: name, most: int64(most), joinable: joinable(s)}
+	return &Lane{queue: q, name: name, labels: q.tel.labelsOf(name), most: int64(most), joinable: joinable(s)}
 }
 
 // Bound changes how many rows a joined run may have, as most of Queue.Lane does.
@@ -278,10 +281,17 @@ func (l *Lane) queueUp(w *waiter) (Run, error) {
 		}
 		<-w.wake // it has others to run for, and starts with finding out whether they are still there
 	}
+	var r Run
+	var err error
 	if w.batch.members[0] == w {
-		return w.batch.lead()
+		r, err = w.batch.lead()
+	} else {
+		r, err = w.run, w.err
 	}
-	return w.run, w.err
+	if err == nil {
+		q.tel.waited.Record(ctx, r.Waited.Seconds(), l.labels...)
+	}
+	return r, err
 }
 
 // hopeless refuses what can't be answered in time; the caller holds mu.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http/httptest"
 	"runtime"
 	"slices"
 	"strings"
@@ -198,6 +199,38 @@ func TestWhatWaitsIsJoined(t *testing.T) {
 				t.Errorf("%d requests stand for a run, want %d", firsts, len(c.want))
 			}
 		})
+	}
+}
+
+// How long requests waited, and how many were joined, is told of their model; what ran at once waited for nothing.
+func TestWaitingIsMeasured(t *testing.T) {
+	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tel.Shutdown(context.Background()) })
+	q, err := New(&Config{Runs: 1, Length: 100, Wait: time.Minute}, tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane, f := q.Lane("m", twice, 0).cheaper(), &fake{}
+	_, errs := crowd(t, q, background, 5, func(ctx context.Context, i int) (Run, error) {
+		return lane.Infer(ctx, time.Now(), f, input(float32(i), 0))
+	})
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	tel.Metrics().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
+	for _, want := range []string{
+		`pilotlight_queue_wait_seconds_count{model="m"} 5`, `pilotlight_queue_joined_sum{model="m"} 5`, `pilotlight_queue_joined_count{model="m"} 1`, `pilotlight_queue_waiting 0`,
+	} {
+		if !strings.Contains(w.Body.String(), want+"\n") {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
+	if strings.Contains(w.Body.String(), `{model="blocker"`) {
+		t.Error("what ran at once is said to have waited")
 	}
 }
 
