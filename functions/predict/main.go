@@ -95,8 +95,12 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		events.Register(p.Mux)
+		table := feature.NewTable(online, defined.Current)
+		if err := table.Measure(p.Tel); err != nil {
+			return err
+		}
 		_, err = predict.Open(ctx, p, &pc, predict.Deps{
-			Blob: blob, KV: kv, Features: feature.NewTable(online, defined.Current), Formats: []engine.Format{format}, Sink: sink, Events: events,
+			Blob: blob, KV: kv, Features: table, Formats: []engine.Format{format}, Sink: sink, Events: events,
 		})
 		return err
 	}

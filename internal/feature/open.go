@@ -45,6 +45,9 @@ func Open(p *serve.Process, o *Options, d Deps) (*Flow, error) {
 	p.Defer(outbox.Close)
 	f := &Flow{Catalog: NewCatalog(&o.Catalog, d.Blob, outbox, p.Tel.Log)}
 	f.Table = NewTable(d.Online, f.Catalog.Current)
+	if err := f.Table.Measure(p.Tel); err != nil {
+		return nil, err
+	}
 	if f.Ingest, err = NewIngest(&o.Ingest, IngestDeps{Catalog: f.Catalog, Online: d.Online, Blob: d.Blob}, p.Tel); err != nil {
 		return nil, err
 	}

@@ -13,9 +13,10 @@ import (
 
 // Table reads features of the online store. It is safe for concurrent use.
 type Table struct {
-	online  store.Online
-	defined func(context.Context) (*Compiled, error)
-	reads   sync.Pool // of *reading
+	online   store.Online
+	defined  func(context.Context) (*Compiled, error)
+	reads    sync.Pool // of *reading
+	measured *reads    // nil: they are not
 }
 
 // NewTable makes a table of what lies in online, by the definitions that defined gives (Catalog.Current).
@@ -67,6 +68,13 @@ func (a *Answers) Column(column int) []Answer { return a.cells[column*a.rows:][:
 //
 // After an error dst holds nothing of use.
 func (t *Table) Read(ctx context.Context, p *Plan, given Given, n int, at time.Time, dst *Answers) error {
+	begin := time.Now()
+	err := t.read(ctx, p, given, n, at, dst)
+	t.measured.count(ctx, p, dst, at, time.Since(begin), err)
+	return err
+}
+
+func (t *Table) read(ctx context.Context, p *Plan, given Given, n int, at time.Time, dst *Answers) error {
 	if n < 0 {
 		return fault.New(fault.Invalid, "%d entity rows are asked for", n)
 	}
