@@ -83,6 +83,13 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 	}
 	rollouts := Rollouts(d.Blob, catalog, traffic, p.Tel.Log)
 	rollouts.Register(p.Mux)
+	if err := rollouts.Measure(p.Tel); err != nil {
+		return nil, err
+	}
+	told, err := newGauges(journal, p.Tel)
+	if err != nil {
+		return nil, err
+	}
 	if traffic != nil {
 		event.On(d.Events, event.AliasMoved, func(ctx context.Context, _ *event.Event, moved event.Moved) error {
 			return traffic.Follow(ctx, moved.Model, moved.Alias)
@@ -105,6 +112,7 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 			if err != nil {
 				return err
 			}
+			told.tick(ctx, &did, tick.At)
 			return errors.Join(rollouts.Tick(ctx, journal), alerts.Tick(ctx, &watcher{journal, map[[2]int64]*window{}}, tick.At))
 		}
 		return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)

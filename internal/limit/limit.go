@@ -30,6 +30,7 @@ import (
 type Config struct {
 	Timeout   time.Duration `env:"LIMIT_TIMEOUT" default:"50ms" help:"How long the store of limits may take to answer; then a gateway counts for itself."`
 	Instances int           `env:"LIMIT_INSTANCES" default:"1" help:"Gateways among which limits are divided while their store is away."`
+	Names     bool          `env:"METRICS_TENANTS" default:"false" help:"Tell by the names of tenants how much of their quotas is used, in /metrics, which anybody may read."`
 }
 
 // Validate refuses what can't work.
@@ -55,13 +56,14 @@ type Limiter struct {
 	makeOwn  func() store.Meter
 	timeout  time.Duration
 	share    int64
+	names    bool // of tenants are told
 	now      func() time.Time
 	tel      *telemetry.Telemetry
 
 	away  atomic.Int64 // when the shared meter was last found away, in ns; 0: it answers
 	mu    sync.Mutex
 	own   store.Meter // of this time of being away; nil: the shared one answers
-	seen  *otter.Cache[string, store.Used]
+	seen  *otter.Cache[string, use]
 	owed  map[string]store.Amount
 	timer *time.Timer
 	flush sync.WaitGroup
@@ -74,8 +76,8 @@ type Limiter struct {
 // New makes a limiter. Own gives an empty meter in memory, for when the shared one is away.
 func New(c *Config, policies *Policies, shared store.Meter, own func() store.Meter, tel *telemetry.Telemetry) (*Limiter, error) {
 	l := &Limiter{
-		policies: policies, shared: shared, makeOwn: own, timeout: c.Timeout, share: int64(c.Instances), now: time.Now, tel: tel,
-		owed: map[string]store.Amount{}, seen: otter.Must(&otter.Options[string, store.Used]{MaximumSize: seenMost}), // the options are right
+		policies: policies, shared: shared, makeOwn: own, timeout: c.Timeout, share: int64(c.Instances), names: c.Names, now: time.Now, tel: tel,
+		owed: map[string]store.Amount{}, seen: otter.Must(&otter.Options[string, use]{MaximumSize: seenMost}), // the options are right
 	}
 	var err error
 	if l.decisions, err = tel.Meter.Int64Counter("pilotlight.limit.decisions", metric.WithDescription("Requests by whether limits granted them: granted, or whose limit refused.")); err != nil {
@@ -93,7 +95,10 @@ func New(c *Config, policies *Policies, shared store.Meter, own func() store.Met
 			o.Observe(local)
 			return nil
 		}))
-	return l, err
+	if err != nil {
+		return nil, err
+	}
+	return l, l.measureUse(tel)
 }
 
 // Close charges what is owed.
@@ -159,7 +164,7 @@ func (l *Limiter) take(ctx context.Context, t *Taken, limits []store.Limit) (err
 		t.verdict, err = l.shared.Take(limited, now, limits)
 		cancel()
 		if err == nil {
-			l.answered(limits, t.verdict)
+			l.answered(now, limits, t.verdict)
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -186,7 +191,7 @@ func (l *Limiter) take(ctx context.Context, t *Taken, limits []store.Limit) (err
 }
 
 // answered notes what the shared meter says, for when it is away.
-func (l *Limiter) answered(limits []store.Limit, v store.Verdict) {
+func (l *Limiter) answered(now time.Time, limits []store.Limit, v store.Verdict) {
 	if l.away.Load() != 0 {
 		l.away.Store(0)
 		l.mu.Lock()
@@ -196,7 +201,7 @@ func (l *Limiter) answered(limits []store.Limit, v store.Verdict) {
 	}
 	for i := range limits {
 		if limits[i].Day != (store.Amount{}) || limits[i].Month != (store.Amount{}) {
-			l.seen.Set(limits[i].Key, v.Used[i])
+			l.seen.Set(limits[i].Key, use{v.Used[i], limits[i], now})
 		}
 	}
 }

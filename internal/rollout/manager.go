@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -98,6 +99,7 @@ type Manager struct {
 	primary func(*model.Manifest) string
 	log     *slog.Logger
 	now     func() time.Time
+	divided atomic.Pointer[divided]
 }
 
 // New makes a manager. Traffic is what moves that of pinned models. Primary names the mean of quality that is a guard of a version's where its plan names none; "": there is none.
@@ -258,6 +260,7 @@ func (m *Manager) Tick(ctx context.Context, source Source) error {
 		return err
 	}
 	var errs []error
+	seen := &divided{at: m.now()}
 	for _, r := range all {
 		if r.End != "" {
 			continue
@@ -265,11 +268,15 @@ func (m *Manager) Tick(ctx context.Context, source Source) error {
 		r, version, err := m.get(ctx, r.Model, r.Alias)
 		if err == nil {
 			err = m.step(ctx, r, version, source)
+			if err := seen.look(ctx, m, r); err != nil { // which only metrics want to know
+				m.log.WarnContext(ctx, "how the traffic of an alias is divided is not known", slog.String("model", r.Model), slog.String("alias", r.Alias), slog.String("error", err.Error()))
+			}
 		}
 		if err != nil && !fault.Is(err, fault.Conflict) { // somebody else was quicker: the next tick sees what they did
 			errs = append(errs, fmt.Errorf("rollout of %s:%d: %w", r.Model, r.Version, err))
 		}
 	}
+	m.divided.Store(seen)
 	return errors.Join(append(errs, m.traffic.Tick(ctx))...)
 }
 
