@@ -113,12 +113,17 @@ e2e: base kodata ort venv ## try it on the cluster of KUBECONFIG, in a namespace
 	$(GO) test -tags=e2e -count=1 -timeout=60m -v $(TESTFLAGS) ./test/e2e
 
 .PHONY: gen
-gen: build ## write what is generated: docs/config.md, docs/events.md, internal/event/schema
+gen: build ## write what is generated: docs/config.md, docs/events.md, docs/metrics.md, internal/event/schema
 	$(GO) run ./internal/event/gen .
 	@{ echo '# Configuration'; echo; \
 	  echo 'Written by `make gen`; what is in force in a process shows `bin/all -config`. Beside these the SDKs read their own'; \
 	  echo 'variables: `AWS_*` for S3, `OTEL_*` for traces and metrics.'; echo; \
 	  env -i bin/all -config=markdown; } > docs/config.md
+	$(GO) run ./knative/monitoring/gen metrics internal > docs/metrics.md
+
+.PHONY: dashboards
+dashboards: ## write the dashboards for Grafana into .monitoring, as files and as a ConfigMap
+	$(GO) run ./knative/monitoring/gen dashboards .monitoring
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## format the code
@@ -130,7 +135,7 @@ lint: $(TOOLS)/golangci-lint ## look for mistakes
 
 .PHONY: check
 check: gen ## what to run before a commit: clean generated files, format, lint, vet, race tests
-	@git diff --exit-code -- docs/config.md docs/events.md internal/event/schema || { echo 'generated files were stale: commit them' >&2; exit 1; }
+	@git diff --exit-code -- docs/config.md docs/events.md docs/metrics.md internal/event/schema || { echo 'generated files were stale: commit them' >&2; exit 1; }
 	$(GO) mod tidy -diff
 	$(MAKE) lint
 	$(GO) vet $(PKG)

@@ -3,10 +3,6 @@ package knative
 import (
 	"context"
 	"errors"
-	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
 	"io/fs"
 	"net/http"
@@ -14,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -23,6 +18,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/knative/monitoring"
 )
 
 // tool runs one of the programs by which those of Prometheus check their files. Without it the
@@ -109,38 +105,51 @@ func TestRulesAreAboutWhatIsExported(t *testing.T) {
 			recorded[r.Record] = true
 		}
 	}
-	named := 0
+	var queries []string
 	for _, g := range rules.Groups {
 		for _, r := range g.Rules {
-			for _, name := range identifier.FindAllString(quoted.ReplaceAllString(r.Expr, ""), -1) {
-				switch {
-				case strings.Contains(name, ":"):
-					if !recorded[name] {
-						t.Errorf("%s is not recorded", name)
-					}
-				case strings.HasPrefix(name, "pilotlight_"), strings.HasPrefix(name, "http_server_"):
-					named++
-					if !metrics[name] {
-						t.Errorf("%s is not exported by any function", name)
-					}
-				}
-			}
-			for _, m := range matched.FindAllStringSubmatch(r.Expr, -1) {
-				if !labels[m[1]] {
-					t.Errorf("no metric has the label %s: %s", m[1], r.Expr)
-				}
-			}
-			for _, m := range grouped.FindAllStringSubmatch(r.Expr, -1) {
-				for l := range strings.SplitSeq(m[1], ",") {
-					if l = strings.TrimSpace(l); !labels[l] {
-						t.Errorf("no metric has the label %s: %s", l, r.Expr)
-					}
+			queries = append(queries, r.Expr)
+		}
+	}
+	for _, b := range monitoring.Boards() {
+		for _, row := range b.Rows {
+			for _, p := range row.Panels {
+				for _, s := range p.Series {
+					queries = append(queries, s.Query)
 				}
 			}
 		}
 	}
-	if named < 20 || len(metrics) < 30 {
-		t.Errorf("found %d names in the rules, and %d exported ones: this test sees too little", named, len(metrics))
+	named := 0
+	for _, query := range queries {
+		for _, name := range identifier.FindAllString(quoted.ReplaceAllString(query, ""), -1) {
+			switch {
+			case strings.Contains(name, ":"):
+				if !recorded[name] {
+					t.Errorf("%s is not recorded", name)
+				}
+			case strings.HasPrefix(name, "pilotlight_"), strings.HasPrefix(name, "http_server_"):
+				named++
+				if !metrics[name] {
+					t.Errorf("%s is not exported by any function", name)
+				}
+			}
+		}
+		for _, m := range matched.FindAllStringSubmatch(query, -1) {
+			if !labels[m[1]] {
+				t.Errorf("no metric has the label %s: %s", m[1], query)
+			}
+		}
+		for _, m := range grouped.FindAllStringSubmatch(query, -1) {
+			for l := range strings.SplitSeq(m[1], ",") {
+				if l = strings.TrimSpace(l); !labels[l] {
+					t.Errorf("no metric has the label %s: %s", l, query)
+				}
+			}
+		}
+	}
+	if named < 100 || len(metrics) < 100 {
+		t.Errorf("found %d names in queries, and %d exported ones: this test sees too little", named, len(metrics))
 	}
 }
 
@@ -149,25 +158,19 @@ func TestRulesAreAboutWhatIsExported(t *testing.T) {
 // is made here, with the same name and unit, and has one value.
 func exported(t *testing.T) (metrics, labels map[string]bool) {
 	t.Helper()
-	labels = map[string]bool{}
+	labels = labelled(t)
+	instruments, err := monitoring.Instruments("../internal")
+	if err != nil {
+		t.Fatal(err)
+	}
 	f := serve.Function{Name: "test", Wire: func(ctx context.Context, p *serve.Process) error {
 		p.Mux.HandleFunc("GET /x", func(w http.ResponseWriter, r *http.Request) { serve.Error(w, r, fault.New(fault.NotFound, "nothing")) })
-		return filepath.WalkDir("../internal", func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+		for i := range instruments {
+			if err := measure(ctx, p.Tel.Meter, &instruments[i]); err != nil {
 				return err
 			}
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
-			if err != nil {
-				return err
-			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				if call, ok := n.(*ast.CallExpr); ok && err == nil {
-					err = measure(ctx, p.Tel.Meter, call, labels)
-				}
-				return err == nil
-			})
-			return err
-		})
+		}
+		return nil
 	}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -204,6 +207,13 @@ func exported(t *testing.T) (metrics, labels map[string]bool) {
 			}
 		}
 	}
+	for i := range instruments { // the table of metrics says the same names
+		for _, name := range instruments[i].Series() {
+			if !metrics[name] {
+				t.Errorf("%s is exported by another name than %s", instruments[i].Name, name)
+			}
+		}
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
@@ -211,57 +221,47 @@ func exported(t *testing.T) (metrics, labels map[string]bool) {
 	return metrics, labels
 }
 
-// measure makes the instrument that a call makes and gives it a value, or notes the label that it makes.
-func measure(ctx context.Context, meter metric.Meter, call *ast.CallExpr, labels map[string]bool) error {
-	method, ok := call.Fun.(*ast.SelectorExpr)
-	if !ok || len(call.Args) == 0 {
-		return nil
-	}
-	name, ok := literal(call.Args[0])
-	if x, is := method.X.(*ast.Ident); ok && is && x.Name == "attribute" {
-		labels[name] = true
-	}
-	if !ok || !strings.HasPrefix(name, "pilotlight.") {
-		return nil
-	}
-	unit := ""
-	for _, a := range call.Args[1:] {
-		if option, ok := a.(*ast.CallExpr); ok {
-			if f, ok := option.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "WithUnit" {
-				unit, _ = literal(option.Args[0])
-			}
+// labelled gives the labels that the code makes, and those that every alert of Prometheus has.
+func labelled(t *testing.T) map[string]bool {
+	t.Helper()
+	labels := map[string]bool{"alertname": true, "alertstate": true, "error_type": true}
+	err := filepath.WalkDir("../internal", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
 		}
+		source, err := os.ReadFile(path)
+		for _, m := range attributes.FindAllStringSubmatch(string(source), -1) {
+			labels[m[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	// Observable or not, an instrument of a kind has the same name.
-	kind := strings.NewReplacer("Observable", "", "Int64", "Float64").Replace(method.Sel.Name)
-	var err error
-	switch kind {
-	case "Float64Counter":
-		var c metric.Float64Counter
-		if c, err = meter.Float64Counter(name, metric.WithUnit(unit)); err == nil {
-			c.Add(ctx, 1)
-		}
-	case "Float64Gauge":
-		var g metric.Float64Gauge
-		if g, err = meter.Float64Gauge(name, metric.WithUnit(unit)); err == nil {
-			g.Record(ctx, 1)
-		}
-	case "Float64Histogram":
-		var h metric.Float64Histogram
-		if h, err = meter.Float64Histogram(name, metric.WithUnit(unit)); err == nil {
-			h.Record(ctx, 1)
-		}
-	default:
-		err = fmt.Errorf("%s makes %s, of which this test knows nothing", method.Sel.Name, name)
-	}
-	return err
+	return labels
 }
 
-func literal(e ast.Expr) (string, bool) {
-	l, ok := e.(*ast.BasicLit)
-	if !ok || l.Kind != token.STRING {
-		return "", false
+var attributes = regexp.MustCompile(`attribute\.[A-Z]\w*\("([a-z_.]+)"`)
+
+// measure makes an instrument and gives it a value. Observable or not, one of a kind has the same name.
+func measure(ctx context.Context, meter metric.Meter, i *monitoring.Instrument) error {
+	switch i.Kind {
+	case "Counter":
+		c, err := meter.Float64Counter(i.Name, metric.WithUnit(i.Unit))
+		if err == nil {
+			c.Add(ctx, 1)
+		}
+		return err
+	case "Gauge":
+		g, err := meter.Float64Gauge(i.Name, metric.WithUnit(i.Unit))
+		if err == nil {
+			g.Record(ctx, 1)
+		}
+		return err
 	}
-	s, err := strconv.Unquote(l.Value)
-	return s, err == nil
+	h, err := meter.Float64Histogram(i.Name, metric.WithUnit(i.Unit))
+	if err == nil {
+		h.Record(ctx, 1)
+	}
+	return err
 }
