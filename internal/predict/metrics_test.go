@@ -83,3 +83,23 @@ func heap() uint64 {
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }
+
+// BenchmarkMeasure is what metrics cost a request in this package.
+func BenchmarkMeasure(b *testing.B) {
+	c := telemetry.Config{Output: io.Discard}
+	tel, err := telemetry.Start(b.Context(), &c, "test")
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := &Flow{}
+	if f.tel, err = newInstruments(f, tel); err != nil {
+		b.Fatal(err)
+	}
+	of := f.tel.labelsOf(&model.Manifest{Name: "m", Version: 1})
+	spent := timings{ran: true, run: time.Millisecond}
+	b.ReportAllocs()
+	for b.Loop() {
+		f.tel.inference(b.Context(), of, &spent, nil)
+		f.tel.request(b.Context(), of, byJSON, time.Millisecond, nil)
+	}
+}

@@ -181,7 +181,7 @@ func loop() Board {
 		Variables: []Variable{{"model", "pilotlight_quality"}, {"metric", "pilotlight_quality"}},
 		Rows: []Row{
 			{"Quality", []Panel{
-				{Title: "Quality of the last day", Unit: "short", Width: 12, Series: one(`max by (model, version, metric) (pilotlight_quality{`+of+`, metric=~"$metric"})`, "{{model}}:{{version}} {{metric}}")},
+				{Title: "Quality of the last day", Unit: "short", Width: 12, Signed: true, Series: one(`max by (model, version, metric) (pilotlight_quality{`+of+`, metric=~"$metric"})`, "{{model}}:{{version}} {{metric}}")},
 				{Title: "Outcomes of the last day", Unit: "short", Width: 6, Series: one("max by (model, version) (pilotlight_quality_outcomes{"+of+"})", "{{model}}:{{version}}")},
 				{Title: "Outcomes that come", Unit: "short", Width: 6, Series: one(rate("result, reason", "pilotlight_feedback_outcomes_total{"+job+"}"), "{{result}} {{reason}}")},
 				{Title: "Columns that have drifted", Unit: "short", Series: one(`max by (model, version) (pilotlight_drift{`+of+`, metric="drifted"})`, "{{model}}:{{version}}")},
@@ -227,7 +227,7 @@ func gateway() Board {
 				{Title: "Sent to a function once more", Unit: "reqps", Series: rare(rate("job, function", "pilotlight_gate_retries_total{"+job+"}"), "{{job}} {{function}}", "only of functions behind a gateway that fail")},
 			}},
 			{"TLS", []Panel{
-				{Title: "Certificates end in", Unit: "s", Series: rare("min by (job) (pilotlight_tls_expiry_timestamp_seconds{"+job+"}) - time()", "{{job}}", "only with TLS_CERT")},
+				{Title: "Certificates end in", Unit: "s", Signed: true, Series: rare("min by (job) (pilotlight_tls_expiry_timestamp_seconds{"+job+"}) - time()", "{{job}}", "only with TLS_CERT")},
 				{Title: "Certificates that can't be taken over", Unit: "short", Series: rare("max by (job) (pilotlight_tls_refused{"+job+"})", "{{job}}", "only with TLS_CERT")},
 				{Title: "Handshakes that failed", Unit: "short", Series: rare(rate("job", "pilotlight_tls_handshake_failures_total{"+job+"}"), "{{job}}", "only with TLS_CERT")},
 			}},

@@ -35,6 +35,7 @@ type Panel struct {
 	Kind   string // of Grafana's: timeseries if empty, stat, bargauge
 	Unit   string // of Grafana's: s, percentunit, reqps, bytes, short
 	Width  int    // of 24; 0: 8
+	Signed bool   // values may be below 0
 	Series []Series
 }
 
@@ -115,7 +116,10 @@ func (p *Panel) object(id, x, y, width int, source any) map[string]any {
 			"refId": string(rune('A' + i)), "datasource": source, "editorMode": "code", "expr": s.Query, "legendFormat": s.Legend, "range": true,
 		})
 	}
-	defaults := object{"unit": p.Unit, "min": 0}
+	defaults := object{"unit": p.Unit}
+	if !p.Signed {
+		defaults["min"] = 0
+	}
 	if p.Unit == "percentunit" {
 		defaults["max"] = 1
 	}
