@@ -57,7 +57,15 @@ func lettersCommand(c *client) *cobra.Command {
 			if printed, err := c.ask(cmd.Context(), http.MethodGet, lettersPath+"?"+q.Encode(), nil, &list); printed || err != nil {
 				return err
 			}
-			if len(list.Letters) == 0 {
+			for len(list.Letters) < limit && list.Cursor != "" { // of a type an answer may have few
+				q.Set("cursor", list.Cursor)
+				var next deadletter.List
+				if _, err := c.ask(cmd.Context(), http.MethodGet, lettersPath+"?"+q.Encode(), nil, &next); err != nil {
+					return err
+				}
+				list.Letters, list.Cursor = append(list.Letters, next.Letters...), next.Cursor
+			}
+			if list.Letters = list.Letters[:min(len(list.Letters), limit)]; len(list.Letters) == 0 {
 				_, err := fmt.Fprintln(c.out, "no dead letters")
 				return err
 			}

@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -79,6 +78,7 @@ const (
 const (
 	prefix     = "deadletters/"
 	timeLayout = "20060102T150405.000Z"
+	minute     = len("20060102T1504")
 	reasonMost = 4 << 10
 )
 
@@ -175,7 +175,7 @@ func (s *Store) Keep(ctx context.Context, e *event.Event) error {
 	if err != nil {
 		return fault.Wrap(fault.Invalid, err, "the event can't be written as JSON: %.200s", err)
 	}
-	_, err = s.blob.Put(ctx, prefix+l.ID, bytes.NewReader(b), int64(len(b)), store.IfAbsent())
+	_, err = s.blob.Put(ctx, key(l.ID), bytes.NewReader(b), int64(len(b)), store.IfAbsent())
 	if fault.Is(err, fault.Conflict) {
 		return nil
 	}
@@ -185,6 +185,12 @@ func (s *Store) Keep(ctx context.Context, e *event.Event) error {
 	s.metrics.kept(ctx, l)
 	return nil
 }
+
+// key is where a letter lies. Those of a minute have a folder: a disk gives the names in one all at once.
+func key(id string) string { return prefix + id[:minute] + "/" + id }
+
+// line is how letters sort.
+var line = store.Line{Prefix: prefix, Key: func(at time.Time) string { return key(at.UTC().Format(timeLayout)) }}
 
 var idForm = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{32}$`)
 
@@ -200,7 +206,7 @@ func (s *Store) Get(ctx context.Context, id string) (*Letter, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	b, _, err := store.ReadAll(ctx, s.blob, prefix+id)
+	b, _, err := store.ReadAll(ctx, s.blob, key(id))
 	if fault.Is(err, fault.NotFound) {
 		return nil, fault.New(fault.NotFound, "there is no dead letter %s", id)
 	}
@@ -236,27 +242,40 @@ type Filter struct {
 	Cursor string    `json:"-"`               // letters older than the one with this id
 }
 
-// ids lists letters in the time of the filter, oldest first.
-func (s *Store) ids(ctx context.Context, f *Filter) (ids []string, err error) {
-	after, end := "", ""
+// bounds gives the keys between which the letters of the time of the filter lie.
+func (f *Filter) bounds() (from, end string) {
 	if !f.Since.IsZero() { // no id at that time sorts before this one
-		after = prefix + f.Since.UTC().Format(timeLayout)
+		from = key(f.Since.UTC().Format(timeLayout))
 	}
 	if !f.Before.IsZero() {
-		end = f.Before.UTC().Format(timeLayout)
+		end = key(f.Before.UTC().Format(timeLayout))
 	}
-	if f.Cursor != "" && (end == "" || f.Cursor < end) {
-		end = f.Cursor
+	if f.Cursor != "" && (end == "" || key(f.Cursor) < end) {
+		end = key(f.Cursor)
 	}
-	for o, err := range s.blob.List(ctx, prefix, after) {
+	return from, end
+}
+
+// idOf gives the id of the letter at a key; "": it is none.
+func idOf(k string) string {
+	id := k[strings.LastIndexByte(k, '/')+1:]
+	if checkID(id) != nil || key(id) != k {
+		return ""
+	}
+	return id
+}
+
+// ids lists letters in the time of the filter, oldest first.
+func (s *Store) ids(ctx context.Context, f *Filter) (ids []string, err error) {
+	from, end := f.bounds()
+	for o, err := range s.blob.List(ctx, prefix, from) {
 		if err != nil {
 			return nil, fmt.Errorf("list dead letters: %w", err)
 		}
-		id := strings.TrimPrefix(o.Key, prefix)
-		if end != "" && id >= end {
+		if end != "" && o.Key >= end {
 			break
 		}
-		if checkID(id) == nil {
+		if id := idOf(o.Key); id != "" {
 			ids = append(ids, id)
 		}
 	}
@@ -266,43 +285,81 @@ func (s *Store) ids(ctx context.Context, f *Filter) (ids []string, err error) {
 // reads is how many letters are read, put back or deleted at once.
 const reads = 16
 
-// List gives the newest letters that pass the filter, newest first, limit at
-// most, and the cursor that leads to older ones or "".
+// looksMost is how many letters are read for a page: those of a type may be few among many.
+const looksMost = 2000
+
+// List gives the newest letters that pass the filter, newest first, limit at most, and the cursor that leads to older ones, if there
+// may be any, or "". With a type it may give fewer than there are, or none, and a cursor to go on by: it reads looksMost letters at most.
 func (s *Store) List(ctx context.Context, f *Filter, limit int) (list []Summary, cursor string, err error) {
-	ids, err := s.ids(ctx, f)
-	if err != nil {
-		return nil, "", err
-	}
-	slices.Reverse(ids)
-	for len(ids) > 0 {
-		part := ids[:min(len(ids), max(limit-len(list), reads))]
-		read := make([]*Letter, len(part))
-		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(reads)
-		for i, id := range part {
-			group.Go(func() (err error) {
-				read[i], err = s.Get(ctx, id)
-				if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) { // gone meanwhile, or damaged, which must not hide the others
-					err = nil
-				}
-				return err
-			})
+	from, end := f.bounds()
+	until := timeOf(f.Cursor, f.Before)
+	for looked := 0; ; {
+		most := limit + 1 - len(list) // one more tells whether there are older ones
+		if f.Type != "" {
+			most = max(most, looksMost/8)
 		}
-		if err := group.Wait(); err != nil {
+		keys, err := line.Newest(ctx, s.blob, from, end, until, most)
+		if err != nil {
+			return nil, "", err
+		}
+		read, err := s.read(ctx, keys)
+		if err != nil {
 			return nil, "", err
 		}
 		for i, l := range read {
-			if l == nil || f.Type != "" && l.Type != f.Type {
-				continue
-			}
 			if len(list) == limit {
-				return list, list[limit-1].ID, nil
+				return list, cursor, nil
 			}
-			list = append(list, read[i].Summary)
+			end = keys[i]
+			if id := idOf(end); id != "" {
+				cursor = id
+			}
+			if l != nil && (f.Type == "" || l.Type == f.Type) {
+				list = append(list, l.Summary)
+			}
 		}
-		ids = ids[len(part):]
+		looked += len(keys)
+		switch {
+		case len(keys) < most:
+			return list, "", nil
+		case f.Type != "" && looked >= looksMost:
+			return list, cursor, nil
+		}
+		until = timeOf(cursor, until)
 	}
-	return list, "", nil
+}
+
+// timeOf gives the moment that an id begins with, or else another one: where to look first.
+func timeOf(id string, other time.Time) time.Time {
+	if checkID(id) != nil {
+		return other
+	}
+	at, err := time.Parse(timeLayout, id[:len(timeLayout)])
+	if err != nil {
+		return other
+	}
+	return at
+}
+
+// read reads letters. In place of one that is gone meanwhile, or damaged, which must not hide the others, it gives nil.
+func (s *Store) read(ctx context.Context, keys []string) ([]*Letter, error) {
+	read := make([]*Letter, len(keys))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(reads)
+	for i, k := range keys {
+		id := idOf(k)
+		if id == "" {
+			continue
+		}
+		group.Go(func() (err error) {
+			read[i], err = s.Get(ctx, id)
+			if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) {
+				err = nil
+			}
+			return err
+		})
+	}
+	return read, group.Wait()
 }
 
 // Delete drops a letter; a missing one is NotFound.
@@ -310,7 +367,7 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 	if _, err := s.Get(ctx, id); err != nil && !fault.Is(err, fault.Internal) {
 		return err
 	}
-	if err := s.blob.Delete(ctx, prefix+id); err != nil {
+	if err := s.blob.Delete(ctx, key(id)); err != nil {
 		return fmt.Errorf("delete dead letter %s: %w", id, err)
 	}
 	return nil
@@ -331,7 +388,7 @@ func (s *Store) Replay(ctx context.Context, id string) error {
 		return fmt.Errorf("replay dead letter %s: %w", id, err)
 	}
 	s.metrics.replayed.Add(ctx, 1)
-	if err := s.blob.Delete(ctx, prefix+id); err != nil {
+	if err := s.blob.Delete(ctx, key(id)); err != nil {
 		return fmt.Errorf("the event was put back, but its letter %s stays: %w", id, err)
 	}
 	return nil
@@ -411,7 +468,7 @@ func (s *Store) Sweep(ctx context.Context) (swept, left int, err error) {
 	group.SetLimit(reads)
 	for _, id := range part {
 		group.Go(func() error {
-			if err := s.blob.Delete(deleting, prefix+id); err != nil {
+			if err := s.blob.Delete(deleting, key(id)); err != nil {
 				return fmt.Errorf("sweep dead letter %s: %w", id, err)
 			}
 			n.Add(1)

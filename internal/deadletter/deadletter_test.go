@@ -8,6 +8,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +21,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
@@ -383,7 +387,7 @@ func TestADamagedLetterHidesNoOther(t *testing.T) {
 	s.post(dead("1", "a", now))
 	const damaged = `{"event":{}}`
 	const id = "20261124T093100.000Z-00000000000000000000000000000000"
-	if _, err := s.bucket.Put(t.Context(), prefix+id, strings.NewReader(damaged), int64(len(damaged)), store.Condition{}); err != nil {
+	if _, err := s.bucket.Put(t.Context(), key(id), strings.NewReader(damaged), int64(len(damaged)), store.Condition{}); err != nil {
 		t.Fatal(err)
 	}
 	if all := s.list("").Letters; len(all) != 1 {
@@ -418,7 +422,7 @@ func TestALetterUnderAnothersName(t *testing.T) {
 	s := open(t)
 	s.post(dead("1", "a", now))
 	id := s.list("").Letters[0].ID
-	b, _, err := s.bucket.Get(t.Context(), prefix+id, 0, -1)
+	b, _, err := s.bucket.Get(t.Context(), key(id), 0, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,7 +432,7 @@ func TestALetterUnderAnothersName(t *testing.T) {
 		t.Fatal(err)
 	}
 	const other = "20261124T093100.000Z-00000000000000000000000000000000"
-	if _, err := s.bucket.Put(t.Context(), prefix+other, strings.NewReader(string(copied)), int64(len(copied)), store.Condition{}); err != nil {
+	if _, err := s.bucket.Put(t.Context(), key(other), strings.NewReader(string(copied)), int64(len(copied)), store.Condition{}); err != nil {
 		t.Fatal(err)
 	}
 	if said := s.call("GET", "/admin/v1/deadletters/"+other, "", 500, nil); !strings.Contains(said, "the dead letter "+other+" is damaged in the bucket") {
@@ -480,7 +484,7 @@ func TestASweepHasABoundAndTellsWhatItLeaves(t *testing.T) {
 	s.now = func() time.Time { return now.Add(48 * time.Hour) }
 	for i := range sweepMost + 5 {
 		id := now.Add(time.Duration(i)*time.Millisecond).Format(timeLayout) + "-00000000000000000000000000000000"
-		if _, err := s.bucket.Put(t.Context(), prefix+id, strings.NewReader(""), 0, store.Condition{}); err != nil {
+		if _, err := s.bucket.Put(t.Context(), key(id), strings.NewReader(""), 0, store.Condition{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -528,4 +532,66 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("%q: once written anew it is refused: %v", b, err)
 		}
 	})
+}
+
+// BenchmarkListOfMany is what a page of 50 takes of a million letters on a disk, two weeks of them evenly and in one burst.
+func BenchmarkListOfMany(b *testing.B) {
+	const n = 1_000_000
+	for _, spread := range []struct {
+		name string
+		step time.Duration
+	}{{"two weeks", 14 * 24 * time.Hour / n}, {"a burst of ten minutes", 10 * time.Minute / n}} {
+		b.Run(spread.name, func(b *testing.B) {
+			dir := b.TempDir()
+			blob, err := diskstore.OpenBlob(b.Context(), &url.URL{Scheme: "file", Path: dir})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer blob.Close()
+			tel, err := telemetry.Start(b.Context(), &telemetry.Config{Output: io.Discard}, "test")
+			if err != nil {
+				b.Fatal(err)
+			}
+			s, err := New(&Config{Keep: 30 * 24 * time.Hour}, blob, nil, tel)
+			if err != nil {
+				b.Fatal(err)
+			}
+			begin := time.Now().UTC().Add(-spread.step * n)
+			folder := ""
+			for i := range n {
+				e := dead(fmt.Sprint(i), []string{"often", "often", "often", "often", "seldom"}[i%5], begin.Add(time.Duration(i)*spread.step))
+				l := letter(&e)
+				content, err := json.Marshal(l)
+				if err != nil {
+					b.Fatal(err)
+				}
+				path := filepath.Join(dir, key(l.ID)) // as the store would, without its care for each
+				if parent := filepath.Dir(path); parent != folder {
+					folder = parent
+					if err := os.MkdirAll(folder, 0o755); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := os.WriteFile(path, content, 0o600); err != nil {
+					b.Fatal(err)
+				}
+			}
+			first, cursor, err := s.List(b.Context(), &Filter{}, 50)
+			if err != nil || len(first) != 50 || first[0].EventID != fmt.Sprint(n-1) {
+				b.Fatalf("got %d letters, %v", len(first), err)
+			}
+			for _, of := range []struct {
+				name   string
+				filter Filter
+			}{{"newest", Filter{}}, {"next", Filter{Cursor: cursor}}, {"middle", Filter{Before: begin.Add(spread.step * n / 2)}}, {"of a type", Filter{Type: "seldom"}}, {"of no type", Filter{Type: "never"}}} {
+				b.Run(of.name, func(b *testing.B) {
+					for b.Loop() {
+						if _, _, err := s.List(b.Context(), &of.filter, 50); err != nil {
+							b.Fatal(err)
+						}
+					}
+				})
+			}
+		})
+	}
 }
