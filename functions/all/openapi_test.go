@@ -26,6 +26,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/etl"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/limit"
@@ -187,7 +188,7 @@ func TestOpenAPISchemasAreTheTypes(t *testing.T) {
 		"Pushed": feature.Result{}, "FeatureSet": feature.Set{}, "FeaturesChanged": feature.Changed{}, "Runs": offline.Runs{}, "Skew": offline.Skew{},
 		"OutcomesTaken": feedback.Result{}, "Landed": etl.Landed{}, "Judgement": feedback.Judgement{}, "PredictionList": feedback.PredictionList{}, "Prediction": feedback.Prediction{}, "Freshness": offline.Freshness{}, "Drift": feedback.Drift{},
 		"Rollout": rollout.Rollout{}, "Key": auth.Key{}, "Policy": limit.Policy{}, "AlertStatus": alert.Status{}, "Rules": alert.Rules{}, "RulesApplied": alert.Applied{},
-		"PipelineSummary": pipeline.Summary{}, "Pipeline": pipeline.Detail{}, "PipelineApplied": pipeline.Applied{}, "PipelineRun": pipeline.Shown{}, "PipelineLog": pipeline.Log{},
+		"PipelineSummary": pipeline.Summary{}, "Pipeline": pipeline.Detail{}, "PipelineApplied": pipeline.Applied{}, "PipelineRun": pipeline.Shown{}, "PipelineLog": pipeline.Log{}, "PipelinePage": pipeline.Page{}, "PipelineVersion": pipeline.Version{}, "EventTypes": event.Types{},
 		"LetterSummary": deadletter.Summary{}, "Letter": deadletter.Letter{},
 	} {
 		c.compare(name, &schema{Ref: "#/components/schemas/" + name}, reflect.TypeOf(v))

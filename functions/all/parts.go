@@ -97,6 +97,12 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 	if err != nil {
 		return nil, nil, err
 	}
+	takers, err := triggers.Takers(c.Folders(triggers.Files)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	tally := event.NewTally()
+	event.Show(p.Mux, takers, tally)
 	f := &edges{}
 	for _, mux := range []**event.Mux{&f.predict, &f.features, &f.feedback, &f.deadletter, &f.pipeline} {
 		if *mux, err = event.NewMux(p.Tel); err != nil {
@@ -104,7 +110,7 @@ func broker(c *bus.Config, kv store.KV, p *serve.Process) (*bus.Bus, *edges, err
 		}
 	}
 	b, err := bus.New(c, bus.Deps{
-		Routes: routes, KV: kv,
+		Routes: routes, KV: kv, Tally: tally,
 		Subscribers: map[string]http.Handler{
 			"predict": newService(p, f.predict), "features": newService(p, f.features),
 			"feedback": newService(p, f.feedback), "deadletter": newService(p, f.deadletter),

@@ -16,6 +16,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
+	"github.com/pilotlight-ml/pilotlight/triggers"
 )
 
 // config is what this main itself reads.
@@ -29,7 +30,7 @@ func main() { function(functions.HTTP).Main() }
 
 // function wires
 //
-//	BLOB_URL -> store.Blob --> deadletter.Store --> serve (PORT): /events, /admin/v1/deadletters, /readyz, /metrics
+//	BLOB_URL -> store.Blob --> deadletter.Store --> serve (PORT): /events, /admin/v1/deadletters, /admin/v1/events, /readyz, /metrics
 //	                                  '--> event.Sink (K_SINK)
 func function(register serve.Register) *serve.Function {
 	var own config
@@ -56,6 +57,11 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		events.Register(p.Mux)
+		takers, err := triggers.Takers(triggers.Files)
+		if err != nil {
+			return err
+		}
+		event.Show(p.Mux, takers, nil) // the broker has the counts
 		_, err = deadletter.Open(p, &dc, deadletter.Deps{Blob: blob, Sink: sink, Events: events})
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
 // Summary is a pipeline in a list.
@@ -20,7 +21,50 @@ type Summary struct {
 	About   string `json:"about,omitempty"`
 	Version int    `json:"version"`
 	Trouble string `json:"trouble,omitempty"` // why it can't be run
+	Active  string `json:"active,omitempty"`  // the run that is under way
 	Run     *Brief `json:"run,omitempty"`     // the newest
+	Outline
+}
+
+// Outline is what a definition says, apart from what its steps are given. It is empty where the definition can't be read.
+type Outline struct {
+	On    []Starter `json:"on,omitempty"`
+	Pause string    `json:"pause,omitempty"` // the least time between two runs that events start
+	Steps []Wired   `json:"steps,omitempty"`
+}
+
+// Starter is something that starts runs: an event, or time.
+type Starter struct {
+	Event string            `json:"event,omitempty"` // its type
+	Where map[string]string `json:"where,omitempty"` // what fields of its data have to be
+	Every string            `json:"every,omitempty"`
+}
+
+// Wired is a step and what it is fed by.
+type Wired struct {
+	Name  string            `json:"name"`
+	Use   string            `json:"use"`
+	In    map[string]string `json:"in,omitempty"` // inputs by name, each "step.output"
+	After []string          `json:"after,omitempty"`
+}
+
+func (d *Definition) outline() Outline {
+	var o Outline
+	for _, s := range d.On {
+		starter := Starter{Event: s.Event, Where: s.Where}
+		if s.Every > 0 {
+			starter.Every = s.Every.String()
+		}
+		o.On = append(o.On, starter)
+	}
+	if d.Pause > 0 {
+		o.Pause = d.Pause.String()
+	}
+	for i := range d.Steps {
+		s := &d.Steps[i]
+		o.Steps = append(o.Steps, Wired{s.Name, s.Use, s.In, s.After})
+	}
+	return o
 }
 
 // Brief is a run in a list.
@@ -34,15 +78,24 @@ type Brief struct {
 // Detail is a pipeline.
 type Detail struct {
 	Name    string    `json:"name"`
-	Version int       `json:"version"`
-	At      time.Time `json:"at"` // when that was applied
+	About   string    `json:"about,omitempty"`
+	Version int       `json:"version"` // the newest
+	At      time.Time `json:"at"`      // when that was applied
 	By      string    `json:"by,omitempty"`
 	Text    string    `json:"text"`              // YAML
+	Trouble string    `json:"trouble,omitempty"` // why it can't be run
 	Active  string    `json:"active,omitempty"`  // the run that is under way
 	Pending *Cause    `json:"pending,omitempty"` // the event that starts the next
 	Joined  int       `json:"joined"`            // events that came while one was pending
 	Paused  int       `json:"paused"`            // events that came within the pause
 	Runs    []*Brief  `json:"runs"`              // the newest, newest first
+	Outline
+}
+
+// Page is a part of a pipeline's runs, newest first.
+type Page struct {
+	Runs []*Brief `json:"runs"`
+	Next string   `json:"next,omitempty"` // for the query after of the next page; absent: there is none
 }
 
 // Shown is a run and how far it is.
@@ -91,11 +144,14 @@ func (m *Manager) summary(ctx context.Context, name string) (s Summary, err erro
 		}
 		s.Run = m.brief(run)
 	}
+	if h.Active != nil {
+		s.Active = h.Active.ID
+	}
 	v, d, err := m.current(ctx, name)
 	if err != nil {
 		return s, err
 	}
-	s.Version, s.About = v.Version, d.About
+	s.Version, s.About, s.Outline = v.Version, d.About, d.outline()
 	_, err = d.compile(m.kinds)
 	return s, err
 }
@@ -125,25 +181,50 @@ func (m *Manager) Show(ctx context.Context, name string) (*Detail, error) {
 	if h.Active != nil {
 		d.Active = h.Active.ID
 	}
+	if defined, err := v.definition(name); err != nil {
+		d.Trouble = fault.Message(err)
+	} else {
+		d.About, d.Outline = defined.About, defined.outline()
+		if _, err := defined.compile(m.kinds); err != nil {
+			d.Trouble = fault.Message(err)
+		}
+	}
 	d.Runs, err = m.Runs(ctx, name, runsUsual)
 	return d, err
 }
 
 // Runs gives the newest runs of a pipeline, newest first.
 func (m *Manager) Runs(ctx context.Context, name string, most int) ([]*Brief, error) {
+	runs, _, err := m.RunsBefore(ctx, name, "", most)
+	return runs, err
+}
+
+// RunsBefore gives the newest runs of a pipeline that began before the one with an id ("": of all), newest first, and the id by which to go on; "": there are no more.
+func (m *Manager) RunsBefore(ctx context.Context, name, id string, most int) (_ []*Brief, next string, err error) {
 	if err := checkName("pipeline's name", name); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	var ids []string
-	prefix := runKey(name, "")
-	for o, err := range m.blob.List(ctx, prefix, "") {
-		if err != nil {
-			return nil, err
+	line := store.Line{Prefix: runKey(name, ""), Key: func(at time.Time) string { return runKey(name, at.UTC().Format(idLayout)) }}
+	end, until := "", time.Time{}
+	if id != "" {
+		if end = runKey(name, id); !runForm.MatchString(id) {
+			return nil, "", fault.New(fault.Invalid, "%.100q is not the id of a run, such as 20261126T093000.000-0123abcd", id)
 		}
-		ids = append(ids, strings.TrimPrefix(o.Key, prefix))
+		if until, err = time.Parse(idLayout, id[:len(idLayout)]); err != nil {
+			return nil, "", fault.Wrap(fault.Invalid, err, "%.100q is not the id of a run", id)
+		}
 	}
-	slices.Reverse(ids)
-	ids = ids[:min(len(ids), most)]
+	ids, err := line.Newest(ctx, m.blob, "", end, until, most+1)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(ids) > most {
+		ids = ids[:most]
+		next = strings.TrimPrefix(ids[most-1], line.Prefix)
+	}
+	for i := range ids {
+		ids[i] = strings.TrimPrefix(ids[i], line.Prefix)
+	}
 	runs, errs := make([]*Brief, len(ids)), make([]error, len(ids))
 	var reading sync.WaitGroup
 	slots := make(chan struct{}, sideBySide)
@@ -162,10 +243,10 @@ func (m *Manager) Runs(ctx context.Context, name string, most int) ([]*Brief, er
 	reading.Wait()
 	for _, err := range errs {
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 	}
-	return slices.DeleteFunc(runs, func(b *Brief) bool { return b == nil }), nil
+	return slices.DeleteFunc(runs, func(b *Brief) bool { return b == nil }), next, nil
 }
 
 // named finds the newest run, for callers who do not name one.
@@ -192,7 +273,8 @@ func (m *Manager) named(ctx context.Context, name, id string) (string, error) {
 //	GET    /admin/v1/pipelines                        Summary of each
 //	GET    /admin/v1/pipelines/{name}                 Detail
 //	PUT    /admin/v1/pipelines/{name}                 applies a definition, in YAML; ?dry=true only checks it
-//	GET    /admin/v1/pipelines/{name}/runs            the newest, as Brief; ?limit
+//	GET    /admin/v1/pipelines/{name}/versions/{n}    Version: a definition as it was applied
+//	GET    /admin/v1/pipelines/{name}/runs            the newest, as Brief; ?limit, ?after
 //	POST   /admin/v1/pipelines/{name}/runs            starts one: {"by": ..., "why": ...}
 //	GET    /admin/v1/pipelines/{name}/runs/{id}       Shown; the id latest is that of the newest run
 //	DELETE /admin/v1/pipelines/{name}/runs/{id}       cancels it
@@ -225,6 +307,16 @@ func (m *Manager) Register(mux *http.ServeMux) {
 	})
 	route("GET "+path+"/{name}", http.StatusOK, func(r *http.Request, name string) (any, error) { return m.Show(r.Context(), name) })
 	route("PUT "+path+"/{name}", http.StatusOK, m.put)
+	route("GET "+path+"/{name}/versions/{version}", http.StatusOK, func(r *http.Request, name string) (any, error) {
+		if err := checkName("pipeline's name", name); err != nil {
+			return nil, err
+		}
+		version, err := strconv.Atoi(r.PathValue("version"))
+		if err != nil || version < 1 {
+			return nil, fault.New(fault.Invalid, "%.20q is not the number of a version", r.PathValue("version"))
+		}
+		return m.version(r.Context(), name, version)
+	})
 	route("GET "+path+"/{name}/runs", http.StatusOK, func(r *http.Request, name string) (any, error) {
 		most := runsUsual
 		if text := r.URL.Query().Get("limit"); text != "" {
@@ -233,8 +325,8 @@ func (m *Manager) Register(mux *http.ServeMux) {
 				return nil, fault.New(fault.Invalid, "limit is %.20q, expected 1 to %d", text, runsAtMost)
 			}
 		}
-		runs, err := m.Runs(r.Context(), name, most)
-		return map[string]any{"runs": runs}, err
+		runs, next, err := m.RunsBefore(r.Context(), name, r.URL.Query().Get("after"), most)
+		return Page{runs, next}, err
 	})
 	route("POST "+path+"/{name}/runs", http.StatusCreated, func(r *http.Request, name string) (any, error) {
 		var asked struct{ By, Why string }

@@ -65,6 +65,7 @@ type Deps struct {
 	Routes      *Routes
 	KV          store.KV                // keeps what is under way
 	Subscribers map[string]http.Handler // by the name of the service that they are on a cluster
+	Tally       *event.Tally            // counts what is accepted; nil: nobody wants to know
 }
 
 // Bus delivers events. It is an event.Sink, and an http.Handler for POST /events.
@@ -72,6 +73,7 @@ type Bus struct {
 	routes      *Routes
 	kv          store.KV
 	subscribers map[string]http.Handler
+	tally       *event.Tally
 	queue       int64
 	pings       []*ping // none: something else tells the time
 	client      *http.Client
@@ -102,7 +104,7 @@ func New(c *Config, d Deps, tel *telemetry.Telemetry) (*Bus, error) {
 		return nil, err
 	}
 	b := &Bus{
-		routes: d.Routes, kv: d.KV, subscribers: d.Subscribers, queue: int64(c.Queue), tel: tel, calls: map[*trigger]chan struct{}{},
+		routes: d.Routes, kv: d.KV, subscribers: d.Subscribers, tally: d.Tally, queue: int64(c.Queue), tel: tel, calls: map[*trigger]chan struct{}{},
 		client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 	if c.Ticks != "off" {
@@ -253,6 +255,7 @@ func (b *Bus) accept(ctx context.Context, e *event.Event) error {
 		}
 	}
 	if len(wanting) == 0 {
+		b.count(e)
 		return nil
 	}
 	if b.pending.Add(1) > b.queue {
@@ -270,12 +273,19 @@ func (b *Bus) accept(ctx context.Context, e *event.Event) error {
 		b.pending.Add(-1)
 		return fmt.Errorf("keep event: %w", err)
 	}
+	b.count(e)
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if !b.closed {
 		b.deliver(key, e, wanting)
 	}
 	return nil
+}
+
+func (b *Bus) count(e *event.Event) {
+	if b.tally != nil {
+		b.tally.Add(e)
+	}
 }
 
 // deliver has triggers deliver an event, and forgets it when all of them have.
