@@ -96,6 +96,18 @@ func (c *Console) register(mux *http.ServeMux) {
 	c.page(mux, "/console/features/views/{view}", "view", c.featureView)
 	c.page(mux, "/console/traces", "traces", c.traces)
 	c.page(mux, "/console/traces/{trace}", "trace", c.trace)
+	c.page(mux, "/console/pipelines", "pipelines", c.pipelines)
+	c.page(mux, "/console/pipelines/{pipeline}", "pipeline", c.pipeline)
+	c.form(mux, "/console/pipelines/{pipeline}/runs", c.startRun)
+	c.page(mux, "/console/pipelines/{pipeline}/runs/{run}", "run", c.run)
+	c.page(mux, "/console/pipelines/{pipeline}/runs/{run}/logs/{step}", "log", c.stepLog)
+	c.form(mux, "/console/pipelines/{pipeline}/runs/{run}/cancel", c.cancelRun)
+	c.page(mux, "/console/alerts", "alerts", c.alerts)
+	c.page(mux, "/console/events", "events", c.events)
+	c.form(mux, "/console/events/replay", c.replayAll)
+	c.page(mux, "/console/events/{letter}", "letter", c.letter)
+	c.form(mux, "/console/events/{letter}/replay", c.replay)
+	c.form(mux, "/console/events/{letter}/delete", c.deleteLetter)
 	mux.HandleFunc("GET /console/", func(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, r, fault.New(fault.NotFound, "there is no page at %.200s", r.URL.Path))
 	})
@@ -166,6 +178,7 @@ func (c *Console) form(mux *http.ServeMux, pattern string, do func(q *Query) (sa
 			c.fail(w, r, fault.Wrap(fault.Invalid, err, "the form could not be read"))
 			return
 		}
+		serve.Long(w, r)
 		said, next, err := do(c.query(r))
 		if fault.Is(err, fault.Unauthenticated) {
 			c.fail(w, r, err)

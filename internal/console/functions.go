@@ -26,6 +26,8 @@ var functions = template.FuncMap{
 	"when":    when,
 	"ago":     ago,
 	"join":    strings.Join,
+	"mood":    mood,
+	"sum":     func(a, b float64) float64 { return a + b },
 	"escape":  escape,
 	"svg":     func(b []byte) template.HTML { return template.HTML(b) }, //nolint:gosec // made by the package chart, which escapes
 }
