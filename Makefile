@@ -57,6 +57,10 @@ test: ort s3 venv feast evidently flights-venv schemathesis cloudevents collecto
 race: ort s3 venv feast evidently flights-venv schemathesis cloudevents collector ## run all tests under the race detector
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
+.PHONY: screenshots
+screenshots: ort ## take pictures of the console's pages into docs/console, of CONSOLE_URL or of the flights seed
+	SCREENSHOTS=$(or $(SCREENSHOTS),$(CURDIR)/docs/console) $(GO) test ./test/browser -run TestScreenshots -count=1 -v
+
 .PHONY: fuzz
 fuzz: ort ## run every fuzz target for FUZZTIME (30s)
 	@for pkg in $$(grep -rlE '^func Fuzz' --include='*_test.go' internal | xargs -n1 dirname | sort -u); do \

@@ -1,0 +1,86 @@
+package browser
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+)
+
+// submit presses the button of a form that stands in a page, and waits for the page that it leads to.
+func (b *tab) submit(form, fill string) {
+	b.t.Helper()
+	if status := b.load(chromedp.Steps(ran(`const form = document.querySelector('` + form + `'); ` + fill + `; form.querySelector("button").click()`))); status != http.StatusOK {
+		b.t.Errorf("%s: the form %s leads to status %d", b.where, form, status)
+	}
+	b.check()
+}
+
+// told is what a page says of what was done last.
+func (b *tab) told() string { return asks[string](b, `document.querySelector(".told")?.textContent || ""`) }
+
+func (b *tab) here() string { return asks[string](b, "location.pathname + location.search") }
+
+// TestForms does all that can be done on pages of pipelines and events, as a person does.
+func TestForms(t *testing.T) {
+	s := start(t)
+	s.live()
+	b := open(t, s.url)
+
+	// One run by hand, which is followed to its end without a look at anything but the page.
+	b.visit("/console/pipelines")
+	b.click("/console/pipelines/learns")
+	b.submit(`form[action$="/runs"]`, `form.why.value = "<b>to see</b>"`)
+	if !strings.HasPrefix(b.here(), "/console/pipelines/learns/runs/") || b.told() != "The run has begun." {
+		t.Fatalf("a run that was started: at %s, which says %q", b.here(), b.told())
+	}
+	s.until("the page tells that the run has ended", func() bool {
+		return asks[bool](b, `["succeeded", "failed", "refused"].includes(document.querySelector(".tile b").textContent)`)
+	})
+	if chain := asks[string](b, `document.querySelector(".chain").textContent`); !strings.Contains(chain, "run started by hand") || !strings.Contains(chain, "<b>to see</b>") {
+		t.Errorf("the chain of causes is %s", chain)
+	}
+	b.check()
+
+	// One that is canceled.
+	b.click("/console/pipelines/learns")
+	b.submit(`form[action$="/runs"]`, "")
+	if asks[bool](b, `document.querySelector('form[action$="/cancel"]') !== null`) {
+		b.submit(`form[action$="/cancel"]`, "")
+		if said := b.told(); !strings.Contains(said, "Asked to cancel it") && !strings.Contains(said, "has ended already") {
+			t.Errorf("a run that is canceled: the page says %q", said)
+		}
+	}
+
+	// A dead letter that is put back is dead again, for nothing was mended; one is deleted; then all are put back.
+	letters := func() (n int) {
+		t.Helper()
+		var list struct{ Deadletters []struct{} }
+		s.call("GET", "/admin/v1/deadletters", "", http.StatusOK, &list)
+		return len(list.Deadletters)
+	}
+	b.visit("/console/events")
+	letter := func() string {
+		return asks[string](b, `document.querySelector('#live a[href^="/console/events/"]').getAttribute("href")`)
+	}
+	b.click(letter())
+	b.submit(`form[action$="/replay"]`, "")
+	if said := b.told(); !strings.Contains(said, "with the broker again") {
+		t.Errorf("a letter that was put back: the page says %q", said)
+	}
+	s.until("the event is dead again", func() bool { return letters() == 3 })
+	b.visit("/console/events")
+	b.click(letter())
+	b.submit(`form[action$="/delete"]`, "")
+	if said := b.told(); said != "The letter is deleted." || letters() != 2 {
+		t.Errorf("a letter that was deleted: the page says %q, and there are %d", said, letters())
+	}
+	if status := b.load(chromedp.Steps(ran(`const choose = document.querySelector("form.search"); choose.type.value = "dev.pilotlight.outcome.observed.v1"; choose.querySelector("button").click()`))); status != http.StatusOK {
+		t.Fatalf("status %d", status)
+	}
+	b.submit(`form[action="/console/events/replay"]`, `form.sure.checked = true`)
+	if said := b.told(); said != "2 events are with the broker again." {
+		t.Errorf("all of a type: the page says %q", said)
+	}
+}
