@@ -23,6 +23,7 @@ var functions = template.FuncMap{
 	"micros":  micros,
 	"seconds": func(s float64) string { return lag(time.Duration(s * 1e9)) },
 	"lag":     lag,
+	"idPath":  predictionPath,
 	"when":    when,
 	"ago":     ago,
 	"join":    strings.Join,

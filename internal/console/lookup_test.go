@@ -113,6 +113,25 @@ func TestLookUpPages(t *testing.T) {
 	d.open("/console/traces/xyz", http.StatusBadRequest)
 }
 
+// A prediction can be asked again: the form has what it was asked then, as of then.
+func TestTryAgain(t *testing.T) {
+	routes := api()
+	routes["GET /v2/models/{m}"] = says(`{"inputs":[{"name":"carrier","datatype":"BYTES","shape":[-1]},{"name":"origin","datatype":"BYTES","shape":[-1]},{"name":"none","datatype":"FP32","shape":[-1]},{"name":"more","datatype":"FP32","shape":[-1,2]}]}`)
+	d := newDesk(t, false, routes)
+	_, page := d.open("/console/predictions/order-7", http.StatusOK)
+	const again = "/console/models/flights/try?prediction=order-7"
+	if !strings.Contains(page, again) {
+		t.Fatalf("the page has no %s: %s", again, page)
+	}
+	_, page = d.open(again, http.StatusOK)
+	for _, w := range []string{`value="UA"`, `value="EWR"`, `value="2013-07-01T10:00:00Z"`, `value="0"`} {
+		if !strings.Contains(page, w) {
+			t.Errorf("the form has no %s: %s", w, page)
+		}
+	}
+	d.open("/console/models/other/try?prediction=order-7", http.StatusNotFound)
+}
+
 // Whoever types an id is led to its page, whatever it is made of, and an empty one to the list.
 func TestFindByID(t *testing.T) {
 	d := newDesk(t, false, api())

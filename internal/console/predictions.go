@@ -166,6 +166,7 @@ type answer struct {
 
 	Aliases []string // that named the version then
 	Past    bool     // it is as of another time than that at which it was answered
+	Again   string   // the page that asks the same
 }
 
 type answerRow struct {
@@ -190,6 +191,7 @@ type answerRow struct {
 	} `json:"verdict"`
 
 	Asked, Answered []member
+	Brief           string
 	Odd             int // features that are null or old
 	Right, Wrong    bool
 }
@@ -227,7 +229,7 @@ func (c *Console) prediction(q *Query) (*View, error) {
 	settled, when := true, time.Time{}
 	for i := range p.Answers {
 		a := &p.Answers[i]
-		a.Past = a.Time.Sub(a.AsOf).Abs() > time.Minute
+		a.Past, a.Again = a.past(), at("/console/models", a.Model, "try")+"?prediction="+escape(id)
 		a.Aliases = q.aliasesOf(a.Model, a.Version, a.Time)
 		views := q.viewsOf(a.Model, a.Version)
 		for j := range a.Rows {
@@ -250,12 +252,48 @@ func (c *Console) prediction(q *Query) (*View, error) {
 	return v, nil
 }
 
+// repeat fills a form with what a prediction was asked: its first row.
+func (q *Query) repeat(p *tryPage, id string) error {
+	var found struct {
+		Answers []answer `json:"answers"`
+	}
+	if err := q.get(at("/admin/v1/predictions", idInPath(id)), &found); err != nil {
+		return err
+	}
+	for i := range found.Answers {
+		a := &found.Answers[i]
+		var values map[string]json.RawMessage
+		if a.Model != p.Model || len(a.Rows) == 0 || json.Unmarshal(a.Rows[0].Inputs, &values) != nil {
+			continue
+		}
+		for n := range p.Inputs {
+			in := &p.Inputs[n]
+			v, asked := values[in.Name]
+			if !asked || string(v) == "null" || v[0] == '{' { // an object tells of what was too large to be kept
+				continue
+			}
+			in.Sample, in.Value = false, string(v)
+			if in.Scalar {
+				in.Value = scalarText(v)
+			}
+		}
+		if a.past() {
+			p.Time = a.AsOf.UTC().Format(time.RFC3339Nano)
+		}
+		return nil
+	}
+	return fault.New(fault.NotFound, "no prediction %.200q of %s has inputs in the log", id, p.Model)
+}
+
+// past tells whether an answer is as of another time than that at which it was given.
+func (a *answer) past() bool { return a.Time.Sub(a.AsOf).Abs() > time.Minute }
+
 // show makes texts of values.
 func (r *answerRow) show(views map[string]viewOf) {
 	if v := r.Verdict; v != nil && v.Correct != nil {
 		r.Right, r.Wrong = *v.Correct, !*v.Correct
 	}
-	r.Asked, r.Answered = membersOf(r.Inputs), membersOf(r.Outputs)
+	r.Asked, r.Answered, r.Brief = membersOf(r.Inputs), membersOf(r.Outputs), short(r.Outputs)
 	for i := range r.Outcomes {
 		r.Outcomes[i].Said = memberOf("", r.Outcomes[i].Value)
 	}

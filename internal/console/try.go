@@ -101,6 +101,11 @@ func (c *Console) try(q *Query) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
+	if id := q.FormValue("prediction"); id != "" {
+		if err := q.repeat(p, id); err != nil {
+			return nil, err
+		}
+	}
 	if err := p.write(q, false); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -175,6 +176,7 @@ type member struct {
 	Name, Value string
 	Null        bool
 	Long        bool // it was cut
+	Fraction    bool // it is a number that is no whole one
 }
 
 // membersOf takes a JSON object apart, in its order. What is none is one value without a name.
@@ -206,6 +208,7 @@ func memberOf(name string, v json.RawMessage) member {
 	if len(v) > 0 && v[0] == '"' && json.Unmarshal(v, &s) == nil && strings.TrimSpace(s) != "" {
 		m.Value = s
 	}
+	m.Fraction = len(v) > 0 && (v[0] == '-' || '0' <= v[0] && v[0] <= '9') && strings.Contains(m.Value, ".")
 	if m.Null {
 		m.Value = "null"
 	}
@@ -228,6 +231,9 @@ func short(object json.RawMessage) string {
 		}
 		if m.Name != "" {
 			b.WriteString(clipped(m.Name, 40) + "=")
+		}
+		if f, err := strconv.ParseFloat(m.Value, 64); err == nil && m.Fraction {
+			m.Value = strconv.FormatFloat(f, 'g', 4, 64)
 		}
 		b.WriteString(clipped(m.Value, 40))
 	}

@@ -54,7 +54,7 @@ type Listing struct {
 // The bounds of what one Newest reads: behind them it gives what it has, and where to go on.
 const (
 	readMost     = 64 << 20 // bytes of segments
-	segmentsMost = 512
+	segmentsMost = 2048
 )
 
 // place is where a prediction lies: a segment and the number of its first row there. Lists go on before it.
@@ -92,9 +92,9 @@ const micros = 16
 // keyBefore is behind all segments whose last answer lies before a time, and before all others.
 func keyBefore(us int64) string { return fmt.Sprintf("%s%0*d", Inbox, micros, max(us, 0)) }
 
-// late is how long after a prediction was answered its segment may end: as long as predictions wait for others, and more where the
-// bucket was away.
-const late = 10 * time.Minute
+// late is how long after a prediction was answered its segment may end: as long as predictions wait for others. Where the bucket was away for
+// longer, lists until a time may lack some of those that waited then.
+const late = time.Minute
 
 // Newest gives the predictions that are wanted, newest first: at most limit of them, from the page on that an earlier Listing said is
 // next. Those that several processes wrote at the same time are in order within about Config.Every. It reads the log backwards, and
