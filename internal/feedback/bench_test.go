@@ -16,6 +16,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/env"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -231,5 +232,88 @@ func fillBucket(b *testing.B, blob store.Blob, n int) {
 	}
 	if err := in.Close(); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// BenchmarkPrediction looks for predictions by ids of callers' own among a million, and for the newest, on the disk and on S3. Of the fresh ones no commit
+// knows yet.
+func BenchmarkPrediction(b *testing.B) {
+	const n, fresh = 1_000_000, 20_000
+	disk := at(b, "file://"+b.TempDir())
+	fillLog(b, disk, 0, n)
+	begin := time.Now()
+	if did, err := journalOf(b, disk).CatchUp(b.Context()); err != nil || did.Predictions != n {
+		b.Fatalf("got %+v, %v", did, err)
+	}
+	b.Logf("taken in %v", time.Since(begin))
+	fillLog(b, disk, n, fresh)
+	s3 := at(b, storetest.S3URL(b))
+	objects := 0
+	for o, err := range disk.List(b.Context(), "", "") {
+		if err != nil {
+			b.Fatal(err)
+		}
+		data, _, err := store.ReadAll(b.Context(), disk, o.Key)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s3.Put(b.Context(), o.Key, bytes.NewReader(data), int64(len(data)), store.Condition{}); err != nil {
+			b.Fatal(err)
+		}
+		objects++
+	}
+	b.Logf("%d objects", objects)
+	for name, blob := range map[string]store.Blob{"disk": disk, "s3": s3} {
+		j := journalOf(b, blob)
+		look := func(id func() int) func(b *testing.B) {
+			return func(b *testing.B) {
+				for b.Loop() {
+					if p, err := j.Prediction(b.Context(), fmt.Sprint("order-", id())); err != nil || len(p.Answers) != 1 {
+						b.Fatalf("got %+v, %v", p, err)
+					}
+				}
+			}
+		}
+		b.Run(name+"/taken", look(func() int { return rand.IntN(n) }))
+		b.Run(name+"/fresh", look(func() int { return n + rand.IntN(fresh) }))
+		b.Run(name+"/none", func(b *testing.B) {
+			for b.Loop() {
+				if _, err := j.Prediction(b.Context(), "nobody"); !fault.Is(err, fault.NotFound) {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(name+"/newest", func(b *testing.B) {
+			for b.Loop() {
+				if l, err := payload.Newest(b.Context(), blob, &payload.Wanted{}, "", 100); err != nil || len(l.Predictions) != 100 {
+					b.Fatal(l, err)
+				}
+			}
+		})
+	}
+}
+
+// fillLog writes predictions with ids of callers' own.
+func fillLog(b *testing.B, blob store.Blob, first, n int) {
+	b.Helper()
+	log, err := payload.Open(&payload.Config{On: "on", Memory: 1 << 30, Every: time.Hour}, blob, nil, quietTelemetry(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	begin := time.Now().Add(-time.Hour)
+	origin := &payload.Origin{Model: "m", Version: 1, Sample: 1}
+	for i := first; i < first+n; i++ {
+		at := begin.Add(time.Duration(i) * time.Millisecond)
+		log.Add(origin, &payload.Prediction{
+			ID: fmt.Sprint("order-", i), Asked: at, At: at, Rows: 1,
+			Given:   []tensor.Tensor{tensor.OfStrings("carrier", []int64{1}, []string{"UA"}), tensor.Of("flight", []int64{1}, []int64{int64(i)})},
+			Outputs: []tensor.Tensor{tensor.Of("probability", []int64{1, 1}, []float64{rand.Float64()})},
+		})
+	}
+	if err := log.Close(); err != nil {
+		b.Fatal(err)
+	}
+	if made, written, _ := log.Counts(); made != written {
+		b.Fatalf("%d of %d are written", written, made)
 	}
 }
