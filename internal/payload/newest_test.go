@@ -109,8 +109,8 @@ func TestNewest(t *testing.T) {
 				{"match", payload.Wanted{Match: func(r *payload.Row) bool { return r.ID == "p207" }}, func(s, n int) bool { return s == 2 && n == 7 }},
 			} {
 				for _, limit := range []int{1, 7, 500} {
-					if limit == 1 && c.name != "span" {
-						continue
+					if limit == 1 && c.name != "span" || limit == 500 && strings.HasPrefix(raw, "s3") {
+						continue // which would take long
 					}
 					if got, want := pages(t, b, c.w, limit), want(c.keep); !slices.Equal(got, want) {
 						t.Errorf("%s by %d: got %d: %.300v\nwant %d: %.300v", c.name, limit, len(got), got, len(want), want)
