@@ -378,7 +378,7 @@ func TestCollectorReadsLines(t *testing.T) {
 				}
 			}
 		}
-		for _, gone := range []string{"time", "level", "msg", "trace_id", "span_id", "logtag"} {
+		for _, gone := range []string{"time", "level", "msg", "trace_id", "span_id", "logtag", "log.file.name", "log.file.path"} {
 			if v, ok := got.Attributes[gone]; ok {
 				t.Errorf("%q: %s=%s is told twice", want.Body, gone, v)
 			}
