@@ -23,7 +23,7 @@ var levels = []struct {
 	{"cgroup env fault telemetry", "the ground: the standard library and one third-party client each"},
 	{"chart jsonwire onnxwire row tensor yamlwire", "values, how JSON, YAML and ONNX write them, and how they look, know only the ground"},
 	{"drift duck engine event feast oip quality sequential store tfserving window", "ports and wire formats know values, not each other"},
-	{"alert cache course ledger model queue segment serve", "what mains compose flows of"},
+	{"alert cache course ledger model queue segment serve span", "what mains compose flows of"},
 	{"modelcard payload pulse rollout rpc", "how a version came to be, what was predicted, what is answered now, who answers it, and gRPC on the server"},
 	{"auth console", "who may do what, by every protocol, and pages made of what they may see"},
 	{"limit", "how much they may ask for"},
@@ -46,6 +46,7 @@ var sideways = map[string]string{
 	"onnxwire":             "tensor",
 	"row":                  "jsonwire",
 	"predict/predicttest":  "predict engine/onnx/onnxtest store/memstore",
+	"span":                 "serve",
 	"telemetry":            "env telemetry/epoch",
 	"train":                "train/command",
 }

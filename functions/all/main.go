@@ -26,6 +26,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/step"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
@@ -94,6 +95,7 @@ func function(register serve.Register) *serve.Function {
 	var sc step.Config
 	var bc bus.Config
 	var gc gate.Options
+	var tc span.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		pc.Model.LimitHeap()
 		format, err := onnx.New(oc)
@@ -102,6 +104,9 @@ func function(register serve.Register) *serve.Function {
 		}
 		blob, kv, online, meter, err := own.stores(ctx, p)
 		if err != nil {
+			return err
+		}
+		if err := span.Open(p, &tc, blob); err != nil {
 			return err
 		}
 		if err := limit.Keep(ctx, p, kv, meter); err != nil {
@@ -152,5 +157,5 @@ func function(register serve.Register) *serve.Function {
 		s := seed{dir: own.Seed, registry: registry, features: features, history: history, blob: blob, events: hear.features}
 		return s.plant(ctx, p, os.Stderr)
 	}
-	return &serve.Function{Name: "all", Configs: slices.Concat(pc.Parts(), fc.Parts(), bf.Parts(), gc.Parts(), sc.Parts(), []any{&own, &oc, &hc, &dc, &lc, &bc}), Wire: wire, Register: register}
+	return &serve.Function{Name: "all", Configs: slices.Concat(pc.Parts(), fc.Parts(), bf.Parts(), gc.Parts(), sc.Parts(), []any{&own, &oc, &hc, &dc, &lc, &bc, &tc}), Wire: wire, Register: register}
 }

@@ -38,6 +38,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/pulse"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/tfserving"
 )
 
@@ -189,7 +190,7 @@ func TestOpenAPISchemasAreTheTypes(t *testing.T) {
 		"OutcomesTaken": feedback.Result{}, "Landed": etl.Landed{}, "Judgement": feedback.Judgement{}, "PredictionList": feedback.PredictionList{}, "Prediction": feedback.Prediction{}, "Freshness": offline.Freshness{}, "Drift": feedback.Drift{},
 		"Rollout": rollout.Rollout{}, "Key": auth.Key{}, "Policy": limit.Policy{}, "AlertStatus": alert.Status{}, "Rules": alert.Rules{}, "RulesApplied": alert.Applied{},
 		"PipelineSummary": pipeline.Summary{}, "Pipeline": pipeline.Detail{}, "PipelineApplied": pipeline.Applied{}, "PipelineRun": pipeline.Shown{}, "PipelineLog": pipeline.Log{}, "PipelinePage": pipeline.Page{}, "PipelineVersion": pipeline.Version{}, "EventTypes": event.Types{},
-		"LetterSummary": deadletter.Summary{}, "Letter": deadletter.Letter{},
+		"LetterSummary": deadletter.Summary{}, "Letter": deadletter.Letter{}, "TraceSummary": span.Summary{}, "Span": span.Span{},
 	} {
 		c.compare(name, &schema{Ref: "#/components/schemas/" + name}, reflect.TypeOf(v))
 	}

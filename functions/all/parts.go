@@ -10,6 +10,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/event/bus"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/step"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -66,6 +67,7 @@ func alone() *serve.Function {
 	var oc onnx.Config
 	var lc pipeline.Config
 	var sc step.Alone
+	var tc span.Config
 	do := func(ctx context.Context, p *serve.Process) error {
 		format, err := onnx.New(oc)
 		if err != nil {
@@ -73,6 +75,9 @@ func alone() *serve.Function {
 		}
 		blob, err := open(ctx, &own, p, blobs, own.Blob, "blob")
 		if err != nil {
+			return err
+		}
+		if err := span.Open(p, &tc, blob); err != nil {
 			return err
 		}
 		kinds, err := step.Open(ctx, p, &sc, step.Stores{Blob: blob}, format)
@@ -85,7 +90,7 @@ func alone() *serve.Function {
 		}
 		return m.RunAsked(ctx)
 	}
-	return &serve.Function{Name: "step", Configs: append(sc.Parts(), &own, &oc, &lc), Do: do}
+	return &serve.Function{Name: "step", Configs: append(sc.Parts(), &own, &oc, &lc, &tc), Do: do}
 }
 
 // edges are where each function takes its events.

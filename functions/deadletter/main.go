@@ -11,6 +11,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/deadletter"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
@@ -37,6 +38,7 @@ func function(register serve.Register) *serve.Function {
 	var dc deadletter.Config
 	var ec event.Config
 	var ac auth.Config
+	var tc span.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)
 		blob, err := blobs.Open(ctx, own.Blob)
@@ -44,6 +46,9 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(blob.Close)
+		if err := span.Open(p, &tc, blob); err != nil {
+			return err
+		}
 		if err := auth.Open(p, &ac, blob, false); err != nil {
 			return err
 		}
@@ -65,5 +70,5 @@ func function(register serve.Register) *serve.Function {
 		_, err = deadletter.Open(p, &dc, deadletter.Deps{Blob: blob, Sink: sink, Events: events})
 		return err
 	}
-	return &serve.Function{Name: "deadletter", Configs: []any{&own, &dc, &ec, &ac}, Wire: wire, Register: register}
+	return &serve.Function{Name: "deadletter", Configs: []any{&own, &dc, &ec, &ac, &tc}, Wire: wire, Register: register}
 }

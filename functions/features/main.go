@@ -14,6 +14,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/offline"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
@@ -50,6 +51,7 @@ func function(register serve.Register) *serve.Function {
 	var oc offline.Config
 	var ec event.Config
 	var ac auth.Config
+	var tc span.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)
 		blob, err := blobs.Open(ctx, own.Blob)
@@ -57,6 +59,9 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(blob.Close)
+		if err := span.Open(p, &tc, blob); err != nil {
+			return err
+		}
 		if err := auth.Open(p, &ac, blob, false); err != nil {
 			return err
 		}
@@ -89,5 +94,5 @@ func function(register serve.Register) *serve.Function {
 		_, err = offline.Mount(ctx, p, &oc, offline.Deps{Blob: blob, KV: kv, Online: online}, flow.Catalog, events, sink)
 		return err
 	}
-	return &serve.Function{Name: "features", Configs: append(fc.Parts(), &lc, &own, &oc, &ec, &ac), Wire: wire, Register: register}
+	return &serve.Function{Name: "features", Configs: append(fc.Parts(), &lc, &own, &oc, &ec, &ac, &tc), Wire: wire, Register: register}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/feedback"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
@@ -36,6 +37,7 @@ func function(register serve.Register) *serve.Function {
 	var fc feedback.Config
 	var ec event.Config
 	var ac auth.Config
+	var tc span.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)
 		blob, err := blobs.Open(ctx, own.Blob)
@@ -43,6 +45,9 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(blob.Close)
+		if err := span.Open(p, &tc, blob); err != nil {
+			return err
+		}
 		if err := auth.Open(p, &ac, blob, false); err != nil {
 			return err
 		}
@@ -59,5 +64,5 @@ func function(register serve.Register) *serve.Function {
 		_, err = feedback.Open(p, &fc, feedback.Deps{Blob: blob, Events: events, Sink: sink})
 		return err
 	}
-	return &serve.Function{Name: "feedback", Configs: append(fc.Parts(), &own, &ec, &ac), Wire: wire, Register: register}
+	return &serve.Function{Name: "feedback", Configs: append(fc.Parts(), &own, &ec, &ac, &tc), Wire: wire, Register: register}
 }

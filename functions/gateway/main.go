@@ -12,6 +12,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/gate"
 	"github.com/pilotlight-ml/pilotlight/internal/pulse"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
@@ -44,6 +45,7 @@ func function(register serve.Register) *serve.Function {
 	var own config
 	var gc gate.Options
 	var rc gate.RouteConfig
+	var tc span.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		opened := p.Tel.ColdStart.Begin(telemetry.StageStore)
 		blob, err := blobs.Open(ctx, own.Blob)
@@ -51,6 +53,9 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(blob.Close)
+		if err := span.Open(p, &tc, blob); err != nil {
+			return err
+		}
 		meter, err := meters.Open(ctx, cmp.Or(own.KV, "mem:"))
 		if err != nil {
 			return err
@@ -70,5 +75,5 @@ func function(register serve.Register) *serve.Function {
 		console.Open(p)
 		return gate.Open(p, &gc, gate.Deps{Blob: blob, Meter: meter, Own: func() store.Meter { return memstore.NewMeter() }, Routes: &rc})
 	}
-	return &serve.Function{Name: "gateway", Configs: append(gc.Parts(), &own, &rc), Wire: wire, Register: register}
+	return &serve.Function{Name: "gateway", Configs: append(gc.Parts(), &own, &rc, &tc), Wire: wire, Register: register}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/pipeline"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/step"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
@@ -56,12 +57,16 @@ func function(register serve.Register, once bool) *serve.Function {
 	var sc step.Alone
 	var ec event.Config
 	var ac auth.Config
+	var tc span.Config
 	open := func(ctx context.Context, p *serve.Process) (s step.Stores, kinds []pipeline.Kind, err error) {
 		format, err := onnx.New(oc)
 		if err != nil {
 			return s, nil, err
 		}
 		if s.Blob, err = opened(ctx, p, blobs, own.Blob); err != nil {
+			return s, nil, err
+		}
+		if err := span.Open(p, &tc, s.Blob); err != nil {
 			return s, nil, err
 		}
 		if s.KV, err = opened(ctx, p, kvs, own.KV); err != nil {
@@ -76,7 +81,7 @@ func function(register serve.Register, once bool) *serve.Function {
 		kinds, err = step.Open(ctx, p, &sc, s, format)
 		return s, append(kinds, extra...), err
 	}
-	f := &serve.Function{Name: "pipeline", Configs: append(sc.Parts(), &own, &oc, &lc, &ec, &ac), Register: register}
+	f := &serve.Function{Name: "pipeline", Configs: append(sc.Parts(), &own, &oc, &lc, &ec, &ac, &tc), Register: register}
 	f.Wire = func(ctx context.Context, p *serve.Process) error {
 		s, kinds, err := open(ctx, p)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/feature"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
@@ -53,6 +54,7 @@ func function(register serve.Register) *serve.Function {
 	var lc feature.LayoutConfig
 	var ec event.Config
 	var ac auth.Config
+	var tc span.Config
 	wire := func(ctx context.Context, p *serve.Process) error {
 		pc.Model.LimitHeap()
 		format, err := onnx.New(oc)
@@ -71,6 +73,9 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(blob.Close)
+		if err := span.Open(p, &tc, blob); err != nil {
+			return err
+		}
 		if err := auth.Open(p, &ac, blob, false); err != nil {
 			return err
 		}
@@ -104,5 +109,5 @@ func function(register serve.Register) *serve.Function {
 		})
 		return err
 	}
-	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &fc, &lc, &own, &oc, &ec, &ac), Wire: wire, Register: register}
+	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &fc, &lc, &own, &oc, &ec, &ac, &tc), Wire: wire, Register: register}
 }

@@ -169,6 +169,7 @@ func (m *Manager) tell(ctx context.Context, unsent []Change) error {
 	if len(unsent) == 0 {
 		return nil
 	}
+	telemetry.Keep(ctx) // what comes of an alert is in the same trace
 	left := slices.Clone(unsent)
 	err := errors.Join(
 		m.send(ctx, "event", left, func(c *Change) *bool { return &c.Event }, m.sendEvent),

@@ -435,7 +435,7 @@ func TestTheOutboxEndsThoughTheSinkHangs(t *testing.T) {
 func TestOneTraceFromSenderToReceiver(t *testing.T) {
 	collector := telemetrytest.NewCollector(t)
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard, Endpoint: collector.URL}, "test")
+	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard, Endpoint: collector.URL, Sample: 1}, "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +465,7 @@ func TestOneTraceFromSenderToReceiver(t *testing.T) {
 func TestAnswersStayInTheirTrace(t *testing.T) {
 	collector := telemetrytest.NewCollector(t)
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard, Endpoint: collector.URL}, "test")
+	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard, Endpoint: collector.URL, Sample: 1}, "test")
 	if err != nil {
 		t.Fatal(err)
 	}

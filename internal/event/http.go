@@ -114,17 +114,18 @@ func (h *HTTP) Send(ctx context.Context, events ...Event) error {
 	return nil
 }
 
-func (h *HTTP) send(ctx context.Context, e *Event) error {
-	if h.tel.Tracing {
+func (h *HTTP) send(ctx context.Context, e *Event) (err error) {
+	if h.tel.Tracing() {
 		var span trace.Span
+		if origin := Origin(e); origin.IsValid() && !trace.SpanContextFromContext(ctx).IsValid() { // it comes from an outbox
+			ctx = trace.ContextWithRemoteSpanContext(ctx, origin)
+		}
 		ctx, span = h.tel.Tracer.Start(ctx, "send "+known(e.Type()), trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(describe(e)...))
-		defer span.End()
+		defer func() { finish(span, err) }()
 	}
-	if e.Extensions()["traceparent"] == nil { // an event keeps the context that it was made in
-		h.tel.Context.Inject(ctx, (*carrier)(e))
-	}
+	SetOrigin(ctx, e)                         // an event keeps the context that it was made in
 	pauses := backoff.NewExponentialBackOff() // from half a second on, each time half as long again
-	_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, h.attempt(ctx, e) }, backoff.WithBackOff(pauses), backoff.WithMaxTries(6))
+	_, err = backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, h.attempt(ctx, e) }, backoff.WithBackOff(pauses), backoff.WithMaxTries(6))
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
@@ -149,9 +150,9 @@ func (m *Mux) handle(ctx context.Context, events []Event) []error {
 		telemetry.LineFrom(ctx).Set(slog.Int("events", len(events)))
 	}
 	ctx, span := start(ctx, m.tel, events)
-	defer span.End()
-	begin := time.Now()
 	var errs []error
+	defer func() { finish(span, errs...) }()
+	begin := time.Now()
 	switch h := m.handlers[first.Type()]; {
 	case h.many != nil:
 		errs = h.many(ctx, events)
@@ -179,10 +180,10 @@ func note(ctx context.Context, e *Event) {
 // linksMost is how many of the events handled at once a span is linked to.
 const linksMost = 100
 
-// start begins the span of handling events of one type: below that of the
-// request, and linked to the spans that the events themselves come from.
+// start begins the span of handling events of one type, linked to the spans that the events themselves come from. It stands below that
+// of an event which comes alone, so that it goes on with its trace, however the broker brought it; of many it stands below the request's.
 func start(ctx context.Context, tel *telemetry.Telemetry, events []Event) (context.Context, trace.Span) {
-	if !tel.Tracing {
+	if !tel.Tracing() {
 		return ctx, trace.SpanFromContext(context.Background())
 	}
 	first := &events[0]
@@ -190,17 +191,48 @@ func start(ctx context.Context, tel *telemetry.Telemetry, events []Event) (conte
 	if len(events) > 1 {
 		options = append(options, trace.WithAttributes(attribute.Int("messaging.batch.message_count", len(events))))
 	}
+	request := trace.SpanContextFromContext(ctx)
 	for i := range events[:min(len(events), linksMost)] {
-		origin := trace.SpanContextFromContext(tel.Context.Extract(context.Background(), (*carrier)(&events[i])))
+		origin := Origin(&events[i])
 		if !origin.IsValid() {
 			continue
 		}
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: origin}))
-		if !trace.SpanContextFromContext(ctx).IsValid() {
+		switch {
+		case len(events) == 1 && request.TraceID() != origin.TraceID():
+			if request.IsValid() {
+				options = append(options, trace.WithLinks(trace.Link{SpanContext: request}))
+			}
 			ctx = trace.ContextWithRemoteSpanContext(ctx, origin)
+		case !request.IsValid():
+			ctx = trace.ContextWithRemoteSpanContext(ctx, origin)
+			request = origin
 		}
 	}
 	return tel.Tracer.Start(ctx, "process "+known(first.Type()), options...)
+}
+
+// Origin is the span in which an event was made, by its extension traceparent; one that is not valid: it does not say.
+func Origin(e *Event) trace.SpanContext {
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), (*carrier)(e)))
+}
+
+// SetOrigin has an event say in which span it was made, unless it does already.
+func SetOrigin(ctx context.Context, e *Event) {
+	if e.Extensions()["traceparent"] == nil {
+		propagation.TraceContext{}.Inject(ctx, (*carrier)(e))
+	}
+}
+
+// finish ends the span that start began. An event that can't be handled is a fault, whoever made it.
+func finish(span trace.Span, errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			span.SetStatus(codes.Error, fault.Message(err))
+			break
+		}
+	}
+	span.End()
 }
 
 // carrier is an event as what carries the W3C trace context: the extensions

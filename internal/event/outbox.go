@@ -57,6 +57,7 @@ func (o *Outbox) Give(ctx context.Context, e Event) {
 	}
 	o.mu.RLock()
 	defer o.mu.RUnlock()
+	SetOrigin(ctx, &e) // it is sent by others
 	if !o.closed {
 		select {
 		case o.queue <- e:

@@ -134,11 +134,11 @@ func (p *Responder) Respond(w http.ResponseWriter, r *http.Request, body []byte,
 func (p *Responder) one(ctx context.Context, e *Event, answer func(context.Context, *Event) (Event, error)) (Event, error) {
 	note(ctx, e)
 	ctx, span := start(ctx, p.tel, []Event{*e})
-	defer span.End()
 	a, err := answer(ctx, e)
+	defer func() { finish(span, err) }()
 	p.metrics.count(ctx, p.metrics.received, e.Type(), answerStatus(err))
-	if err == nil && a.Extensions()["traceparent"] == nil {
-		p.tel.Context.Inject(ctx, (*carrier)(&a))
+	if err == nil {
+		SetOrigin(ctx, &a)
 	}
 	return a, err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/rollout"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	spans "github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
@@ -36,12 +37,15 @@ type Config struct {
 	Intake  IntakeConfig
 	Journal JournalConfig
 	Keep    KeepConfig
+	Traces  spans.KeepConfig
 	Alert   alert.Config
 	Rollout rollout.Config
 }
 
 // Parts are the configurations that it is made of, for whoever loads them.
-func (c *Config) Parts() []any { return []any{&c.Intake, &c.Journal, &c.Keep, &c.Alert, &c.Rollout} }
+func (c *Config) Parts() []any {
+	return []any{&c.Intake, &c.Journal, &c.Keep, &c.Traces, &c.Alert, &c.Rollout}
+}
 
 // Deps are what the function is made of.
 type Deps struct {
@@ -77,6 +81,11 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 		return nil, err
 	}
 	registerAdmin(p.Mux, journal)
+	traces, err := spans.NewReader(d.Blob, p.Tel.Log)
+	if err != nil {
+		return nil, err
+	}
+	traces.Register(p.Mux)
 	traffic, err := rollout.OpenTraffic(&c.Rollout, catalog, outbox, p.Tel.Log)
 	if err != nil {
 		return nil, err
@@ -99,9 +108,10 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 		line := telemetry.LineFrom(ctx)
 		switch tick.Job {
 		case "sweep-feedback":
-			deleted, err := journal.Sweep(ctx, time.Now().Add(-c.Keep.Keep))
-			line.Set(slog.Int("deleted", deleted))
-			return err
+			deleted, err1 := journal.Sweep(ctx, time.Now().Add(-c.Keep.Keep))
+			swept, err2 := traces.Sweep(ctx, time.Now().Add(-c.Traces.Keep))
+			line.Set(slog.Int("deleted", deleted+swept))
+			return errors.Join(err1, err2)
 		case "evaluate-alerts":
 			did, err := journal.CatchUp(ctx)
 			line.Set(slog.Int("segments", did.Segments), slog.Int("predictions", did.Predictions), slog.Int("outcomes", did.Outcomes),
@@ -113,7 +123,9 @@ func Open(p *serve.Process, c *Config, d Deps) (*Intake, error) {
 				return err
 			}
 			told.tick(ctx, &did, tick.At)
-			return errors.Join(rollouts.Tick(ctx, journal), alerts.Tick(ctx, &watcher{journal, map[[2]int64]*window{}}, tick.At))
+			err1 := errors.Join(rollouts.Tick(ctx, journal), alerts.Tick(ctx, &watcher{journal, map[[2]int64]*window{}}, tick.At))
+			_, err2 := traces.Join(ctx)
+			return errors.Join(err1, err2)
 		}
 		return fault.New(fault.Invalid, "nobody here does the job %.100q", tick.Job)
 	})

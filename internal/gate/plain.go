@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"go.opentelemetry.io/otel/propagation"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -29,7 +28,7 @@ var unsaid = map[string]bool{
 // unheard are headers of an answer that are not for the caller: how the function's connection is used, and what the gateway says itself.
 var unheard = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Proxy-Authenticate": true, "Proxy-Authorization": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
-	"X-Request-Id": true, "Ratelimit": true, "Ratelimit-Policy": true, "Server": true,
+	"X-Request-Id": true, "Traceresponse": true, "Ratelimit": true, "Ratelimit-Policy": true, "Server": true,
 }
 
 // plainly tells whether a request may be handed on so.
@@ -143,7 +142,7 @@ func copyAnswer(w http.ResponseWriter, resp *http.Response) error {
 
 // write makes the request to the function, as rewrite does for all others.
 func (x *passage) write(b []byte, r *http.Request) []byte {
-	x.proxy.tel.Context.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
+	trace(r.Context(), r.Header)
 	b = append(append(append(b, r.Method...), ' '), r.URL.RequestURI()...)
 	b = field(append(b, " HTTP/1.1\r\n"...), "Host", x.to.Host)
 	for name, values := range r.Header {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -122,6 +123,12 @@ func TestBothWaysAreOne(t *testing.T) {
 		}
 		if answers[0] != answers[1] {
 			t.Errorf("%s %s: the answers are\n%s\n%s", test.method, test.path, answers[0], answers[1])
+		}
+		for i := range seen { // below the span of one call or of another
+			if !strings.Contains(seen[i], `Traceparent: ["00-0af7651916cd43dd8448eb211c80319c-`) || strings.Contains(seen[i], "b7ad6b7169203331") {
+				t.Errorf("the function is not asked below a span of the gateway's: %s", seen[i])
+			}
+			seen[i] = regexp.MustCompile(`319c-[0-9a-f]{16}-01`).ReplaceAllString(seen[i], "")
 		}
 		if len(seen) != 2 || seen[0] != seen[1] {
 			t.Errorf("%s %s: the function saw\n%s", test.method, test.path, strings.Join(seen, "\n"))

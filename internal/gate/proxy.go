@@ -25,7 +25,6 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -42,7 +41,6 @@ type Proxy struct {
 	calls   *http.Transport // of gRPC
 	reverse httputil.ReverseProxy
 	budget  budget
-	tel     *telemetry.Telemetry
 	retries metric.Int64Counter
 	now     func() time.Time
 
@@ -59,7 +57,7 @@ const (
 
 // NewProxy makes a proxy. It makes no connection.
 func NewProxy(c *RouteConfig, router *Router, tel *telemetry.Telemetry) (*Proxy, error) {
-	p := &Proxy{router: router, tel: tel, now: time.Now, backends: map[string]*backend{}, budget: budget{share: c.Retries, left: min(budgetMost, 100*c.Retries)}}
+	p := &Proxy{router: router, now: time.Now, backends: map[string]*backend{}, budget: budget{share: c.Retries, left: min(budgetMost, 100*c.Retries)}}
 	var err error
 	if p.retries, err = tel.Meter.Int64Counter("pilotlight.gate.retries", metric.WithDescription("Requests that were sent to a function once more, by function.")); err != nil {
 		return nil, err
@@ -175,6 +173,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	p.budget.request()
+	asked := time.Now()
+	defer func() { line.Step(telemetry.StepCall, asked, time.Since(asked)) }() // it panics if the answer breaks off
 	if x.plainly(r) {
 		p.pass(w, r, x)
 		return
@@ -240,9 +240,21 @@ func rewrite(r *httputil.ProxyRequest) {
 	for _, name := range []string{"Origin", "Sec-Fetch-Site"} { // whether a page may ask was decided here, where it knows the host by its name
 		delete(out.Header, name)
 	}
-	x.proxy.tel.Context.Inject(out.Context(), propagation.HeaderCarrier(out.Header))
+	trace(out.Context(), out.Header)
 	if x.grpc {
 		passTimeout(out)
+	}
+}
+
+// trace tells the function in which span it is asked. What its caller said of the trace, and in baggage, goes on as it is.
+func trace(ctx context.Context, header http.Header) {
+	span := telemetry.LineFrom(ctx).StepContext(telemetry.StepCall)
+	if !span.IsValid() { // on a host that isn't our server
+		return
+	}
+	header["Traceparent"] = []string{telemetry.Traceparent(span)}
+	if span.TraceState().Len() == 0 {
+		delete(header, "Tracestate")
 	}
 }
 
@@ -261,7 +273,7 @@ func passTimeout(out *http.Request) {
 
 // modify takes from an answer what the gateway says itself.
 func modify(resp *http.Response) error {
-	for _, name := range []string{"X-Request-Id", "Ratelimit", "Ratelimit-Policy", "Server"} {
+	for _, name := range []string{"X-Request-Id", "Traceresponse", "Ratelimit", "Ratelimit-Policy", "Server"} {
 		delete(resp.Header, name)
 	}
 	return nil

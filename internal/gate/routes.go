@@ -138,7 +138,7 @@ func functionOf(p string) string {
 		what, _, _ := strings.Cut(rest, "/")
 		if version == "v1" {
 			return map[string]string{
-				"models": "predict", "live": "predict", "features": "features", "quality": "feedback", "drift": "feedback", "predictions": "feedback", "alerts": "feedback", "rollouts": "feedback", "deadletters": "deadletter", "events": "deadletter", "pipelines": "pipeline",
+				"models": "predict", "live": "predict", "features": "features", "quality": "feedback", "drift": "feedback", "predictions": "feedback", "alerts": "feedback", "rollouts": "feedback", "traces": "feedback", "deadletters": "deadletter", "events": "deadletter", "pipelines": "pipeline",
 			}[what]
 		}
 	}

@@ -73,6 +73,7 @@ type Prediction struct {
 	Latency time.Duration // from when its body was read until it was encoded
 	Caller  string        // an address, or what a gateway says
 	Cache   string        // how it met the cache, empty: not at all
+	Trace   [16]byte      // id of the trace of the request; zero: it has none
 	Rows    int
 	First   int             // the number of its first row, where it is a part of one
 	more    bool            // other parts follow

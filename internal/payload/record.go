@@ -121,6 +121,7 @@ func (p *Prediction) append(dst []byte, o *Origin, most int) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, math.Float64bits(weight))
 	dst = appendText(dst, p.Caller)
 	dst = appendText(dst, p.Cache)
+	dst = append(dst, p.Trace[:]...)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(p.Features)))
 	dst = append(dst, p.Features...)
 	dst = appendTensors(dst, p.Given, most)
@@ -168,6 +169,7 @@ type record struct {
 	kind, err      string
 	weight         float64
 	caller, cache  string
+	trace          [16]byte
 	features       []byte
 	given, outputs []part
 }
@@ -203,6 +205,7 @@ func (r *record) read(b []byte) {
 	}
 	r.weight = math.Float64frombits(c.u64())
 	r.caller, r.cache = c.text(), c.text()
+	r.trace = [16]byte(c.cut(16))
 	r.features = c.cut(c.u32())
 	r.given = c.tensors(r.given[:0])
 	r.outputs = c.tensors(r.outputs[:0])

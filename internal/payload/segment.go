@@ -3,6 +3,7 @@ package payload
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -34,6 +35,7 @@ type Row struct {
 	Kind    string  `parquet:"kind,optional"`    // of the error that it ended with; empty: it was answered
 	Error   string  `parquet:"error,optional"`
 	Weight  float64 `parquet:"weight,optional"` // how many it stands for: 1 / the share that is kept
+	Trace   string  `parquet:"trace,optional"`  // id of the request's trace, 32 hexadecimal digits; empty: it is not known, as in older segments
 
 	// JSON objects by name. Of a tensor it is what belongs to the row: a number, text or
 	// boolean, or an array of its elements, row-major; of one that was too large to be kept its shape. FeatureTimes
@@ -61,6 +63,7 @@ var columns = []row.Field{
 	{Name: "features", Type: row.String},
 	{Name: "feature_times", Type: row.String},
 	{Name: "outputs", Type: row.String},
+	{Name: "trace", Type: row.String},
 }
 
 var shape = func() *segment.Shape {
@@ -121,6 +124,10 @@ func (w *writer) add(h *head, encoded []byte) error {
 		}
 		return row.OfString(s)
 	}
+	trace := row.Value{}
+	if r.trace != ([16]byte{}) {
+		trace = row.OfString(hex.EncodeToString(r.trace[:]))
+	}
 	features := r.features
 	for i := range max(r.rows, 1) {
 		n := r.first + i
@@ -134,7 +141,7 @@ func (w *writer) add(h *head, encoded []byte) error {
 			text(r.id), row.OfInt32(int32(n)), row.OfString(h.origin.Model), row.OfInt32(int32(h.origin.Version)),
 			text(h.origin.Digest), text(caller), text(r.cache), row.OfInt64(r.latency.Microseconds()),
 			text(r.kind), text(r.err), row.OfFloat64(r.weight),
-			w.tensors(h.origin, r.given, r.rows, i), names, times, w.tensors(h.origin, r.outputs, r.rows, i))
+			w.tensors(h.origin, r.given, r.rows, i), names, times, w.tensors(h.origin, r.outputs, r.rows, i), trace)
 		w.batch = append(w.batch, segment.Row{Event: r.at, Created: answered, ID: Hash(r.id, n)})
 		w.rows++
 		if len(w.batch) == batchRows {

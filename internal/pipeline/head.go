@@ -14,6 +14,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
 // Cause is the event, or the time, that started a run.
@@ -22,6 +23,11 @@ type Cause struct {
 	Type    string `json:"type"`
 	Source  string `json:"source"`
 	Subject string `json:"subject,omitempty"`
+	Trace   string `json:"trace,omitempty"` // traceparent of the span that it was made in
+}
+
+func causeOf(e *event.Event) *Cause {
+	return &Cause{ID: e.ID(), Type: e.Type(), Source: e.Source(), Subject: e.Subject(), Trace: telemetry.Traceparent(event.Origin(e))}
 }
 
 // hash names a cause: the same event has the same one.
@@ -38,6 +44,7 @@ type Beginning struct {
 	Cause   *Cause    `json:"cause,omitempty"` // absent: a person
 	By      string    `json:"by,omitempty"`    // who
 	Why     string    `json:"why,omitempty"`
+	tracing
 }
 
 // head tells which run of a pipeline is under way: what is to be true of it for all instances is changed here, by
@@ -200,6 +207,7 @@ func (m *Manager) Start(ctx context.Context, name, by, why string) (*Run, error)
 			}
 			busy = ""
 			h.begin(m.now(), v.Version, nil, by, why)
+			h.Active.traced(ctx)
 			return true, nil
 		})
 		if err != nil {
@@ -238,7 +246,7 @@ func (m *Manager) hear(ctx context.Context, e *event.Event) error {
 		case err != nil:
 			errs = append(errs, err)
 		case (&plan{Definition: d}).starts(e, fields):
-			errs = append(errs, m.hearFor(ctx, name, v, d, &Cause{ID: e.ID(), Type: e.Type(), Source: e.Source(), Subject: e.Subject()}))
+			errs = append(errs, m.hearFor(ctx, name, v, d, causeOf(e)))
 		}
 	}
 	return errors.Join(errs...)
@@ -248,14 +256,19 @@ func (m *Manager) hearFor(ctx context.Context, name string, v *Version, d *Defin
 	var said verdict
 	h, err := m.change(ctx, name, func(h *head) (bool, error) {
 		said = h.hear(c, m.now(), v.Version, time.Duration(d.Pause))
+		if said == begins {
+			h.Active.traced(ctx)
+		}
 		return said != known, nil
 	})
 	if err != nil {
 		return err
 	}
+	telemetry.Keep(ctx)
+	joinTrace(ctx, h.Active, said)
 	m.metrics.heard(ctx, name, said)
 	m.log.InfoContext(ctx, "an event for a pipeline", slog.String("pipeline", name), slog.String("type", c.Type), slog.String("event", c.ID), slog.String("verdict", string(said)))
-	if h.Active == nil || h.Active.Cause == nil || *h.Active.Cause != *c {
+	if h.Active == nil || h.Active.Cause == nil || h.Active.Cause.hash() != c.hash() {
 		return nil
 	}
 	// Also where it is known: whoever heard it first may have been killed before this.
@@ -302,6 +315,7 @@ func (m *Manager) due(ctx context.Context, name string) (began bool, next time.T
 		default:
 			return false, nil
 		}
+		h.Active.traced(ctx)
 		began = true
 		return true, nil
 	})

@@ -62,6 +62,7 @@ type Manager struct {
 	kept    time.Duration
 	pause   time.Duration // before a step is tried again for the first time
 	log     *slog.Logger
+	tel     *telemetry.Telemetry
 	metrics *instruments
 	now     func() time.Time
 	process string // names this process in leases
@@ -87,7 +88,7 @@ func New(c *Config, d Deps, tel *telemetry.Telemetry) (*Manager, error) {
 	}
 	m := &Manager{
 		blob: d.Blob, sink: d.Sink, kinds: map[string]*Kind{}, place: d.Place, lease: c.Lease, turn: c.Turn, kept: c.Keep, pause: pauseUsed,
-		log: tel.Log, metrics: metrics, now: time.Now, process: fmt.Sprintf("%s/%d", host, os.Getpid()), cached: map[string]*Version{},
+		log: tel.Log, tel: tel, metrics: metrics, now: time.Now, process: fmt.Sprintf("%s/%d", host, os.Getpid()), cached: map[string]*Version{},
 	}
 	m.ending, m.stop = context.WithCancel(context.Background())
 	for i := range d.Kinds {

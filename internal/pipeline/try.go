@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -192,6 +194,9 @@ func (m *Manager) RunStep(ctx context.Context, e *event.Event) error {
 	inputs, err := s.inputs(run)
 	if err != nil {
 		return err
+	}
+	if of := event.Origin(e); of.IsValid() { // the step's span
+		ctx = trace.ContextWithRemoteSpanContext(ctx, of)
 	}
 	watched, end := m.watch(ctx, &t)
 	result := m.try(watched, s, run, t.Attempt, inputs)

@@ -98,6 +98,7 @@ func (m *Manager) Tick(ctx context.Context) (again time.Time, err error) {
 
 // finish takes note of the end of a run, tells the broker, and lets the next one begin.
 func (m *Manager) finish(ctx context.Context, run *Run) error {
+	m.tellRun(run)
 	told := m.tellEnded(ctx, run) == nil
 	_, err := m.change(ctx, run.Pipeline, func(h *head) (bool, error) {
 		if h.Active == nil || h.Active.ID != run.ID {
@@ -168,7 +169,7 @@ func (m *Manager) tellEnded(ctx context.Context, run *Run) error {
 			e.Step = s.Name
 		}
 	}
-	return m.tell(ctx, event.PipelineEnded.New(e))
+	return m.tell(run.within(ctx), event.PipelineEnded.New(e))
 }
 
 // tellStarted tells of a run, and has whoever hears of it go on with it.
@@ -177,7 +178,7 @@ func (m *Manager) tellStarted(ctx context.Context, run *Run) {
 	if run.Cause != nil {
 		b.Cause = run.Cause.ID
 	}
-	_ = m.tell(ctx, event.PipelineStarted.New(b)) // which has logged it: a tick finds the run, too
+	_ = m.tell(run.within(ctx), event.PipelineStarted.New(b)) // which has logged it: a tick finds the run, too
 }
 
 // tell sends an event.
@@ -349,9 +350,11 @@ func (k *hold) try(ctx, turn context.Context, s *planned, i int) (again time.Tim
 	}
 	run := k.seen()
 	if place == "" {
-		return time.Time{}, m.try(ctx, s, run, run.Steps[i].Attempt, inputs), nil
+		return time.Time{}, m.try(run.inStep(ctx, &run.Steps[i]), s, run, run.Steps[i].Attempt, inputs), nil
 	}
-	if err := m.place.Start(turn, event.StepRequested.New(*run.Steps[i].try(run))); err != nil {
+	e := event.StepRequested.New(*run.Steps[i].try(run))
+	event.SetOrigin(run.inStep(turn, &run.Steps[i]), &e)
+	if err := m.place.Start(turn, e); err != nil {
 		return time.Time{}, &Result{State: Failed, Passing: true, Why: clip(fmt.Sprintf("it can't be started as a %s: %s", place, err), whyKept), At: m.now().UTC()}, nil
 	}
 	return time.Time{}, nil, nil
@@ -434,7 +437,8 @@ func (k *hold) stop(ctx context.Context, p *plan, run *Run) error {
 func (k *hold) settle(ctx context.Context, s *planned, i int, result *Result) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendMost) // the end of a turn must not cost what was done in it
 	defer cancel()
-	return k.update(ctx, func(r *Run) {
+	before := k.seen()
+	err := k.update(ctx, func(r *Run) {
 		st := &r.Steps[i]
 		st.State, st.Why, st.Ended, st.Until, st.Outputs = result.State, result.Why, result.At, time.Time{}, result.Outputs
 		switch {
@@ -457,6 +461,10 @@ func (k *hold) settle(ctx context.Context, s *planned, i int, result *Result) er
 			r.note(result.At, k.holder, "step %s %s", s.Name, result.State)
 		}
 	})
+	if err == nil {
+		k.m.tellStep(before, &before.Steps[i], result)
+	}
+	return err
 }
 
 // end writes down how the run ended.

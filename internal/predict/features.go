@@ -129,7 +129,7 @@ type joining struct {
 var joinings = sync.Pool{New: func() any { return &joining{given: feature.Given{}} }}
 
 // apply makes a model's inputs of what a caller brought, with the features as of a moment, as they are known now.
-func (j *join) apply(ctx context.Context, f *Flow, m *model.Manifest, brought []tensor.Tensor, keep *keeping, known, at time.Time) ([]tensor.Tensor, error) {
+func (j *join) apply(ctx context.Context, f *Flow, m *model.Manifest, brought []tensor.Tensor, keep *keeping, t *timings, known, at time.Time) ([]tensor.Tensor, error) {
 	direct := make(map[string]*tensor.Tensor, len(brought))
 	for i := range brought {
 		t := &brought[i]
@@ -175,9 +175,11 @@ func (j *join) apply(ctx context.Context, f *Flow, m *model.Manifest, brought []
 	if sampled {
 		plan = j.traced
 	}
+	t.asked = time.Now()
 	if err := f.features.Read(ctx, plan, g.given, int(n), at, &g.answers); err != nil {
 		return nil, err
 	}
+	t.online = time.Since(t.asked)
 	if sampled {
 		f.recorder.Record(&feature.Reading{
 			Model: m.Name, Version: m.Version, Service: m.Features, Definitions: j.defined.Version,
@@ -286,7 +288,7 @@ func (f *Flow) join(ctx context.Context, m *model.Manifest, s *served, r *Reques
 	if at.IsZero() {
 		at = begin
 	}
-	if r.Inputs, err = j.apply(ctx, f, m, r.Inputs, r.keep, begin, at); err != nil {
+	if r.Inputs, err = j.apply(ctx, f, m, r.Inputs, r.keep, t, begin, at); err != nil {
 		return err
 	}
 	t.rows, t.features = rows(m, r.Inputs), time.Since(begin)

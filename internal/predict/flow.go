@@ -75,6 +75,7 @@ type served struct {
 	unloaded atomic.Bool          // by a caller's wish, and not used since
 	most     atomic.Int64         // rows that a joined run may have
 	stats    stats
+	pace     telemetry.Pace // of whole requests
 }
 
 func (s *served) bound(most int) {
@@ -149,17 +150,18 @@ func (f *Flow) Infer(ctx context.Context, r *Request) (*Answer, error) {
 
 // InferWith is Infer for a version that was picked before.
 func (f *Flow) InferWith(ctx context.Context, m *model.Manifest, r *Request) (*Answer, error) {
-	a, _, err := f.infer(ctx, m, f.of(m), r, time.Now())
+	a, _, err := f.infer(ctx, m, f.of(m), r, nil, time.Now())
 	return a, err
 }
 
-// infer answers a request that began then, and says when it was done.
-func (f *Flow) infer(ctx context.Context, m *model.Manifest, s *served, r *Request, begin time.Time) (*Answer, time.Time, error) {
+// infer answers a request that began then, and says when it was done. The line may be nil.
+func (f *Flow) infer(ctx context.Context, m *model.Manifest, s *served, r *Request, line *telemetry.Line, begin time.Time) (*Answer, time.Time, error) {
 	t := timings{rows: rows(m, r.Inputs)}
 	outputs, err := f.run(ctx, m, s, r, &t)
 	end := time.Now()
 	s.stats.record(begin, end, &t, err)
-	f.tel.inference(ctx, s.labels, &t, err)
+	f.tel.inference(ctx, s.labels, line, &t, err)
+	t.tell(line, begin, end)
 	if err != nil {
 		return nil, end, err
 	}
@@ -202,7 +204,7 @@ func (f *Flow) compute(ctx context.Context, m *model.Manifest, s *served, inputs
 	if err != nil {
 		return nil, err
 	}
-	t.ran, t.queue, t.run, t.first, t.batch = true, done.Waited, done.Took, done.First, done.Rows
+	t.ran, t.began, t.queue, t.run, t.first, t.batch = true, begin, done.Waited, done.Took, done.First, done.Rows
 	return choose(done.Outputs, outputs), nil
 }
 

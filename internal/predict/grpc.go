@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/pilotlight-ml/pilotlight/internal/auth"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/limit"
@@ -171,6 +173,21 @@ func (h *Handler) modelInfer(r *rpc.Call) error {
 	return r.Send(c.buf)
 }
 
+// inferMessage is inferCall for one of the messages of a stream, each of which has its time and a span of its own.
+func (h *Handler) inferMessage(r *rpc.Call, c *grpcCall, message []byte) (told, error) {
+	stream := telemetry.LineFrom(r.Context())
+	ctx, line := stream.Message(r.Context(), time.Now())
+	ctx, cancel := context.WithTimeout(ctx, serve.Timeout(r.Request))
+	defer cancel()
+	about, err := h.inferCall(ctx, c, message, asking{from: r.Request})
+	end := telemetry.Outcome{At: time.Now(), Name: "message", Kind: trace.SpanKindServer}
+	if err != nil && fault.HTTPStatus(err) >= http.StatusInternalServerError {
+		end.Failed = fault.Message(err)
+	}
+	stream.EndMessage(ctx, line, &end)
+	return about, err
+}
+
 // streamPredictionID is the parameter of an answer in a stream, which has no header of its own, that is
 // predictionID where the answer's id does not say it.
 const streamPredictionID = "prediction_id"
@@ -196,9 +213,7 @@ func (h *Handler) modelStreamInfer(r *rpc.Call) error {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), serve.Timeout(r.Request))
-		about, err := h.inferCall(ctx, c, message, asking{from: r.Request})
-		cancel()
+		about, err := h.inferMessage(r, c, message)
 		rows += about.rows
 		switch {
 		case r.Context().Err() != nil: // nobody waits for an answer

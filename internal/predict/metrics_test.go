@@ -40,7 +40,7 @@ func TestMetricsOfManyModelsAreBounded(t *testing.T) {
 			for p := range protocolCount {
 				err := kinds[(i+int(p))%len(kinds)]
 				f.tel.request(t.Context(), of, p, time.Millisecond, err)
-				f.tel.inference(t.Context(), of, &timings{ran: true, run: time.Millisecond}, err)
+				f.tel.inference(t.Context(), of, nil, &timings{ran: true, run: time.Millisecond}, err)
 				asked++
 			}
 		}
@@ -99,7 +99,7 @@ func BenchmarkMeasure(b *testing.B) {
 	spent := timings{ran: true, run: time.Millisecond}
 	b.ReportAllocs()
 	for b.Loop() {
-		f.tel.inference(b.Context(), of, &spent, nil)
+		f.tel.inference(b.Context(), of, nil, &spent, nil)
 		f.tel.request(b.Context(), of, byJSON, time.Millisecond, nil)
 	}
 }

@@ -96,6 +96,7 @@ func (f *Flow) pass(ctx context.Context, ask *asking, e edge) (told, error) {
 	s := f.of(m)
 	line := telemetry.LineFrom(ctx)
 	line.SetModel(m.Name, s.version)
+	line.SetPace(&s.pace)
 	keep := f.keep(s)
 	defer keep.free()
 	about, err := f.answer(ctx, ask, m, s, r, keep, line, e)
@@ -109,6 +110,7 @@ func (f *Flow) pass(ctx context.Context, ask *asking, e edge) (told, error) {
 	f.tel.request(ctx, s.labels, e.protocol(), end.Sub(ask.begin), err)
 	switch {
 	case keep != nil && (err != nil || keep.wanted):
+		keep.Trace = line.Trace()
 		keep.add(f.log, s.origin, ask, err)
 		about.id = keep.ID
 		if split != nil && err == nil {
@@ -156,7 +158,8 @@ func (f *Flow) answer(ctx context.Context, ask *asking, m *model.Manifest, s *se
 		}
 	}
 	decoded := time.Now()
-	a, inferred, err := f.infer(ctx, m, s, r, decoded)
+	line.Step(telemetry.StepDecode, ask.begin, decoded.Sub(ask.begin))
+	a, inferred, err := f.infer(ctx, m, s, r, line, decoded)
 	if err != nil {
 		return told{}, err
 	}
@@ -172,6 +175,7 @@ func (f *Flow) answer(ctx context.Context, ask *asking, m *model.Manifest, s *se
 		}
 	}
 	s.stats.recordEdge(n, decoded.Sub(ask.begin), encoded.Sub(inferred))
+	line.Step(telemetry.StepEncode, inferred, encoded.Sub(inferred))
 	line.Timing("decode", decoded.Sub(ask.begin))
 	line.Timing("infer", inferred.Sub(decoded))
 	line.Timing("encode", encoded.Sub(inferred))

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/cache"
 	"github.com/pilotlight-ml/pilotlight/internal/oip"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
 // timings are how one request spent its time. Decode and encode belong to the
@@ -13,12 +14,36 @@ import (
 type timings struct {
 	rows     int64
 	features time.Duration // fetching them
+	asked    time.Time     // of that: when the online store was
+	online   time.Duration // and how long it took
 	cache    cache.Outcome
 	ran      bool          // the model ran for it: else what follows is nothing
+	began    time.Time     // when a session was asked for
 	queue    time.Duration // waiting for a session and for a turn
 	run      time.Duration // of the run that it was in
 	first    bool          // it stands for that run, in which there may have been others
 	batch    int64         // rows of that run
+}
+
+// tell notes on a request's line what it spent its time on, as far as it came: from begin, when it had been read, to end.
+func (t *timings) tell(line *telemetry.Line, begin, end time.Time) {
+	if t.features > 0 {
+		line.Step(telemetry.StepFeatures, begin, t.features)
+		if t.online > 0 {
+			line.Step(telemetry.StepOnline, t.asked, t.online)
+		}
+	}
+	if t.cache.Status != cache.Off {
+		from := begin.Add(t.features)
+		if t.ran {
+			end = t.began
+		}
+		line.Step(telemetry.StepCache, from, end.Sub(from))
+	}
+	if t.ran {
+		line.Step(telemetry.StepQueue, t.began, t.queue)
+		line.Step(telemetry.StepRun, t.began.Add(t.queue), t.run)
+	}
 }
 
 // stats are what the statistics extension tells of one version, since this

@@ -110,13 +110,13 @@ func (t *instruments) labelsOf(m *model.Manifest) *labels {
 	return l
 }
 
-func (t *instruments) inference(ctx context.Context, labels *labels, spent *timings, err error) {
+func (t *instruments) inference(ctx context.Context, labels *labels, line *telemetry.Line, spent *timings, err error) {
 	if err != nil {
 		t.failures.Add(ctx, 1, labels.all, metric.WithAttributes(attribute.String("kind", fault.KindOf(err).String())))
 		return
 	}
 	if spent.ran {
-		t.duration.Record(ctx, spent.run.Seconds(), labels.record...)
+		line.Measure(ctx, t.duration, spent.run.Seconds(), labels.record)
 	}
 }
 

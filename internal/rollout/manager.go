@@ -11,9 +11,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
 // Prefix is where rollouts lie in the bucket, by model and alias: the newest of each.
@@ -35,6 +40,7 @@ type Rollout struct {
 	Looks   int       `json:"looks,omitempty"`
 	Latest  *Look     `json:"latest,omitempty"`
 	Steps   []Look    `json:"steps,omitempty"` // looks that led to a move, oldest first
+	Trace   string    `json:"trace,omitempty"` // traceparent of the span that it was begun in
 }
 
 // End is how a rollout ended.
@@ -141,7 +147,7 @@ func (m *Manager) Start(ctx context.Context, p Plan) (*Rollout, error) {
 	if err := m.divisible(ctx, &p); err != nil {
 		return nil, err
 	}
-	r := &Rollout{Plan: p, Created: m.now().UTC(), Seq: a.Last(p.Alias)}
+	r := &Rollout{Plan: p, Created: m.now().UTC(), Seq: a.Last(p.Alias), Trace: telemetry.Traceparent(trace.SpanContextFromContext(ctx))}
 	old, version, err := m.get(ctx, p.Model, p.Alias)
 	switch {
 	case fault.Is(err, fault.Internal) && version != "": // what the alias says is enough to know that none is under way
@@ -267,7 +273,7 @@ func (m *Manager) Tick(ctx context.Context, source Source) error {
 		}
 		r, version, err := m.get(ctx, r.Model, r.Alias)
 		if err == nil {
-			err = m.step(ctx, r, version, source)
+			err = m.look(ctx, r, version, source)
 			if err := seen.look(ctx, m, r); err != nil { // which only metrics want to know
 				m.log.WarnContext(ctx, "how the traffic of an alias is divided is not known", slog.String("model", r.Model), slog.String("alias", r.Alias), slog.String("error", err.Error()))
 			}
@@ -278,6 +284,29 @@ func (m *Manager) Tick(ctx context.Context, source Source) error {
 	}
 	m.divided.Store(seen)
 	return errors.Join(append(errs, m.traffic.Tick(ctx))...)
+}
+
+// look is step, in a span below that in which the rollout was begun, linked to the tick's.
+func (m *Manager) look(ctx context.Context, r *Rollout, version string, source Source) error {
+	tick := trace.SpanFromContext(ctx)
+	if of := telemetry.ReadTraceparent(r.Trace); of.IsValid() {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, of)
+	}
+	ctx, span := tick.TracerProvider().Tracer("").Start(ctx, "look at rollout", trace.WithLinks(trace.Link{SpanContext: tick.SpanContext()}),
+		trace.WithAttributes(attribute.String("model", r.Model), attribute.String("alias", r.Alias), attribute.Int("version", r.Version)))
+	defer span.End()
+	looks := r.Looks
+	err := m.step(ctx, r, version, source)
+	if r.Looks > looks {
+		span.SetAttributes(attribute.Float64("share", r.Latest.Share), attribute.String("verdict", string(r.Latest.Verdict)), attribute.String("why", r.Latest.Why))
+	}
+	if r.End != "" {
+		span.SetAttributes(attribute.String("end", string(r.End)))
+	}
+	if err != nil && !fault.Is(err, fault.Conflict) {
+		span.SetStatus(codes.Error, fault.Message(err))
+	}
+	return err
 }
 
 // step does what is to be done next. Without a source it makes the first move only.

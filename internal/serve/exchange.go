@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -15,8 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -36,7 +38,6 @@ type exchange struct {
 	release func() // of a long one
 	begin   time.Time
 	line    *telemetry.Line
-	span    trace.Span
 	id      [1]string
 
 	status  int   // 0 until the answer begins
@@ -83,21 +84,24 @@ func (s *Server) exchange(ctx context.Context, begin time.Time, w http.ResponseW
 	}
 	x := &exchange{ResponseWriter: w, server: s, begin: begin, limit: int64(s.config.MaxBody), base: ctx}
 	s.active.Add(1)
+	var from trace.SpanContext
 	if r.Header["Traceparent"] != nil || r.Header["Baggage"] != nil {
 		ctx = s.tel.Context.Extract(ctx, propagation.HeaderCarrier(r.Header))
+		from = trace.SpanContextFromContext(ctx)
 	}
-	if s.tel.Tracing {
-		ctx, x.span = s.startSpan(ctx, r)
+	id := newID()
+	x.id[0] = requestID(r, id)
+	w.Header()["X-Request-Id"] = x.id[:]
+	ctx, x.line = s.tel.Begin(ctx, from, id, begin)
+	if !from.IsValid() && r.Header["X-Request-Id"] != nil { // else the request's id says it, or the caller knows it
+		w.Header()["Traceresponse"] = []string{telemetry.Traceparent(x.line.SpanContext())}
 	}
-	ctx, x.line = telemetry.WithLine(ctx)
 	x.context = exchangeContext{ctx, x}
 	ctx, x.cancel = context.WithDeadline(&x.context, x.begin.Add(s.config.Timeout))
 	x.r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
 		x.body, x.r.Body = r.Body, (*requestBody)(x)
 	}
-	x.id[0] = requestID(r)
-	w.Header()["X-Request-Id"] = x.id[:]
 
 	defer func() { x.end(recover()) }()
 	if len(s.config.Sites) > 0 && sites(s.config.Sites).answer(x, x.r) {
@@ -123,17 +127,21 @@ func takeStack(i int) byte {
 	return room[i]
 }
 
-// requestID gives the caller's own id of the request if it is fit for a log, else a new one.
-func requestID(r *http.Request) string {
+// newID makes an id for a request and, if it is the first of one, for its trace.
+func newID() (id trace.TraceID) {
+	binary.NativeEndian.PutUint64(id[:8], rand.Uint64())
+	binary.NativeEndian.PutUint64(id[8:], rand.Uint64()|1)
+	return id
+}
+
+// requestID gives the caller's own id of the request if it is fit for a log, else a new one as text.
+func requestID(r *http.Request, fresh trace.TraceID) string {
 	const most = 128
 	if ids := r.Header["X-Request-Id"]; len(ids) == 1 && ids[0] != "" && len(ids[0]) <= most &&
 		strings.IndexFunc(ids[0], func(c rune) bool { return c <= ' ' || c > '~' }) < 0 {
 		return ids[0]
 	}
-	var b [16]byte
-	binary.NativeEndian.PutUint64(b[:8], rand.Uint64())
-	binary.NativeEndian.PutUint64(b[8:], rand.Uint64())
-	return hex.EncodeToString(b[:])
+	return hex.EncodeToString(fresh[:])
 }
 
 // end finishes the exchange after its handler, which gave panicked to recover.
@@ -167,22 +175,23 @@ func (x *exchange) end(panicked any) {
 	}
 }
 
-// tell writes the log line, the metrics and the span.
+// tell writes the log line and the metrics, and ends the span.
 func (x *exchange) tell() {
 	now := time.Now()
 	took := now.Sub(x.begin)
 	ctx, err := x.r.Context(), x.line.Err()
-	series := x.server.metrics.record(x, took, err)
+	series := x.server.metrics.of(x, err)
 	// Not every protocol tells by its status.
 	failed := x.status >= http.StatusInternalServerError || err != nil && fault.HTTPStatus(err) >= http.StatusInternalServerError
-	if x.span != nil {
-		x.span.SetName(series.span)
-		x.span.SetAttributes(series.attributes...)
-		if failed {
-			x.span.SetStatus(codes.Error, "")
-		}
-		x.span.End()
+	end := telemetry.Outcome{At: now, Name: series.span, Kind: trace.SpanKindServer, Attributes: series.attributes, More: x.describe}
+	if x.stream == nil { // which takes as long as its caller likes
+		end.Pace = &series.pace
 	}
+	if failed {
+		end.Failed = failure(x.status, err)
+	}
+	x.line.End(ctx, &end)
+	x.server.metrics.record(ctx, x, series, took)
 	if x.status < http.StatusBadRequest && err == nil && !x.server.tel.ColdStart.Over() {
 		x.server.tel.ColdStart.Record(telemetry.StageFirstAnswer, x.begin, now)
 	}
@@ -208,6 +217,23 @@ func (x *exchange) tell() {
 		attrs = append(attrs, slog.String("kind", kind.String()))
 	}
 	x.line.Log(ctx, x.server.tel.Log, now, level, "request", attrs...)
+}
+
+// describe gives what the span tells of this request alone.
+func (x *exchange) describe() []attribute.KeyValue {
+	const most = 200
+	return []attribute.KeyValue{
+		semconv.URLPath(strings.ToValidUTF8(x.r.URL.Path[:min(len(x.r.URL.Path), most)], "")), attribute.String("request_id", x.id[0]),
+		semconv.HTTPRequestBodySize(int(x.got)), semconv.HTTPResponseBodySize(int(x.sent)),
+	}
+}
+
+// failure says what went wrong.
+func failure(status int, err error) string {
+	if err == nil {
+		return cmp.Or(http.StatusText(status), "it failed")
+	}
+	return fault.Message(err)
 }
 
 // extend makes a request a long one.

@@ -1,8 +1,8 @@
 // Package serve owns the one HTTP server that every function runs behind.
 //
 // It speaks HTTP/1.1 and HTTP/2 on one port, all of it by TLS or none, and promises to what
-// it serves: each request has a deadline, an id, a log line, metrics and, when
-// traces are on, a span; a body is neither too large nor too slow; a panic
+// it serves: each request has a deadline, an id, a log line, metrics and a
+// part in a trace; a body is neither too large nor too slow; a panic
 // costs its request alone; and when the process is told to end, requests under
 // way are finished first. It answers /healthz, /readyz and /metrics by itself,
 // and unknown paths and methods as well, with errors as JSON: {"error": "..."}.

@@ -704,16 +704,18 @@ func TestLogLine(t *testing.T) {
 	line := s.log.line(t, `"msg":"request"`)
 	var varying struct {
 		Time     time.Time
-		Duration int64 `json:"duration_us"`
+		Duration int64  `json:"duration_us"`
+		Span     string `json:"span_id"`
 	}
 	if err := json.Unmarshal([]byte(line), &varying); err != nil || time.Since(varying.Time) > time.Minute || varying.Duration <= 0 {
 		t.Errorf("got %+v and error %v, want a time and a duration", varying, err)
 	}
 	_, got, _ := strings.Cut(line, `,"level"`)
 	got = strings.Replace(got, fmt.Sprintf(`"duration_us":%d`, varying.Duration), `"duration_us":N`, 1)
+	got = strings.Replace(got, fmt.Sprintf(`"span_id":%q`, varying.Span), `"span_id":N`, 1)
 	want := `:"WARN","msg":"request","method":"POST","route":"/models/{model}/infer","status":503,"duration_us":N,"in":10,"out":29,` +
 		`"protocol":"HTTP/1.1","request_id":"abc","kind":"unavailable","model":"iris","version":"3","us":{"run":1234},` +
-		`"error":"run it: the store is away: unexpected EOF","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}` + "\n"
+		`"error":"run it: the store is away: unexpected EOF","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","span_id":N}` + "\n"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

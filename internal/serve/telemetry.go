@@ -14,7 +14,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/semconv/v1.43.0/httpconv"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -46,6 +45,7 @@ type series struct {
 	attributes  []attribute.KeyValue
 	outcome     []metric.RecordOption // all attributes
 	sizes       []metric.RecordOption // those that sizes depend on
+	pace        telemetry.Pace        // of those that are not told by another
 }
 
 func newInstruments(tel *telemetry.Telemetry, active func() int64, ids *identities) (*instruments, error) {
@@ -118,8 +118,8 @@ func (l errorLog) Handle(ctx context.Context, r slog.Record) error {
 	return l.Handler.Handle(ctx, r)
 }
 
-// record measures a finished exchange, and gives what it has in common with others.
-func (i *instruments) record(x *exchange, took time.Duration, err error) *series {
+// of gives what a finished exchange has in common with others.
+func (i *instruments) of(x *exchange, err error) *series {
 	key := seriesKey{pattern: x.r.Pattern, method: method(x.r), status: x.status, major: x.r.ProtoMajor, failed: err != nil}
 	if err != nil {
 		key.kind = fault.KindOf(err)
@@ -130,14 +130,21 @@ func (i *instruments) record(x *exchange, took time.Duration, err error) *series
 	if s == nil {
 		s = newSeries(key, i.scheme)
 		i.mu.Lock()
-		i.series[key] = s
+		if there := i.series[key]; there != nil {
+			s = there
+		} else {
+			i.series[key] = s
+		}
 		i.mu.Unlock()
 	}
-	ctx := x.r.Context()
+	return s
+}
+
+// record measures a finished exchange, whose trace is the measurement's example if it is kept.
+func (i *instruments) record(ctx context.Context, x *exchange, s *series, took time.Duration) {
 	i.seconds.Record(ctx, took.Seconds(), s.outcome...)
 	i.in.Record(ctx, x.got, s.sizes...)
 	i.out.Record(ctx, x.sent, s.sizes...)
-	return s
 }
 
 func newSeries(key seriesKey, scheme string) *series {
@@ -173,10 +180,4 @@ func method(r *http.Request) string {
 		return r.Method
 	}
 	return "_OTHER"
-}
-
-// startSpan begins the span of a request. Its name is made whole once the route is known.
-func (s *Server) startSpan(ctx context.Context, r *http.Request) (context.Context, trace.Span) {
-	return s.tel.Tracer.Start(ctx, method(r), trace.WithSpanKind(trace.SpanKindServer),
-		trace.WithAttributes(semconv.URLPath(r.URL.Path)))
 }

@@ -34,9 +34,8 @@ const (
 // process to its first answer.
 type ColdStart struct {
 	seconds metric.Float64Histogram
-	tracer  trace.Tracer
 	ctx     context.Context // carries the root span, not a deadline
-	root    trace.Span
+	root    *part
 	start   time.Time
 	over    atomic.Bool
 
@@ -44,7 +43,7 @@ type ColdStart struct {
 	seen map[Stage]bool
 }
 
-func newColdStart(ctx context.Context, meter metric.Meter, tracer trace.Tracer) (*ColdStart, error) {
+func newColdStart(ctx context.Context, meter metric.Meter, r *recorder) (*ColdStart, error) {
 	seconds, err := meter.Float64Histogram("pilotlight.cold_start.duration",
 		metric.WithUnit("s"), metric.WithDescription("How long a stage of the start of this process took."),
 		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60))
@@ -56,9 +55,11 @@ func newColdStart(ctx context.Context, meter metric.Meter, tracer trace.Tracer) 
 	if err != nil { // not on this system: main is the start then
 		start = now
 	}
-	c := &ColdStart{seconds: seconds, tracer: tracer, start: start, seen: map[Stage]bool{}}
-	c.ctx, c.root = tracer.Start(context.WithoutCancel(ctx), "cold start",
-		trace.WithNewRoot(), trace.WithTimestamp(start), trace.WithAttributes(semconv.FaaSColdstart(true)))
+	c := &ColdStart{seconds: seconds, start: start, seen: map[Stage]bool{}}
+	c.root = &part{more: &more{name: "cold start", attributes: []attribute.KeyValue{semconv.FaaSColdstart(true)}}}
+	r.begin(c.root, trace.SpanContext{}, random(), start)
+	c.root.sampled.Store(true) // there is one in the life of a process
+	c.ctx = trace.ContextWithSpan(context.WithoutCancel(ctx), c.root)
 	if err == nil {
 		c.Record(StageProcess, start, now)
 	}
@@ -84,8 +85,7 @@ func (c *ColdStart) Record(s Stage, start, end time.Time) {
 	}
 	c.seen[s] = true
 	c.seconds.Record(c.ctx, end.Sub(start).Seconds(), metric.WithAttributes(attribute.String("stage", string(s))))
-	_, span := c.tracer.Start(c.ctx, string(s), trace.WithTimestamp(start))
-	span.End(trace.WithTimestamp(end))
+	c.root.take(Span{Trace: c.root.trace, ID: newID(), Parent: c.root.id, Name: string(s), Kind: trace.SpanKindInternal, Start: start, End: end})
 	if s == StageFirstAnswer {
 		c.over.Store(true)
 		c.root.End(trace.WithTimestamp(end))

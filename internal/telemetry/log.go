@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"encoding/hex"
 	"io"
 	"log/slog"
 	"strconv"
@@ -50,9 +51,9 @@ func (h *handler) WithGroup(name string) slog.Handler {
 	return &handler{Handler: h.Handler.WithGroup(name), out: h.out}
 }
 
-// write writes what Handle does of a record with these attributes, in a third of
+// write writes what Handle does of a record of a trace with these attributes, in a third of
 // the time; false: it doesn't know how, and wrote nothing.
-func (h *handler) write(ctx context.Context, at time.Time, level slog.Level, msg string, attrs []slog.Attr) bool {
+func (h *handler) write(of trace.SpanContext, at time.Time, level slog.Level, msg string, attrs []slog.Attr) bool {
 	if !h.own {
 		return false
 	}
@@ -64,12 +65,14 @@ func (h *handler) write(ctx context.Context, at time.Time, level slog.Level, msg
 	if ok {
 		b, ok = appendAttrs(b, attrs...)
 	}
-	if ok {
-		var room [2]slog.Attr
-		b, ok = appendAttrs(b, traced(ctx, room[:0])...)
-	}
 	if !ok {
 		return false
+	}
+	if id, span := of.TraceID(), of.SpanID(); id.IsValid() {
+		b = append(hex.AppendEncode(append(b, `,"trace_id":"`...), id[:]), '"')
+		if span.IsValid() && !of.IsRemote() {
+			b = append(hex.AppendEncode(append(b, `,"span_id":"`...), span[:]), '"')
+		}
 	}
 	_, _ = h.out.Write(append(b, '}', '\n'))
 	if level >= slog.LevelWarn {

@@ -4,8 +4,11 @@
 // Start builds all of it without a global: who measures gets a *Telemetry and
 // makes its instruments from Meter and its spans from Tracer. Metrics are
 // always there for Prometheus to read. Traces and metrics are also sent by
-// OTLP when an endpoint is configured; without one no span is ever made, while
-// the trace id that a caller sent still reaches the log and the next service.
+// OTLP when an endpoint is configured, and TakeSpans gives traces to others in the process.
+//
+// Each request and event has a trace id: its caller's, or a new one. What this process does for it is noted as it
+// happens, and only at its end is it decided whether it is kept: what failed is, what was slow, what its caller
+// wishes to be kept, and a sample by the trace's id. Spans are made of nothing else (docs/adr/0026).
 //
 // Logs are lines of JSON. A line below WARN may wait 200 ms in a buffer and is
 // lost if the process is killed meanwhile; the order of lines is kept, and when
@@ -43,7 +46,6 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // scope names this module as the maker of its instruments and spans.
@@ -60,6 +62,10 @@ type Config struct {
 	MetricsEndpoint string        `env:"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" help:"The same for metrics alone."`
 	Protocol        string        `env:"OTEL_EXPORTER_OTLP_PROTOCOL" default:"http/protobuf" help:"How OTLP is sent; http/protobuf is the one way."`
 	Disabled        bool          `env:"OTEL_SDK_DISABLED" default:"false" help:"Send nothing by OTLP, whatever the endpoints say."`
+	Sample          float64       `env:"TRACE_SAMPLE" default:"0.01" help:"Share of traces that are kept although nothing was wrong with them, from 0 to 1; by the trace's id, so that all functions keep the same ones. Failed and slow ones are kept beside them, and those that come with the sampled flag of traceparent."`
+	Rate            int           `env:"TRACE_RATE" default:"100" help:"Traces that a process keeps in a second for each reason at most: sampled, asked for by the caller, failed, slow; 0: any number. More are dropped, and counted."`
+	Sampler         string        `env:"OTEL_TRACES_SAMPLER" help:"If set it says in the place of TRACE_SAMPLE which traces are sampled: always_on, always_off, traceidratio, and each of them behind parentbased_; without that the sampled flag of callers does not count. Failed and slow ones are kept in any case."`
+	SamplerArg      string        `env:"OTEL_TRACES_SAMPLER_ARG" help:"The share for traceidratio, from 0 to 1."`
 	Service         string        `env:"K_SERVICE" help:"Name of the Knative service; Knative sets it."`
 	Revision        string        `env:"K_REVISION" help:"Name of the Knative revision; Knative sets it."`
 	Instance        string        `env:"HOSTNAME" help:"Name of this instance; Kubernetes sets it to the pod's name."`
@@ -86,6 +92,12 @@ func (c *Config) Validate() error {
 		if aliases[name] == nil {
 			return fmt.Errorf("METRICS_ALIASES has %q, expected triton, feast, or both", name)
 		}
+	}
+	if _, _, err := c.shareOf(); err != nil {
+		return err
+	}
+	if c.Rate < 0 {
+		return errors.New("TRACE_RATE must not be negative")
 	}
 	for _, e := range [][2]string{
 		{"OTEL_EXPORTER_OTLP_ENDPOINT", c.Endpoint},
@@ -116,13 +128,14 @@ type Telemetry struct {
 	Log       *slog.Logger
 	Meter     metric.Meter
 	Tracer    trace.Tracer                  // makes spans that record nothing unless Tracing
-	Tracing   bool                          // traces are sent somewhere
 	Context   propagation.TextMapPropagator // carries trace context and baggage across processes
 	ColdStart *ColdStart
 	Lines     *Lines
 	Apart     *Apart // which models and versions metrics tell apart
 
 	version  string
+	service  string
+	recorder *recorder
 	log      *buffer
 	registry *prometheus.Registry
 	aliases  []alias // of what is in the registry
@@ -157,10 +170,16 @@ func Start(ctx context.Context, c *Config, service string) (*Telemetry, error) {
 	if v, ok := res.Set().Value(semconv.ServiceVersionKey); ok {
 		t.version = v.AsString()
 	}
-	if err := errors.Join(t.startMetrics(ctx, c, res), t.startTraces(ctx, c, res)); err != nil {
+	if v, ok := res.Set().Value(semconv.ServiceNameKey); ok {
+		t.service = v.AsString()
+	}
+	if err := t.startMetrics(ctx, c, res); err != nil {
 		return nil, err
 	}
-	if t.ColdStart, err = newColdStart(ctx, t.Meter, t.Tracer); err != nil {
+	if err := t.startTraces(ctx, c, res); err != nil {
+		return nil, err
+	}
+	if t.ColdStart, err = newColdStart(ctx, t.Meter, t.recorder); err != nil {
 		return nil, err
 	}
 	t.stops = append(t.stops, t.ColdStart.close)
@@ -200,28 +219,45 @@ func (t *Telemetry) startMetrics(ctx context.Context, c *Config, res *resource.R
 }
 
 func (t *Telemetry) startTraces(ctx context.Context, c *Config, res *resource.Resource) error {
-	target := c.target(c.TracesEndpoint, "/v1/traces")
-	if target == "" {
-		t.Tracer = untraced{}
-		return nil
+	var err error
+	if t.recorder, err = newRecorder(c, t.Meter); err != nil {
+		return err
 	}
-	push, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(target))
-	if err != nil {
-		return fmt.Errorf("prepare sending traces: %w", err)
+	t.Tracer = tracer{recorder: t.recorder}
+	if target := c.target(c.TracesEndpoint, "/v1/traces"); target != "" {
+		push, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(target))
+		if err != nil {
+			return fmt.Errorf("prepare sending traces: %w", err)
+		}
+		provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(push), sdktrace.WithResource(res),
+			sdktrace.WithSampler(sdktrace.AlwaysSample()), sdktrace.WithIDGenerator(knownIDs{})) // what comes to it was sampled
+		t.stops = append(t.stops, provider.Shutdown)
+		t.recorder.attach(replay{provider.Tracer(scope)}.take)
 	}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(push), sdktrace.WithResource(res))
-	t.stops = append(t.stops, provider.Shutdown)
-	t.Tracer, t.Tracing = provider.Tracer(scope), true
+	t.stops = append(t.stops, t.recorder.close)
 	return nil
 }
 
-// untraced makes no spans: what it gives instead is the one that came with the
-// request, which records nothing.
-type untraced struct{ noop.Tracer }
+// Tracing tells whether anybody takes spans.
+func (t *Telemetry) Tracing() bool { return t.recorder.on() }
 
-func (untraced) Start(ctx context.Context, _ string, _ ...trace.SpanStartOption) (context.Context, trace.Span) {
-	return ctx, trace.SpanFromContext(ctx)
+// TakeSpans has take be given the spans of each part of a trace that is kept, the first of which stands for the part,
+// in one goroutine and one after the other. It returns soon: while it is busy few parts wait, and others are dropped. The function that
+// TakeSpans gives ends that, after what had been kept before.
+func (t *Telemetry) TakeSpans(take func(part []Span)) (end func()) { return t.recorder.attach(take) }
+
+// Emit keeps a span that has ended, which was made elsewhere than in a line or by Tracer, such as one that began in another process.
+func (t *Telemetry) Emit(s Span) {
+	if t.recorder.on() {
+		t.recorder.offer([]Span{s})
+	}
 }
+
+// Waiting tells how many parts wait for those who take spans.
+func (t *Telemetry) Waiting() int { return len(t.recorder.queue) }
+
+// Service gives the name of the process's service.
+func (t *Telemetry) Service() string { return t.service }
 
 // resource describes the process to whoever gathers telemetry of many.
 func (c *Config) resource(ctx context.Context, service string) (*resource.Resource, error) {
@@ -253,13 +289,14 @@ func version() string {
 // Version gives the version of the running program.
 func (t *Telemetry) Version() string { return t.version }
 
-// Metrics answers with all metrics in the text format of Prometheus.
+// Metrics answers with all metrics in the text format of Prometheus or, for who asks for that, of OpenMetrics, where latencies
+// have traces that are kept as examples.
 func (t *Telemetry) Metrics() http.Handler {
 	var from prometheus.Gatherer = t.registry
 	if len(t.aliases) > 0 {
 		from = aliased{t.registry, t.aliases}
 	}
-	return promhttp.HandlerFor(from, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(t.Log.Handler(), slog.LevelWarn)})
+	return promhttp.HandlerFor(from, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(t.Log.Handler(), slog.LevelWarn), EnableOpenMetrics: true})
 }
 
 // shutdownMost is how long the end of a process may wait for a collector.

@@ -159,8 +159,8 @@ func TestProcessStart(t *testing.T) {
 
 func TestTracesAndMetricsAreSent(t *testing.T) {
 	collector := telemetrytest.NewCollector(t)
-	tel := start(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL + "/", "K_SERVICE": "predict"})
-	if !tel.Tracing {
+	tel := start(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL + "/", "K_SERVICE": "predict", "TRACE_SAMPLE": "1"})
+	if !tel.Tracing() {
 		t.Error("there is an endpoint, but no tracing")
 	}
 	ctx, span := tel.Tracer.Start(t.Context(), "outer")
@@ -209,9 +209,8 @@ func TestNothingIsSentWhenDisabled(t *testing.T) {
 }
 
 func TestSamplerOfTheStandardCounts(t *testing.T) {
-	t.Setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off") // which the SDK reads
 	collector := telemetrytest.NewCollector(t)
-	tel := start(t, map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.URL + "/v1/traces"})
+	tel := start(t, map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.URL + "/v1/traces", "OTEL_TRACES_SAMPLER": "parentbased_always_off"})
 	_, span := tel.Tracer.Start(t.Context(), "alone")
 	span.End()
 	parent := tel.Context.Extract(t.Context(), propagation.MapCarrier{"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
@@ -245,7 +244,7 @@ func TestExportErrorsAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	refuses := httptest.NewServer(http.NotFoundHandler())
 	defer refuses.Close()
-	c := telemetry.Config{Output: &log, TracesEndpoint: refuses.URL}
+	c := telemetry.Config{Output: &log, TracesEndpoint: refuses.URL, Sample: 1}
 	tel, err := telemetry.Start(t.Context(), &c, "test")
 	if err != nil {
 		t.Fatal(err)
@@ -264,6 +263,9 @@ func TestConfigRefuses(t *testing.T) {
 		"OTEL_EXPORTER_OTLP_ENDPOINT":        "collector:4317",
 		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://",
 		"LOG_LEVEL":                          "chatty",
+		"TRACE_SAMPLE":                       "1.5",
+		"TRACE_RATE":                         "-1",
+		"OTEL_TRACES_SAMPLER":                "jaeger_remote",
 	} {
 		if _, err := env.Load(map[string]string{variable: value}, &telemetry.Config{}); err == nil || !strings.Contains(err.Error(), variable) {
 			t.Errorf("%s=%s: got error %v, want one that names the variable", variable, value, err)

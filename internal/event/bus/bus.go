@@ -238,6 +238,7 @@ func (b *Bus) Send(ctx context.Context, events ...event.Event) error {
 			continue
 		}
 		e.SetExtension(hops, n)
+		event.SetOrigin(ctx, &e)
 		if err := b.accept(ctx, &e); err != nil {
 			return err
 		}

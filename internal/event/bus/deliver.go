@@ -13,7 +13,10 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 )
@@ -149,9 +152,16 @@ func (b *Bus) call(t *trigger, to *destination, e *event.Event, timeout time.Dur
 		return &outcome{status: http.StatusBadRequest, said: []byte(err.Error())}, true
 	}
 	r.Header.Set("Prefer", "reply")
-	if trace, ok := e.Extensions()["traceparent"].(string); ok {
-		propagation.HeaderCarrier(r.Header).Set("traceparent", trace)
-	}
+	o := &outcome{}
+	ctx, span := b.span(ctx, t, e)
+	defer func() {
+		if !o.delivered() {
+			span.SetStatus(codes.Error, fmt.Sprintf("%s answers %d: %.200s", to, o.status, o.said))
+		}
+		span.End()
+	}()
+	r = r.WithContext(ctx)
+	b.tel.Context.Inject(ctx, propagation.HeaderCarrier(r.Header))
 	var resp *http.Response
 	if to.url != "" {
 		resp, err = b.client.Do(r)
@@ -162,10 +172,11 @@ func (b *Bus) call(t *trigger, to *destination, e *event.Event, timeout time.Dur
 		if b.ctx.Err() != nil {
 			return nil, false
 		}
-		return &outcome{status: http.StatusInternalServerError, said: []byte("dispatch error: " + err.Error())}, true
+		o.status, o.said = http.StatusInternalServerError, []byte("dispatch error: "+err.Error())
+		return o, true
 	}
 	defer resp.Body.Close()
-	o := &outcome{status: resp.StatusCode}
+	o.status = resp.StatusCode
 	after := resp.Header.Get("Retry-After") // seconds or a date
 	if seconds, err := strconv.Atoi(after); err == nil {
 		o.after = time.Duration(min(seconds, int(math.MaxInt64/time.Second))) * time.Second
@@ -180,6 +191,18 @@ func (b *Bus) call(t *trigger, to *destination, e *event.Event, timeout time.Dur
 		o.status, o.junk, o.said = http.StatusBadGateway, true, []byte(err.Error())
 	}
 	return o, true
+}
+
+// span begins the span of a delivery, below the one in which the event was made.
+func (b *Bus) span(ctx context.Context, t *trigger, e *event.Event) (context.Context, trace.Span) {
+	if origin := event.Origin(e); origin.IsValid() {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, origin)
+	}
+	if !b.tel.Tracing() {
+		return ctx, trace.SpanFromContext(context.Background())
+	}
+	return b.tel.Tracer.Start(ctx, "deliver to "+t.name, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
+		attribute.String("cloudevents.event_type", e.Type()), attribute.String("cloudevents.event_id", e.ID())))
 }
 
 // serve has a handler in this process answer, in its time, and even if it panics.
