@@ -338,7 +338,7 @@ func (p *runPage) begun(q *Query) (chain []happened, err error) {
 		first := happened{What: "alert " + p.Cause.Subject, More: "it was resolved long ago", Link: "/console/alerts", Mood: "bad"}
 		for _, a := range slices.Concat(status.Active, status.Resolved) {
 			if a.ID == p.Cause.ID {
-				first = happened{At: a.Raised, What: "alert " + a.Rule, More: a.Summary, Link: "/console/alerts", Mood: mood(a.Severity)}
+				first = happened{At: a.Raised, What: "alert " + a.Rule, More: a.Summary, Link: "/console/alerts#" + a.ID, Mood: mood(a.Severity)}
 			}
 		}
 		chain = append(chain, first)

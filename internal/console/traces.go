@@ -75,6 +75,10 @@ func (c *Console) traces(q *Query) (*View, error) {
 		p.Problem, v.Every = fault.Message(err), 0
 		return v, nil
 	}
+	if missing(err) {
+		p.Problem, v.Every = "This server keeps no traces.", 0
+		return v, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,9 @@ func (b *tab) submit(form, fill string) {
 }
 
 // told is what a page says of what was done last.
-func (b *tab) told() string { return asks[string](b, `document.querySelector(".told")?.textContent || ""`) }
+func (b *tab) told() string {
+	return asks[string](b, `document.querySelector(".told")?.textContent || ""`)
+}
 
 func (b *tab) here() string { return asks[string](b, "location.pathname + location.search") }
 
@@ -82,5 +84,24 @@ func TestForms(t *testing.T) {
 	b.submit(`form[action="/console/events/replay"]`, `form.sure.checked = true`)
 	if said := b.told(); said != "2 events are with the broker again." {
 		t.Errorf("all of a type: the page says %q", said)
+	}
+}
+
+// TestModelForms tries a model, and moves an alias, by what their pages offer.
+func TestModelForms(t *testing.T) {
+	s := start(t)
+	b := open(t, s.url)
+	b.visit("/console/models")
+	b.click("/console/models/flights")
+	b.submit("#move-alias form", `form.alias.value = "tried"; form.version.value = 1; form.why.value = "<i>to see</i>"`)
+	var model struct{ Aliases map[string]int }
+	s.call("GET", "/admin/v1/models/flights", "", http.StatusOK, &model)
+	if model.Aliases["tried"] != 1 {
+		t.Errorf("the alias names version %d, and the page says %q", model.Aliases["tried"], b.told())
+	}
+	b.click("/console/models/flights/try")
+	b.submit("#try-form", `form.version.value = "tried"`)
+	if answer := asks[string](b, `document.querySelector("main").textContent`); !strings.Contains(answer, "probability") || strings.Contains(b.told(), "expected") {
+		t.Errorf("the model that was tried answers nothing: %.400s", answer)
 	}
 }

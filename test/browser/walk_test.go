@@ -51,7 +51,7 @@ func shape(href string) string {
 
 // links gives the console's own addresses that a page leads to.
 func (b *tab) links() []string {
-	return asks[[]string](b, `[...new Set([...document.querySelectorAll("a[href]")].map((a) => a.getAttribute("href")))].filter((h) => h === "/console" || h.startsWith("/console/") || h.startsWith("/console?") || h.startsWith("?"))`)
+	return asks[[]string](b, `[...new Set([...document.querySelectorAll("a[href]")].map((a) => a.getAttribute("href")))].filter((h) => !h.includes("#")).filter((h) => h === "/console" || h.startsWith("/console/") || h.startsWith("/console?") || h.startsWith("?"))`)
 }
 
 // check asks a page for what is wrong with it.
@@ -227,7 +227,7 @@ func TestSignIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer blob.Close()
-	_, secret, err := auth.NewKeys(blob).Create(t.Context(), auth.Grant{Name: "reader", Scopes: []auth.Scope{"admin.read"}}, "")
+	_, secret, err := auth.NewKeys(blob).Create(t.Context(), auth.Grant{Name: "reader", Scopes: []auth.Scope{"admin:read"}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
