@@ -38,7 +38,8 @@ type Answered struct {
 	Duration int64         `json:"duration_us"`
 	Kind     string        `json:"kind,omitempty"` // of the error that it ended with
 	Error    string        `json:"error,omitempty"`
-	Weight   float64       `json:"weight"` // how many predictions it stands for
+	Trace    string        `json:"trace,omitempty"` // the id of its trace, which may not be kept
+	Weight   float64       `json:"weight"`          // how many predictions it stands for
 	Rows     []AnsweredRow `json:"rows"`
 	More     bool          `json:"more,omitempty"` // there are rows beyond those
 }
@@ -269,7 +270,7 @@ func (f *finding) tell(ctx context.Context) (*Prediction, error) {
 func answeredOf(r *payload.Row) Answered {
 	return Answered{
 		Time: time.UnixMicro(r.Answered).UTC(), AsOf: time.UnixMicro(r.At).UTC(), Model: r.Model, Version: int(r.Version), Digest: r.Digest,
-		Caller: r.Caller, Cache: r.Cache, Duration: r.Latency, Kind: r.Kind, Error: r.Error, Weight: finite(r.Weight),
+		Caller: r.Caller, Cache: r.Cache, Duration: r.Latency, Kind: r.Kind, Error: r.Error, Trace: r.Trace, Weight: finite(r.Weight),
 	}
 }
 

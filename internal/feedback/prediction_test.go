@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -91,70 +92,61 @@ func TestPrediction(t *testing.T) {
 	of := now.Add(-3 * time.Hour)
 	fields := []row.Field{{Name: "wind", Type: row.Float64}, {Name: "visib", Type: row.Float32}}
 	l.keep("m", 1, &payload.Prediction{
-		ID: "order-7", Asked: now.Add(-time.Second), At: now.Add(-time.Second), Latency: time.Millisecond, Caller: "10.0.0.1", Cache: "miss", Rows: 2,
+		ID: "order-7", Trace: [16]byte{1, 0xfe}, Asked: now.Add(-time.Second), At: now.Add(-time.Second), Latency: time.Millisecond, Caller: "10.0.0.1", Cache: "miss", Rows: 2,
 		Given:  []tensor.Tensor{tensor.OfStrings("carrier", []int64{2}, []string{"UA", "<script>"})},
 		Fields: fields, Features: payload.AppendFeatures(
 			payload.AppendFeatures(nil, fields, []row.Value{row.OfFloat64(3.5), {}}, []int64{of.UnixMicro(), 0}),
 			fields, []row.Value{row.OfFloat64(4), row.OfFloat32(1)}, []int64{of.UnixMicro(), of.UnixMicro()}),
 		Outputs: []tensor.Tensor{tensor.Of("probability", []int64{2, 1}, []float64{0.8, 0.3})},
 	}, &payload.Prediction{ID: "broken", Asked: now, At: now, Rows: 1, Err: fault.New(fault.Deadline, "it took too long")})
-	l.keep("m", 2, &payload.Prediction{ID: "order-7", Asked: now, At: now, Rows: 2, Outputs: []tensor.Tensor{tensor.Of("probability", []int64{2, 1}, []float64{0.1, 0.2})}})
+	l.keep("m", 2, &payload.Prediction{ID: "order-7", Asked: now.Add(5 * time.Millisecond), At: now, Rows: 2, Outputs: []tensor.Tensor{tensor.Of("probability", []int64{2, 1}, []float64{0.1, 0.2})}})
 	l.send(`{"prediction":"order-7","value":true,"time":"`+now.Format(time.RFC3339)+`"}`, `{"prediction":"order-7","row":1,"value":"perhaps"}`)
-	for _, when := range []string{"before a commit", "behind one", "behind another"} {
-		var p Prediction
-		if status, said := l.look("/admin/v1/predictions/order-7", &p); status != http.StatusOK {
-			t.Fatalf("%s: got %d %s", when, status, said)
+	var p Prediction
+	if status, said := l.look("/admin/v1/predictions/order-7", &p); status != http.StatusOK || len(p.Answers) != 1 || p.Answers[0].Version != 2 { // a look without the ledger ends with the newest
+		t.Fatalf("before a commit: got %d %s", status, said)
+	}
+	if _, err := l.journal.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p = Prediction{}
+	if status, said := l.look("/admin/v1/predictions/order-7", &p); status != http.StatusOK || len(p.Answers) != 2 || p.Answers[0].Version != 1 || p.Answers[1].Version != 2 {
+		t.Fatalf("got %d %s", status, said)
+	}
+	a := p.Answers[0]
+	if a.Model != "m" || a.Caller != "10.0.0.1" || a.Cache != "miss" || a.Trace != "01fe"+strings.Repeat("0", 28) || a.Duration != 1000 || !a.Time.Equal(now.Add(-time.Second+time.Millisecond)) || len(a.Rows) != 2 {
+		t.Fatalf("got %+v", a)
+	}
+	one, other := a.Rows[0], a.Rows[1]
+	if string(one.Inputs) != `{"carrier":"UA"}` || string(one.Outputs) != `{"probability":0.8}` {
+		t.Errorf("asked %s, said %s", one.Inputs, one.Outputs)
+	}
+	if f := one.Features; len(f) != 2 || f[0].Name != "wind" || string(f[0].Value) != "3.5" || !f[0].Time.Equal(of) || f[0].Age == nil || *f[0].Age != (3*time.Hour-time.Second).Seconds() ||
+		string(f[1].Value) != "null" || f[1].Age != nil {
+		t.Errorf("fetched %+v", f)
+	}
+	if o := one.Outcomes; len(o) != 1 || string(o[0].Value) != "true" || !o[0].Counts || !o[0].Joined {
+		t.Errorf("came true %+v", o)
+	}
+	if v := one.Verdict; v == nil || v.Correct == nil || !*v.Correct || v.LogLoss == nil || *v.LogLoss < 0.22 || *v.LogLoss > 0.23 {
+		t.Errorf("verdict %+v", v)
+	}
+	if o := other.Outcomes; len(o) != 1 || string(o[0].Value) != `"perhaps"` || o[0].Counts || other.Verdict != nil {
+		t.Errorf("of the other row %+v, %+v", o, other.Verdict)
+	}
+	if v := p.Answers[1].Rows[0].Verdict; v != nil { // there is no such version, so nobody knows how it is judged
+		t.Errorf("of the other version %+v", v)
+	}
+	// A correction is told of before a commit has it, and counts.
+	for i, value := range []bool{false, true} {
+		l.send(fmt.Sprintf(`{"prediction":"order-7","value":%t,"id":"x%d"}`, value, i))
+		p = Prediction{}
+		l.look("/admin/v1/predictions/order-7", &p)
+		one := p.Answers[0].Rows[0]
+		if n := len(one.Outcomes); n != 2+i || !one.Outcomes[n-1].Counts || one.Outcomes[n-1].Joined || one.Verdict == nil || *one.Verdict.Correct != value {
+			t.Errorf("corrected to %t: got %+v, %+v", value, one.Outcomes, one.Verdict)
 		}
-		if when == "before a commit" { // a look without the ledger ends with the first segment that has it
-			if len(p.Answers) == 0 || p.Answers[len(p.Answers)-1].Version != 2 {
-				t.Fatalf("%s: got %+v", when, p)
-			}
-			if _, err := l.journal.CatchUp(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		if len(p.Answers) != 2 || p.Answers[0].Version != 1 || p.Answers[1].Version != 2 {
-			t.Fatalf("%s: got %+v", when, p)
-		}
-		a := p.Answers[0]
-		if a.Model != "m" || a.Caller != "10.0.0.1" || a.Cache != "miss" || a.Duration != 1000 || !a.Time.Equal(now.Add(-time.Second+time.Millisecond)) || len(a.Rows) != 2 {
-			t.Fatalf("%s: got %+v", when, a)
-		}
-		one, other := a.Rows[0], a.Rows[1]
-		if string(one.Inputs) != `{"carrier":"UA"}` || string(one.Outputs) != `{"probability":0.8}` {
-			t.Errorf("%s: asked %s, said %s", when, one.Inputs, one.Outputs)
-		}
-		if f := one.Features; len(f) != 2 || f[0].Name != "wind" || string(f[0].Value) != "3.5" || !f[0].Time.Equal(of) || f[0].Age == nil || *f[0].Age != (3*time.Hour-time.Second).Seconds() ||
-			string(f[1].Value) != "null" || f[1].Age != nil {
-			t.Errorf("%s: fetched %+v", when, f)
-		}
-		joined := when != "before a commit"
-		if o := one.Outcomes; len(o) != 1 || string(o[0].Value) != "true" || !o[0].Counts || o[0].Joined != joined {
-			t.Errorf("%s: came true %+v", when, o)
-		}
-		if v := one.Verdict; v == nil || v.Correct == nil || !*v.Correct || v.LogLoss == nil || *v.LogLoss < 0.22 || *v.LogLoss > 0.23 {
-			t.Errorf("%s: verdict %+v", when, v)
-		}
-		if o := other.Outcomes; len(o) != 1 || string(o[0].Value) != `"perhaps"` || o[0].Counts || other.Verdict != nil {
-			t.Errorf("%s: of the other row %+v, %+v", when, o, other.Verdict)
-		}
-		if v := p.Answers[1].Rows[0].Verdict; v != nil { // there is no such version, so nobody knows how it is judged
-			t.Errorf("%s: of the other version %+v", when, v)
-		}
-		if when == "behind one" { // a later outcome is there before a commit has it
-			l.send(`{"prediction":"order-7","value":false,"id":"x"}`)
-			if l.look("/admin/v1/predictions/order-7", &p); len(p.Answers[0].Rows[0].Outcomes) != 2 || p.Answers[0].Rows[0].Verdict.Correct == nil || *p.Answers[0].Rows[0].Verdict.Correct {
-				t.Errorf("corrected: got %+v", p.Answers[0].Rows[0])
-			}
-			l.send(`{"prediction":"order-7","value":true,"id":"x"}`)
-			if _, err := l.journal.CatchUp(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if l.look("/admin/v1/predictions/order-7", &p); len(p.Answers[0].Rows[0].Outcomes) != 3 || !p.Answers[0].Rows[0].Outcomes[2].Counts {
-				t.Errorf("corrected again: got %+v", p.Answers[0].Rows[0])
-			}
-			return
+		if _, err := l.journal.CatchUp(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -38,6 +38,7 @@ type PredictionLine struct {
 	Cache    string          `json:"cache,omitempty"`
 	Kind     string          `json:"kind,omitempty"`
 	Error    string          `json:"error,omitempty"`
+	Trace    string          `json:"trace,omitempty"`
 	Inputs   json.RawMessage `json:"inputs,omitempty"` // absent where it is long, as the whole is asked for by id
 	Outputs  json.RawMessage `json:"outputs,omitempty"`
 }
@@ -48,7 +49,7 @@ const lineMost = 4 << 10
 func lineOf(l *payload.Listed) PredictionLine {
 	p := PredictionLine{
 		ID: l.ID, Time: time.UnixMicro(l.Answered).UTC(), AsOf: time.UnixMicro(l.At).UTC(), Model: l.Model, Version: int(l.Version), Rows: l.Rows,
-		Duration: l.Latency, Cache: l.Cache, Kind: l.Kind, Error: l.Error,
+		Duration: l.Latency, Cache: l.Cache, Kind: l.Kind, Error: l.Error, Trace: l.Trace,
 	}
 	if len(l.Inputs) <= lineMost {
 		p.Inputs = object(l.Inputs)
