@@ -49,18 +49,18 @@ func TestLookAtModels(t *testing.T) {
 
 	// The form asks for what callers bring, and not for the features.
 	page := open("/console/models/flights/try")
-	fields := regexp.MustCompile(`<label for="(input-\d+)">(\w+) <span class="mono">(\w+)`).FindAllStringSubmatch(page, -1)
+	fields := regexp.MustCompile(`<label>(\w+) <span class="mono">[^<]+</span>\s+<input id="input-\d+" name="(input-\d+)"`).FindAllStringSubmatch(page, -1)
 	values := map[string]string{"carrier": "B6", "origin": "JFK", "dest": "BOS", "day_of_week": "1", "sched_dep_time": "2010", "tailnum": "N197JB"}
 	form := url.Values{"time": {"2013-12-24T00:25:00Z"}}
 	for _, f := range fields {
-		form.Set(f[1], values[f[2]])
+		form.Set(f[2], values[f[1]])
 	}
 	if len(fields) != len(values) {
 		t.Fatalf("got the fields %q, want one for each of %v", fields, values)
 	}
 	page = send("/console/models/flights/try", form)
 	has(page, "probability", `href="/console/models/flights/versions/1"`, `href="/console/predictions/`, "2013-12-24T00:25:00Z")
-	form.Set(fields[0][1], "")
+	form.Set(fields[0][2], "")
 	form.Set("time", "tomorrow")
 	has(send("/console/models/flights/try", form), `role="alert"`)
 

@@ -44,7 +44,7 @@ type spanForm struct {
 
 // spanOf reads the form.
 func spanOf(q *Query) (*spanForm, error) {
-	f := &spanForm{Model: q.PathValue("model"), Span: spans[3], Until: q.FormValue("until")}
+	f := &spanForm{Model: q.PathValue("model"), Span: spans[2], Until: q.FormValue("until")}
 	if s := q.FormValue("span"); s != "" {
 		at := slices.IndexFunc(spans, func(o span) bool { return o.Name == s })
 		if at < 0 {
@@ -112,8 +112,23 @@ func (f *spanForm) asked(q *Query) (string, error) {
 // nothing is what a model without predictions has to show.
 const nothing = "No predictions are counted yet. They are when the feedback function has read the log of predictions, every five minutes."
 
-// over asks for quality or drift over time and draws it. said is what stands in the place of a picture.
-func (q *Query) over(f *spanForm, asked, what string) (picture []byte, d *course.Drift, j *course.Quality, said string, err error) {
+// newestOf is the newest version that can be compared, or all if none can.
+func newestOf(d *course.Drift) []course.Drifted {
+	at := -1
+	for i, v := range d.Versions {
+		if v.Report != nil && (at < 0 || v.Version > d.Versions[at].Version) {
+			at = i
+		}
+	}
+	if at < 0 {
+		return d.Versions
+	}
+	return d.Versions[at : at+1]
+}
+
+// over asks for quality or drift over time and draws it: drift of all versions, or of the newest alone. said is what stands in the place
+// of a picture.
+func (q *Query) over(f *spanForm, asked, what string, newest bool) (picture []byte, d *course.Drift, j *course.Quality, said string, err error) {
 	if asked == "" {
 		return nil, nil, nil, nothing, nil
 	}
@@ -126,7 +141,11 @@ func (q *Query) over(f *spanForm, asked, what string) (picture []byte, d *course
 		if len(d.Versions) == 0 {
 			return nil, nil, nil, "There are no predictions in this time.", nil
 		}
-		return d.SVG(), d, nil, "", nil
+		picture := *d
+		if newest {
+			picture.Versions = newestOf(d)
+		}
+		return picture.SVG(), d, nil, "", nil
 	}
 	j = &course.Quality{}
 	if err := q.get(path, j); err != nil {
@@ -140,6 +159,7 @@ func (q *Query) over(f *spanForm, asked, what string) (picture []byte, d *course
 		return nil, nil, nil, "", err
 	}
 	all = slices.DeleteFunc(all, func(c course.Course) bool { return c.Of.Slice != "" })
+	slices.SortFunc(all, func(a, b course.Course) int { return b.Of.Version - a.Of.Version }) // of many the newest are drawn
 	return j.SVG(all), nil, j, "", nil
 }
 
@@ -152,7 +172,7 @@ func (c *Console) picture(what string) http.HandlerFunc {
 		var svg []byte
 		if err == nil {
 			if asked, err = f.asked(q); err == nil {
-				svg, _, _, said, err = q.over(f, asked, what)
+				svg, _, _, said, err = q.over(f, asked, what, true)
 			}
 		}
 		if err != nil {
@@ -213,9 +233,9 @@ func (c *Console) overTime(q *Query) (*View, error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pictures[1], moved, _, said[1], errs[1] = q.over(f, asked, drift)
+		pictures[1], moved, _, said[1], errs[1] = q.over(f, asked, drift, false)
 	}()
-	pictures[0], _, judged, said[0], errs[0] = q.over(f, asked, quality)
+	pictures[0], _, judged, said[0], errs[0] = q.over(f, asked, quality, false)
 	<-done
 	for i, to := range []*overTime{&p.Quality, &p.Drift} {
 		if to.Away = said[i]; errs[i] != nil {

@@ -135,7 +135,7 @@ func TestModel(t *testing.T) {
 	}
 	const run = `href="/console/pipelines/retrain/runs/20261101T000000.000-0123abcd"`
 	has(t, page, `aria-label="version 2: 75 %; version 3: 25 %; "`, "shadow: version 4", "canary of champion", run, "features flights", "a, b, c and 2 more", `href="/console/models/flights?below=2#versions"`,
-		"&lt;b&gt;try&lt;/b&gt;", "x:y", "nothing is worse so far", "error_rate", `name="seen" value="3"`, `value="promote"`, `src="/console/models/flights/quality.svg?span=all"`, `<option value="all" selected>`, "2.0 KiB", "12.5", "!other")
+		"&lt;b&gt;try&lt;/b&gt;", "x:y", "nothing is worse so far", "error_rate", "Cancel this rollout", `name="seen" value="3"`, `value="promote"`, `src="/console/models/flights/quality.svg?span=90d"`, `<option value="90d" selected>`, "2.0 KiB", "12.5", "!other")
 	d.open("/console/models/none", http.StatusNotFound)
 	d.open("/console/models/flights?span=1d", http.StatusBadRequest)
 	d.open("/console/models/flights?until=tomorrow", http.StatusBadRequest)
@@ -198,9 +198,10 @@ func TestVersion(t *testing.T) {
 func TestTry(t *testing.T) {
 	var sent string
 	d := newDesk(t, false, map[string]http.HandlerFunc{
-		"GET /v2/models/m":                         says(`{"inputs":[{"name":"carrier","datatype":"BYTES","shape":[-1,1]},{"name":"day","datatype":"INT64","shape":[-1]},{"name":"late","datatype":"BOOL","shape":[]},{"name":"x","datatype":"FP32","shape":[-1,2,2]}]}`),
-		"GET /admin/v1/models/m/versions/champion": says(`{"features":"flights","warmup":{"sample":{"inputs":[{"name":"carrier","shape":[1,1],"datatype":"BYTES","data":[["it's"]]}]}}}`),
-		"GET /v2/models/none":                      refuses(fault.NotFound, `model "none" does not exist`),
+		"GET /v2/models/m":                              says(`{"inputs":[{"name":"carrier","datatype":"BYTES","shape":[-1,1]},{"name":"day","datatype":"INT64","shape":[-1]},{"name":"late","datatype":"BOOL","shape":[]},{"name":"x","datatype":"FP32","shape":[-1,2,2]}]}`),
+		"GET /admin/v1/models/m/versions/champion":      says(`{"features":"flights","warmup":{"sample":{"inputs":[{"name":"carrier","shape":[1,1],"datatype":"BYTES","data":[["it's"]]}]}}}`),
+		"GET /admin/v1/models/m/versions/champion/card": says(`{"reference":{"columns":[{"name":"carrier","most":["UA"]},{"name":"day","middle":3.7},{"name":"x","middle":1}]}}`),
+		"GET /v2/models/none":                           refuses(fault.NotFound, `model "none" does not exist`),
 		"POST /v2/models/m/infer": func(w http.ResponseWriter, r *http.Request) {
 			b, _ := io.ReadAll(r.Body)
 			if sent = string(b); strings.Contains(sent, "XX") {
@@ -213,7 +214,7 @@ func TestTry(t *testing.T) {
 		},
 	})
 	_, page := d.open("/console/models/m/try", http.StatusOK)
-	has(t, page, `name="input-0" type="text" value="it&#39;s"`, ">sample<", `name="input-1" type="number" step="any" value="0"`, "<option selected>false", "[0, 0, 0, 0]</textarea>", "features of the service", `value="" placeholder="now`,
+	has(t, page, `name="input-0" type="text" value="it&#39;s"`, ">sample<", `name="input-1" type="number" step="any" value="4"`, ">typical<", "<option selected>false", "[0, 0, 0, 0]</textarea>", "features of the service", `value="" placeholder="now`,
 		"it&#39;\\&#39;&#39;s", "/v2/models/m/infer&#39; -H &#39;Content-Type", "Nothing yet", "!Authorization")
 	form := url.Values{"input-0": {"B6"}, "input-1": {"7"}, "input-2": {"true"}, "input-3": {"[[[1,2],[3,4]]]"}, "time": {"2013-12-24T00:25:00Z"}}
 	_, page = d.send("/console/models/m/try", form, http.StatusOK)
@@ -276,7 +277,7 @@ func TestOverTime(t *testing.T) {
 			t.Errorf("30 days: asked %s", q)
 		}
 	}
-	answered, svg := d.open("/console/models/flights/quality.svg", http.StatusOK)
+	answered, svg := d.open("/console/models/flights/quality.svg?span=all", http.StatusOK)
 	if asked[2] != "from=2013-01-01T00:00:00Z&until=2014-01-01T00:00:00Z&every=168h0m0s" || answered.Header.Get("Content-Type") != "image/svg+xml" {
 		t.Errorf("all: asked %s", asked[2])
 	}

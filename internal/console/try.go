@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -33,7 +34,7 @@ type tryInput struct {
 	Value  string
 	Scalar bool   // one value
 	Kind   string // of the field, in HTML
-	Sample bool   // the value is of the publisher's sample
+	Hint   string // where the value is from; "": nowhere
 }
 
 // tryAnswer is what came.
@@ -123,7 +124,7 @@ func (c *Console) tried(q *Query) (*View, error) {
 		return nil, err
 	}
 	for i := range p.Inputs {
-		p.Inputs[i].Value, p.Inputs[i].Sample = q.PostFormValue(p.Inputs[i].Field), false
+		p.Inputs[i].Value, p.Inputs[i].Hint = q.PostFormValue(p.Inputs[i].Field), ""
 	}
 	p.Time = strings.TrimSpace(q.PostFormValue("time"))
 	err = p.write(q, true)
@@ -160,12 +161,15 @@ func (q *Query) tryForm() (*tryPage, error) {
 	if err := q.get(p.path(), &meta); err != nil {
 		return nil, err
 	}
-	sample := q.sample(p)
+	sample, typical := q.sample(p)
 	for i, s := range meta.Inputs {
 		in := tryInput{spec: s, Field: "input-" + strconv.Itoa(i), Scalar: s.elements() == 1, Kind: "text"}
 		data, given := sample[s.Name]
-		if in.Sample = given; !given {
-			data = plain(&s)
+		if in.Hint = "sample"; !given {
+			in.Hint = "typical"
+			if data, given = typical[s.Name]; !given || !in.Scalar {
+				in.Hint, data = "", plain(&s)
+			}
 		}
 		in.Value = string(data)
 		if in.Scalar {
@@ -179,8 +183,9 @@ func (q *Query) tryForm() (*tryPage, error) {
 	return p, nil
 }
 
-// sample gives the values of the publisher's sample request by input, of one row; nothing: there is none, or it can't be had.
-func (q *Query) sample(p *tryPage) map[string]json.RawMessage {
+// sample gives values by input, of one row: those of the publisher's sample request, and what is typical of the data that the version was
+// trained on, as far as its card tells. Nothing: there are none, or they can't be had: who may ask a model need not be one who may look at it.
+func (q *Query) sample(p *tryPage) (sample, typical map[string]json.RawMessage) {
 	version := p.Version
 	if version == "" {
 		version = "champion"
@@ -193,17 +198,36 @@ func (q *Query) sample(p *tryPage) map[string]json.RawMessage {
 			} `json:"sample"`
 		} `json:"warmup"`
 	}
-	if q.get(at("/admin/v1/models", p.Model, "versions", version), &m) != nil { // who may ask the model need not be one who may look at it
-		return nil
+	of := at("/admin/v1/models", p.Model, "versions", version)
+	if q.get(of, &m) != nil {
+		return nil, nil
 	}
 	p.Service = m.Features
-	values := map[string]json.RawMessage{}
+	sample, typical = map[string]json.RawMessage{}, map[string]json.RawMessage{}
 	for _, in := range m.Warmup.Sample.Inputs {
 		if len(in.Shape) == 0 || in.Shape[0] == rows {
-			values[in.Name] = in.Data
+			sample[in.Name] = in.Data
 		}
 	}
-	return values
+	var told card
+	if q.get(of+"/card", &told) != nil {
+		return sample, typical
+	}
+	for _, c := range told.Reference.Columns {
+		var value any
+		switch {
+		case len(c.Most) > 0:
+			value = c.Most[0]
+		case c.Middle != nil:
+			value = math.Round(*c.Middle) // which suits whole numbers, too
+		default:
+			continue
+		}
+		if b, err := json.Marshal(value); err == nil {
+			typical[c.Name] = b
+		}
+	}
+	return sample, typical
 }
 
 // plain is one row of a tensor about which nothing is known.

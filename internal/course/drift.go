@@ -200,8 +200,11 @@ func (d *Drift) SVG() []byte {
 			h.Under += fmt.Sprintf("; version %d has no training reference", v.Version)
 		}
 	}
-	if len(all) == 0 {
+	switch len(all) {
+	case 0:
 		h.Description = "There is nothing to compare."
+	case 1:
+		h.Under = fmt.Sprintf("version %d, ", all[0].Version) + h.Under
 	}
 	for _, m := range all {
 		b := chart.Block{Spans: m.Windows}

@@ -127,3 +127,19 @@ func TestPageOfManyModels(t *testing.T) {
 		t.Errorf("%d keys were read for a page of 100 models with two each", bucket.listed)
 	}
 }
+
+// BenchmarkPageOfModels lists a hundred of a hundred thousand models in memory.
+func BenchmarkPageOfModels(b *testing.B) {
+	bucket := openShelf(b)
+	for i := range 100_000 {
+		name := fmt.Sprintf("model-%06d", i)
+		bucket.put(b, versionKey(name, 1), "{}")
+		bucket.put(b, aliasKey(name), `{"aliases":{"champion":1}}`)
+	}
+	c := NewCatalog(bucket, 0, nil)
+	for b.Loop() {
+		if list, _, err := c.List(b.Context(), "", "model-050000", 100); err != nil || len(list) != 100 {
+			b.Fatal(err)
+		}
+	}
+}
