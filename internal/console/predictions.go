@@ -272,7 +272,7 @@ func (q *Query) repeat(p *tryPage, id string) error {
 			if !asked || string(v) == "null" || v[0] == '{' { // an object tells of what was too large to be kept
 				continue
 			}
-			in.Sample, in.Value = false, string(v)
+			in.Hint, in.Value = "", string(v)
 			if in.Scalar {
 				in.Value = scalarText(v)
 			}
