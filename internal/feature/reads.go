@@ -24,9 +24,9 @@ const agesEvery = 16
 // a value was found to be is counted by one addition for each view of a read.
 type reads struct {
 	took  metric.Float64Histogram
-	rows  metric.Int64Histogram
 	ages  metric.Float64Histogram
 	asked atomic.Uint64
+	rows  atomic.Int64 // of entities
 
 	read, failed []metric.RecordOption
 
@@ -52,9 +52,9 @@ func (t *Table) Measure(tel *telemetry.Telemetry) error {
 	r.took, errs[0] = tel.Meter.Float64Histogram("pilotlight.features.read.duration", metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1),
 		metric.WithDescription("How long it took to read and compute the features of a request, by outcome: read or failed."))
-	r.rows, errs[1] = tel.Meter.Int64Histogram("pilotlight.features.read.rows",
-		metric.WithExplicitBucketBoundaries(1, 5, 10, 25, 50, 100, 250, 500, 1000),
-		metric.WithDescription("Entity rows of a read."))
+	var rows metric.Int64ObservableCounter
+	rows, errs[1] = tel.Meter.Int64ObservableCounter("pilotlight.features.read.rows",
+		metric.WithDescription("Entity rows that were read."))
 	r.ages, errs[2] = tel.Meter.Float64Histogram("pilotlight.features.age", metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(.1, 1, 10, 60, 600, 3600, 6*3600, 24*3600, 7*24*3600, 30*24*3600),
 		metric.WithDescription("How old the oldest value of a view was that a read found, by view; of one in 16 reads."))
@@ -65,6 +65,7 @@ func (t *Table) Measure(tel *telemetry.Telemetry) error {
 	newest, errs[4] = tel.Meter.Float64ObservableGauge("pilotlight.features.newest.age", metric.WithUnit("s"),
 		metric.WithDescription("How old the newest value is that was read, by view."))
 	_, errs[5] = tel.Meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveInt64(rows, r.rows.Load())
 		r.mu.RLock()
 		views := maps.Clone(r.views)
 		r.mu.RUnlock()
@@ -80,7 +81,7 @@ func (t *Table) Measure(tel *telemetry.Telemetry) error {
 			}
 		}
 		return nil
-	}, values, newest)
+	}, rows, values, newest)
 	t.measured = r
 	return errors.Join(errs[:]...)
 }
@@ -111,7 +112,7 @@ func (r *reads) count(ctx context.Context, p *Plan, a *Answers, at time.Time, to
 		return
 	}
 	r.took.Record(ctx, took.Seconds(), r.read...)
-	r.rows.Record(ctx, int64(a.rows))
+	r.rows.Add(int64(a.rows))
 	ages := r.asked.Add(1)%agesEvery == 1
 	for c := 0; c < len(p.Columns); {
 		v := r.of(p.Columns[c].View)

@@ -51,7 +51,7 @@ func TestReadsAreMeasured(t *testing.T) {
 		`pilotlight_features_values_total{status="null_value",view="worse"} 34`,
 		`pilotlight_features_read_duration_seconds_count{outcome="read"} 17`,
 		`pilotlight_features_read_duration_seconds_count{outcome="failed"} 1`,
-		`pilotlight_features_read_rows_sum 68`,
+		`pilotlight_features_read_rows_total 68`,
 		`pilotlight_features_age_seconds_count{view="carriers"} 4`,   // of two reads, whose columns of the view are not side by side
 		`pilotlight_features_age_seconds_sum{view="carriers"} 14400`, // DL's are an hour old
 	} {
@@ -61,5 +61,37 @@ func TestReadsAreMeasured(t *testing.T) {
 	}
 	if !strings.Contains(w.Body.String(), `pilotlight_features_newest_age_seconds{view="carriers"}`) {
 		t.Error("the age of the newest value is missing")
+	}
+}
+
+// BenchmarkMeasuredRead is what measuring adds to a read of a row in memory.
+func BenchmarkMeasuredRead(b *testing.B) {
+	c, o := tableSet(b), openMem(b)
+	fill(b, o, c)
+	tel, err := telemetry.Start(b.Context(), &telemetry.Config{Output: io.Discard}, "test")
+	if err != nil {
+		b.Fatal(err)
+	}
+	p, err := c.Service("model")
+	if err != nil {
+		b.Fatal(err)
+	}
+	given := Given{"carrier": texts("AA"), "origin": texts("EWR"), "dest": texts("LAX"), "limit": {row.OfFloat64(5)}}
+	for _, name := range []string{"plain", "measured"} {
+		table := newTable(o, c)
+		if name == "measured" {
+			if err := table.Measure(tel); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.Run(name, func(b *testing.B) {
+			var answers Answers
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := table.Read(b.Context(), p, given, 1, noon, &answers); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -77,8 +77,7 @@ func feast() []alias {
 	return []alias{
 		{name: "feast_feature_server_request_total", help: "Total number of requests to the feature server.", from: requests, value: counted, labels: map[string]string{"http_route": "endpoint", "http_response_status_code": "status"}, values: map[string]map[string]string{"http_response_status_code": statuses}, only: served},
 		{name: "feast_feature_server_request_latency_seconds", help: "Latency of requests to the feature server in seconds.", kind: dto.MetricType_HISTOGRAM, from: requests, labels: endpoint, only: served},
-		{name: "feast_online_features_request_total", help: "Total online feature retrieval requests.", from: "pilotlight_features_read_rows", value: counted},
-		{name: "feast_online_features_entity_count", help: "Number of entity rows per online feature request.", kind: dto.MetricType_HISTOGRAM, from: "pilotlight_features_read_rows"},
+		{name: "feast_online_features_request_total", help: "Total online feature retrieval requests.", from: "pilotlight_features_read_duration_seconds", value: counted},
 		{name: "feast_online_features_status_total", help: "Count of individual feature values by retrieval status per feature view.", from: "pilotlight_features_values_total", value: counted, labels: map[string]string{"view": "feature_view", "status": "status"}, only: func(l map[string]string) bool { return l["status"] == "present" || l["status"] == "not_found" }},
 		{name: "feast_feature_server_online_store_read_duration_seconds", help: "Duration of the online store read phase in seconds.", kind: dto.MetricType_HISTOGRAM, from: "pilotlight_features_read_duration_seconds"},
 		{name: "feast_feature_freshness_seconds", help: "Seconds since the newest value that was read, per feature view.", kind: dto.MetricType_GAUGE, from: "pilotlight_features_newest_age_seconds", value: gauged, labels: map[string]string{"view": "feature_view"}},

@@ -60,6 +60,9 @@ func TestAliases(t *testing.T) {
 		served.Record(ctx, .05, labels("http.route", route, "http.response.status_code", status, "http.request.method", "POST"))
 	}
 	served.Record(ctx, .005, labels("http.route", "/get-online-features", "http.response.status_code", "404", "http.request.method", "POST"))
+	reads := seconds("pilotlight.features.read.duration")
+	reads.Record(ctx, .05, labels("outcome", "read"))
+	reads.Record(ctx, .05, labels("outcome", "failed"))
 	values := counter("pilotlight.features.values")
 	values.Add(ctx, 5, labels("view", "clicks", "status", "present"))
 	values.Add(ctx, 2, labels("view", "clicks", "status", "not_found"))
@@ -92,6 +95,8 @@ func TestAliases(t *testing.T) {
 			`feast_feature_server_request_latency_seconds_bucket{endpoint="/get-online-features",le="0.01"} 1`,
 			`feast_feature_server_request_latency_seconds_bucket{endpoint="/get-online-features",le="+Inf"} 2`,
 			`feast_feature_server_request_latency_seconds_count{endpoint="/get-online-features"} 2`,
+			`feast_online_features_request_total 2`,
+			`feast_feature_server_online_store_read_duration_seconds_bucket{le="0.1"} 2`,
 			`feast_online_features_status_total{feature_view="clicks",status="present"} 5`,
 			`feast_online_features_status_total{feature_view="clicks",status="not_found"} 2`,
 		} {

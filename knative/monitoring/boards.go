@@ -156,7 +156,7 @@ func features() Board {
 			{"Reading", []Panel{
 				{Title: "Reads", Unit: "reqps", Series: one(rate("job, outcome", "pilotlight_features_read_duration_seconds_count{"+job+"}"), "{{job}} {{outcome}}")},
 				{Title: "Time of a read", Unit: "s", Series: quantiles("job", "pilotlight_features_read_duration_seconds", job, "{{job}}")},
-				{Title: "Entity rows of a read, p95", Unit: "short", Series: one(quantile(.95, "job", "pilotlight_features_read_rows", job), "{{job}}")},
+				{Title: "Entity rows of a read", Unit: "short", Series: one(rate("job", "pilotlight_features_read_rows_total{"+job+"}")+" / ("+rate("job", "pilotlight_features_read_duration_seconds_count{"+job+"}")+" > 0)", "{{job}}")},
 				{Title: "Values", Unit: "short", Series: one(rate("view, status", "pilotlight_features_values_total{"+viewed+"}"), "{{view}} {{status}}")},
 				{Title: "Hit rate", Help: "Share of values that are there and not too old.", Unit: "percentunit", Series: one(`view:pilotlight_features_values:hit_ratio_5m{view=~"$view"}`, "{{view}}")},
 				{Title: "Age of the oldest value of a read", Unit: "s", Series: quantiles("view", "pilotlight_features_age_seconds", viewed, "{{view}}")},
