@@ -35,8 +35,10 @@ func (u *use) share(now time.Time) float64 {
 		of         bool
 		used, most int64
 	}{
-		{day == thatDay, u.Day.Requests, u.limit.Day.Requests}, {day == thatDay, u.Day.Rows, u.limit.Day.Rows},
-		{month == thatMonth, u.Month.Requests, u.limit.Month.Requests}, {month == thatMonth, u.Month.Rows, u.limit.Month.Rows},
+		{day == thatDay, u.Day.Requests, u.limit.Day.Requests},
+		{day == thatDay, u.Day.Rows, u.limit.Day.Rows},
+		{month == thatMonth, u.Month.Requests, u.limit.Month.Requests},
+		{month == thatMonth, u.Month.Rows, u.limit.Month.Rows},
 	} {
 		if q.of && q.most > 0 {
 			share = max(share, float64(q.used)/float64(q.most))
