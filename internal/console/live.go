@@ -49,18 +49,6 @@ func (q *Query) pulse(model string, limit int) (*pulse, error) {
 	return p, q.get("/admin/v1/live?limit="+strconv.Itoa(limit)+"&model="+escape(model), p)
 }
 
-// of gives what a version does; nothing: all is zero.
-func (p *pulse) of(model string, version int) *slots {
-	if p != nil {
-		for i := range p.Models {
-			if p.Models[i].Model == model && p.Models[i].Version == version {
-				return &p.Models[i].slots
-			}
-		}
-	}
-	return nil
-}
-
 // recentSlots are those that stand for now.
 const recentSlots = 5
 
@@ -80,9 +68,6 @@ func (s *slots) Failed() float64 {
 
 // Fails is how many requests failed.
 func (s *slots) Fails() float64 { return total(s.Failures) }
-
-// Any tells whether there was anything.
-func (s *slots) Any() bool { return s != nil && total(s.Requests) > 0 }
 
 func total(all []float64) (n float64) {
 	for _, v := range all {

@@ -149,9 +149,6 @@ type modelPage struct {
 	Away    struct{ Pulse, Rolls string }
 }
 
-// Of is what a version does now.
-func (p *modelPage) Of(version int) *slots { return p.Pulse.of(p.Name, version) }
-
 // Names lists the aliases of a version.
 func (p *modelPage) Names(version int) (names []string) {
 	for _, a := range p.Answers {
