@@ -16,6 +16,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/predict"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/span"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
 )
@@ -49,7 +50,11 @@ func StartOn(t testing.TB, d predict.Deps, environ map[string]string) *Server {
 	}
 	s := &Server{}
 	var pc predict.Config
-	f := &serve.Function{Name: "test", Configs: pc.Parts(), Wire: func(ctx context.Context, p *serve.Process) (err error) {
+	var tc span.Config
+	f := &serve.Function{Name: "test", Configs: append(pc.Parts(), &tc), Wire: func(ctx context.Context, p *serve.Process) (err error) {
+		if err := span.Open(p, &tc, d.Blob); err != nil {
+			return err
+		}
 		s.Registry, err = predict.Open(ctx, p, &pc, d)
 		return err
 	}}
