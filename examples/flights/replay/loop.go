@@ -178,15 +178,18 @@ func (l *loop) get(ctx context.Context, path string, v any) error {
 	return json.Unmarshal(b, v)
 }
 
+// standstill is how long the loop waits for something: the steps of pipelines have shorter limits of their own, which is what is then told.
+const standstill = 30 * time.Minute
+
 // until asks again and again until something is so.
 func (l *loop) until(ctx context.Context, what string, so func(context.Context) (bool, error)) error {
-	for end := time.Now().Add(patience); ; {
+	for end := time.Now().Add(standstill); ; {
 		done, err := so(ctx)
 		switch {
 		case done:
 			return nil
 		case time.Now().After(end) && err == nil:
-			return fault.New(fault.Deadline, "waited for %s that %s", patience, what)
+			return fault.New(fault.Deadline, "waited for %s that %s", standstill, what)
 		case time.Now().After(end):
 			return err
 		}
