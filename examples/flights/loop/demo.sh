@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A year of flights with nobody's hands on it: `make demo`. UNTIL shortens it, KEEP=folder keeps everything.
+# A year of flights with nobody's hands on it: `make demo`. UNTIL shortens it, KEEP=folder keeps everything, PORT says where the console is.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 flights=examples/flights
@@ -12,7 +12,7 @@ if ! "$python" -c 'import lightgbm' 2> /dev/null; then
 fi
 
 data=${KEEP:-$(mktemp -d)}
-port=$((20000 + RANDOM % 10000))
+port=${PORT:-$((20000 + RANDOM % 10000))}
 export PILOTLIGHT_SERVER=http://127.0.0.1:$port
 # The replay is the clock: it tells the time (TICKS=off), and a day of 2013 takes a second. What goes by the clock of this
 # machine is set for that.
@@ -31,6 +31,10 @@ bin/pilotlight alerts apply -f "$flights/loop/rules.yaml" > /dev/null
 sed -E "s/^pause: .*/pause: 2s/; s/hold: 1d/hold: 1s/; s/patience: 30d/patience: 1h/; s/trainer: .*\}/trainer: $trainer}}/" "$flights/pipelines/retrain.yaml" > "$data/pipeline.yaml"
 bin/pilotlight pipeline apply -f "$data/pipeline.yaml" > /dev/null
 
+echo "watch it in the console: $PILOTLIGHT_SERVER/console" >&2
 export DATA=$data
 [ $trainer = logistic ] || bad=2013-10-15T07:00:00Z=$flights/loop/bad.sh
 go run ./$flights/replay -ask "$PILOTLIGHT_SERVER" -loop 24h -svg "${SVG:-$data/loop.svg}" ${UNTIL:+-until "$UNTIL"} ${bad:+-do "$bad"}
+if [ -t 0 ] && [ -t 2 ]; then
+  read -r -p "The year is over. Look around: $PILOTLIGHT_SERVER/console; Enter ends it. " || true
+fi
