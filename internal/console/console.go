@@ -15,6 +15,7 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"html/template"
@@ -47,6 +48,7 @@ type Console struct {
 	pages   sync.Map      // of templates made ready, by file
 	memory  memory
 	styling string // the hash of the style in charts
+	assets  string // a digest of all files, which their addresses have, so that a browser does not use old ones with new pages
 }
 
 // liveMost is how many pages may keep themselves up to date at once.
@@ -57,6 +59,7 @@ func Open(p *serve.Process) {
 	c := &Console{api: p.Client(), tel: p.Tel, live: make(chan struct{}, liveMost)}
 	sum := sha256.Sum256([]byte(chart.Style()))
 	c.styling = base64.StdEncoding.EncodeToString(sum[:])
+	c.assets = digest(assets)
 	c.register(p.Mux)
 }
 
@@ -113,7 +116,24 @@ func (c *Console) register(mux *http.ServeMux) {
 	})
 }
 
-// cached lets browsers keep files for an hour: they change with the program alone.
+// digest is of all files, short.
+func digest(files fs.FS) string {
+	sum := sha256.New()
+	err := fs.WalkDir(files, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := fs.ReadFile(files, path)
+		sum.Write(b)
+		return err
+	})
+	if err != nil {
+		panic(err) // they are embedded
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:6])
+}
+
+// cached lets browsers keep files for an hour: they change with the program alone, and so do their addresses.
 func cached(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "max-age=3600")
@@ -133,6 +153,7 @@ type View struct {
 	Failed bool   // and that it was not
 	Signed bool   // with a key
 	Path   string
+	Assets string // what the addresses of files end in
 }
 
 // page mounts a page: look asks the API for what the template of that name shows.
@@ -200,7 +221,7 @@ const formMost = 4 << 20
 
 // show answers with a page.
 func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name string, v *View) {
-	v.Path = r.URL.RequestURI()
+	v.Path, v.Assets = r.URL.RequestURI(), c.assets
 	_, err := r.Cookie(keyCookie)
 	v.Signed = err == nil
 	body, err := c.render(name, "base", v)
