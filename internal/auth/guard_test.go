@@ -383,7 +383,7 @@ func TestEventsFromAnyone(t *testing.T) {
 
 func TestSecretsAreNowhere(t *testing.T) {
 	idp, collector := authtest.NewProvider(t), telemetrytest.NewCollector(t)
-	g := startGuarded(t, bucket(t), map[string]string{"OIDC_ISSUER": idp.URL, "LOG_LEVEL": "DEBUG", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL})
+	g := startGuarded(t, bucket(t), map[string]string{"OIDC_ISSUER": idp.URL, "LOG_LEVEL": "DEBUG", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL, "TRACE_SAMPLE": "1"})
 	_, ops := create(t, g.keys, Grant{Name: "ops", Scopes: []Scope{"admin"}})
 	key, shop := create(t, g.keys, Grant{Name: "shop", Scopes: []Scope{"predict"}})
 	token := idp.Token(t, "rsa", idp.Claims("pilotlight", nil))

@@ -47,8 +47,7 @@ type Host struct {
 // Serve answers until ctx ends. One program runs at a time: others wait.
 func (h *Host) Serve(ctx context.Context, l net.Listener) error {
 	var turn sync.Mutex
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /run", func(w http.ResponseWriter, r *http.Request) {
+	run := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var o order
 		if err := json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(&o); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -67,7 +66,7 @@ func (h *Host) Serve(ctx context.Context, l net.Listener) error {
 		}
 		told.tell(end)
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	server := &http.Server{Handler: run, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(l); ctx.Err() == nil {
@@ -118,7 +117,7 @@ func (c *Command) remote(ctx context.Context, socket string) error {
 	if err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://host/run", bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://host", bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
