@@ -58,7 +58,7 @@ func copyTo(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer in.Close()                                                         //nolint:errcheck // it is only read
+	defer in.Close()
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755) //nolint:gosec // a program that others run
 	if err != nil {
 		return err

@@ -21,8 +21,16 @@ func TestLookAtModels(t *testing.T) {
 		t.Fatal(err)
 	}
 	browser := &http.Client{Jar: jar}
-	read := func(answer *http.Response, err error) string {
+	ask := func(method, path string, form url.Values) string {
 		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, at+path, strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if method == http.MethodPost {
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}
+		answer, err := browser.Do(r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -36,8 +44,8 @@ func TestLookAtModels(t *testing.T) {
 		}
 		return string(b)
 	}
-	open := func(path string) string { t.Helper(); return read(browser.Get(at + path)) }
-	send := func(path string, form url.Values) string { t.Helper(); return read(browser.PostForm(at+path, form)) }
+	open := func(path string) string { t.Helper(); return ask(http.MethodGet, path, nil) }
+	send := func(path string, form url.Values) string { t.Helper(); return ask(http.MethodPost, path, form) }
 	has := func(page string, want ...string) {
 		t.Helper()
 		for _, w := range want {

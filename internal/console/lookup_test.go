@@ -84,8 +84,10 @@ func TestLookUpPages(t *testing.T) {
 	for path, want := range map[string][]string{
 		"/console/predictions": {"/console/predictions/order-7", "/console/predictions/~YS9i", "carrier=UA, flight=1545", "probability=0.82", "deadline", "812 µs", "after=0001.5", "2 rows"},
 		"/console/predictions?failed=true&model=flights&from=2026-11-26T10:00": {`value="flights"`, "checked"},
-		"/console/predictions/order-7": {"champion (canary)", "2013-07-01 10:00:00", "wrong", "log loss 1.71", "older than 3h", "/console/features/views/weather?key.origin=EWR", "/console/features/views/delays", "1m 0s", "4h 0m",
-			`class="odd"`, "2 null or old", "true", `id="waterfall"`, "00f067aa0ba902b7"},
+		"/console/predictions/order-7": {
+			"champion (canary)", "2013-07-01 10:00:00", "wrong", "log loss 1.71", "older than 3h", "/console/features/views/weather?key.origin=EWR", "/console/features/views/delays", "1m 0s", "4h 0m",
+			`class="odd"`, "2 null or old", "true", `id="waterfall"`, "00f067aa0ba902b7",
+		},
 		"/console/traces":                                            {aTrace, "POST /v2/models/flights/infer", "1.5 ms", "it took too long", "after=x"},
 		"/console/traces/" + aTrace:                                  {"gateway", `class="name d2"`, "1s", `id="span-10f067aa0ba902b7"`, "/console/traces/4bf92f3577b34da6a3ce929d0e0e4736#span-30f067aa0ba902b7", "features", "its parent is not in the trace", "rows"},
 		"/console/traces/" + strings.Repeat("0", 32):                 {"not kept"},
@@ -211,7 +213,11 @@ func TestHostileValues(t *testing.T) {
 		"/console/predictions", "/console/predictions?model=" + url.QueryEscape(script), "/console/predictions/x", "/console/predictions/~" + "PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg", "/console/traces", "/console/traces?service=" + url.QueryEscape(script), "/console/traces/" + aTrace,
 		"/console/features", "/console/features/views/v", "/console/features/views/v?key." + url.QueryEscape(script) + "=" + url.QueryEscape(script),
 	} {
-		answer, err := d.Get(d.url + path)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.url+path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := d.Do(r)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -59,7 +59,7 @@ func (q *Query) ask(method, path string, body, into any) error {
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close() //nolint:errcheck // read to where it matters
+	defer answer.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(answer.Body, answerMost))
 	switch {
 	case err != nil:

@@ -345,7 +345,7 @@ func (p *tryPage) send(q *Query) error {
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close() //nolint:errcheck // read to where it matters
+	defer answer.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(answer.Body, answerMost))
 	if err != nil {
 		return fmt.Errorf("read the answer: %w", err)

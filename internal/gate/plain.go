@@ -79,7 +79,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, x *passage) {
 		p.failed(w, r, err)
 		return
 	}
-	defer resp.Body.Close() //nolint:errcheck // what matters was read
+	defer resp.Body.Close()
 	header := w.Header()
 	drop := resp.Header["Connection"]
 	for name, values := range resp.Header {

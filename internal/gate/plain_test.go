@@ -154,7 +154,7 @@ func raw(t *testing.T, serve func(n int64, c net.Conn)) (url string, connections
 			}
 			n := connections.Add(1)
 			all.Go(func() {
-				defer c.Close() //nolint:errcheck // the test is over with it
+				defer c.Close()
 				serve(n, c)
 			})
 		}

@@ -284,7 +284,8 @@ func rowsOfID(key string, data []byte, id string) (own []Row, err error) {
 	found := false
 	err = segment.Read(data, func(rows []struct {
 		ID string `parquet:"id,optional"`
-	}) error {
+	},
+	) error {
 		for i := range rows {
 			found = found || rows[i].ID == id
 		}

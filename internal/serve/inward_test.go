@@ -81,7 +81,11 @@ func TestInward(t *testing.T) {
 	if b, err := io.ReadAll(answer.Body); err != nil || string(b) != "hello" || answer.StatusCode != http.StatusOK || answer.Header.Get("X-Request-Id") == "" {
 		t.Errorf("got %d %q, %v", answer.StatusCode, b, err)
 	}
-	stranger, err := client.Get("http://self/echo")
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://self/echo", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := client.Do(r)
 	if err != nil || stranger.StatusCode != http.StatusUnauthorized {
 		t.Errorf("a stranger: got %v, %v", stranger, err)
 	}
@@ -100,7 +104,7 @@ func TestInward(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	r, err := http.NewRequestWithContext(gone, http.MethodGet, "http://self/echo", http.NoBody)
+	r, err = http.NewRequestWithContext(gone, http.MethodGet, "http://self/echo", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}

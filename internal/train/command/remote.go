@@ -61,7 +61,7 @@ func (h *Host) Serve(ctx context.Context, l net.Listener) error {
 		err := c.Run(r.Context()) // which ends with the step's connection
 		end := news{Ended: true}
 		if err != nil {
-			h.Log.Warn("trained", "error", err)
+			h.Log.WarnContext(r.Context(), "trained", "error", err)
 			end.Kind, end.Error = fault.KindOf(err).String(), fault.Message(err)
 		}
 		told.tell(end)
@@ -125,7 +125,7 @@ func (c *Command) remote(ctx context.Context, socket string) error {
 	if err != nil {
 		return c.lost(ctx, err, "can't be reached")
 	}
-	defer answer.Body.Close() //nolint:errcheck // read to its end, or the program is to end
+	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("the container of trainer %s answers %s", c.Name, answer.Status)
 	}
