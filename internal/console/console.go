@@ -176,10 +176,8 @@ func (c *Console) page(mux *http.ServeMux, pattern, name string, look func(q *Qu
 // posted mounts a page that is the answer to a form: for what changes nothing, and may be more than fits into a link.
 func (c *Console) posted(mux *http.ServeMux, pattern, name string, look func(q *Query) (*View, error)) {
 	mux.HandleFunc("POST "+pattern, func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, formMost)
-		err := r.ParseForm()
-		if err != nil {
-			c.fail(w, r, fault.Wrap(fault.Invalid, err, "the form could not be read"))
+		if err := c.read(w, r); err != nil {
+			c.fail(w, r, err)
 			return
 		}
 		v, err := look(c.query(r))
@@ -194,9 +192,8 @@ func (c *Console) posted(mux *http.ServeMux, pattern, name string, look func(q *
 // form mounts what a form asks for: do asks the API, and gives a sentence about what was done and where to go on.
 func (c *Console) form(mux *http.ServeMux, pattern string, do func(q *Query) (said, next string, err error)) {
 	mux.HandleFunc("POST "+pattern, func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, formMost)
-		if err := r.ParseForm(); err != nil {
-			c.fail(w, r, fault.Wrap(fault.Invalid, err, "the form could not be read"))
+		if err := c.read(w, r); err != nil {
+			c.fail(w, r, err)
 			return
 		}
 		serve.Long(w, r)
@@ -217,7 +214,23 @@ func (c *Console) form(mux *http.ServeMux, pattern string, do func(q *Query) (sa
 	})
 }
 
-const formMost = 4 << 20
+// The bytes that forms may have: of somebody who is known, and of somebody who is about to sign in.
+const (
+	formMost  = 4 << 20
+	loginMost = 16 << 10
+)
+
+// read reads a form. Nothing has been asked for in its sender's name yet: that comes first, so that strangers' forms take no memory.
+func (c *Console) read(w http.ResponseWriter, r *http.Request) error {
+	if err := c.query(r).get("/admin/v1/limits", nil); fault.Is(err, fault.Unauthenticated) {
+		return err
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, formMost)
+	if err := r.ParseForm(); err != nil {
+		return fault.Wrap(fault.Invalid, err, "the form could not be read")
+	}
+	return nil
+}
 
 // show answers with a page.
 func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name string, v *View) {

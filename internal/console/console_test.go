@@ -213,3 +213,18 @@ func TestLive(t *testing.T) {
 		}
 	}
 }
+
+// Nothing of a stranger's form is read: the gateway is small, and open to all.
+func TestFormsOfStrangers(t *testing.T) {
+	d := newDesk(t, true, map[string]http.HandlerFunc{"GET /admin/v1/limits": says(`{}`), "GET /admin/v1/models": says(`{"models":[]}`)})
+	large := url.Values{"x": {strings.Repeat("x", loginMost)}}
+	answer, _ := d.send("/console/models/m/aliases", large, http.StatusSeeOther)
+	if to := answer.Header.Get("Location"); !strings.HasPrefix(to, "/console/login") {
+		t.Errorf("a stranger's form leads to %s", to)
+	}
+	large.Set("key", key)
+	if answer, _ = d.send("/console/login", large, http.StatusSeeOther); strings.Contains(strings.Join(answer.Header["Set-Cookie"], " "), key) {
+		t.Error("a form of any size is read from somebody who signs in")
+	}
+	d.open("/console/models", http.StatusSeeOther)
+}

@@ -22,7 +22,7 @@ func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
 
 // login takes a key that the API accepts for reading.
 func (c *Console) login(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, formMost)
+	r.Body = http.MaxBytesReader(w, r.Body, loginMost)
 	next, key := local(r.PostFormValue("next")), strings.TrimSpace(r.PostFormValue("key"))
 	q := c.query(r)
 	q.key = key

@@ -80,6 +80,7 @@ func (q *Query) send(r *http.Request) (*http.Response, error) {
 	if q.key != "" {
 		r.Header.Set("Authorization", "Bearer "+q.key)
 	}
+	r.RemoteAddr = q.RemoteAddr // it is they who ask: logs and audit say from where
 	q.console.tel.Context.Inject(q.ctx, propagation.HeaderCarrier(r.Header))
 	answer, err := q.console.api.Do(r)
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 // unsaid are headers of a request that say nothing about it to a function: how this connection is used, what only Knative's own parts tell each other, who
 // the caller says it comes from, and what pages may do, which was decided here. What stands in their place is written beside them.
 var unsaid = map[string]bool{
-	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Proxy-Authenticate": true, "Proxy-Authorization": true, "Te": true, "Content-Length": true,
+	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Proxy-Authenticate": true, "Proxy-Authorization": true, "Content-Length": true,
 	"Forwarded": true, "X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true, "X-Request-Id": true, "Origin": true, "Sec-Fetch-Site": true,
 }
 
@@ -33,7 +33,7 @@ var unheard = map[string]bool{
 
 // plainly tells whether a request may be handed on so.
 func (x *passage) plainly(r *http.Request) bool {
-	if x.grpc || x.to.Scheme != "http" || r.Body != nil && r.Body != http.NoBody && x.whole == nil || strings.ContainsAny(r.URL.RawQuery, ";%") {
+	if x.grpc || x.to.Scheme != "http" || r.Body != nil && r.Body != http.NoBody && x.whole == nil || len(r.Trailer) > 0 || strings.ContainsAny(r.URL.RawQuery, ";%") {
 		return false
 	}
 	switch r.Method {
@@ -43,7 +43,7 @@ func (x *passage) plainly(r *http.Request) bool {
 	}
 	for name, values := range r.Header {
 		switch name {
-		case "Transfer-Encoding", "Trailer":
+		case "Transfer-Encoding", "Trailer", "Te", "Host": // by HTTP/2 a caller may send a second Host
 			return false
 		case "Connection":
 			for _, v := range values {
@@ -87,6 +87,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, x *passage) {
 			header[name] = append(header[name], values...)
 		}
 	}
+	announced := len(resp.Trailer)
 	for name := range resp.Trailer {
 		header.Add("Trailer", name)
 	}
@@ -96,6 +97,9 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, x *passage) {
 		panic(http.ErrAbortHandler) // what is out is not the whole
 	}
 	for name, values := range resp.Trailer {
+		if len(resp.Trailer) != announced { // some came unannounced
+			name = http.TrailerPrefix + name
+		}
 		header[name] = values
 	}
 }

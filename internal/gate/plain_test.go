@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -43,6 +44,9 @@ func TestBothWaysAreOne(t *testing.T) {
 			w.Header().Set("Trailer", "X-Sum")
 			_, _ = io.WriteString(w, "with a sum")
 			w.Header().Set("X-Sum", "7")
+		case "unannounced":
+			_, _ = io.WriteString(w, "with a sum")
+			w.Header().Set(http.TrailerPrefix+"X-Sum", "7")
 		case "large":
 			_, _ = w.Write(bytes.Repeat([]byte("0123456789"), 100_000))
 		case "nothing":
@@ -75,6 +79,7 @@ func TestBothWaysAreOne(t *testing.T) {
 		{"POST", "/v2/models/m/infer", ""},
 		{"POST", "/v2/models/m/infer?as=chunks", "question"},
 		{"GET", "/v2/models/m?as=trailers&x=a+b", ""},
+		{"GET", "/v2/models/m?as=unannounced", ""},
 		{"GET", "/v2/models/m?as=large", ""},
 		{"HEAD", "/v2/models/m?as=large", ""},
 		{"GET", "/v2/models/m?as=nothing", ""},
@@ -239,6 +244,35 @@ func TestFunctionsThatSpeakAmiss(t *testing.T) {
 		_ = resp.Body.Close()
 		if test.want == 0 && err == nil || test.want != 0 && (err != nil || resp.StatusCode != test.want) {
 			t.Errorf("%s: got %d, %v, want %d", name, resp.StatusCode, err, test.want)
+		}
+	}
+}
+
+// What may be read in two ways takes the way of net/http.
+func TestInDoubt(t *testing.T) {
+	whole := func(change func(r *http.Request)) bool {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://gateway/v2/models/m/infer?a=1", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(r)
+		return (&passage{to: &url.URL{Scheme: "http", Host: "predict"}}).plainly(r)
+	}
+	if !whole(func(*http.Request) {}) {
+		t.Error("a plain request is not taken for one")
+	}
+	for name, change := range map[string]func(r *http.Request){
+		"a second host, by HTTP/2":   func(r *http.Request) { r.Header["Host"] = []string{"other"} },
+		"trailers, by HTTP/2":        func(r *http.Request) { r.Trailer = http.Header{"X": nil} },
+		"a body that is not at hand": func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader("x")) },
+		"options of the connection":  func(r *http.Request) { r.Header["Connection"] = []string{"X-Gone"} },
+		"a line's end in a value":    func(r *http.Request) { r.Header["X"] = []string{"a\r\nHost: b"} },
+		"no name":                    func(r *http.Request) { r.Header["X: y\r\nHost"] = []string{"b"} },
+		"a query of two readings":    func(r *http.Request) { r.URL.RawQuery = "a=1;b=2" },
+		"a tunnel":                   func(r *http.Request) { r.Method = http.MethodConnect },
+	} {
+		if whole(change) {
+			t.Errorf("%s: it is taken for a plain one", name)
 		}
 	}
 }

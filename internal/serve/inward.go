@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -12,7 +13,7 @@ import (
 )
 
 // Client gives a client of the process itself: requests to any host are answered by its own server without a connection, each as a
-// caller's is, with guard, limits, deadline and a log line of its own. It is for work that begins once the server listens.
+// caller's is, with guard, limits, deadline and a log line of its own. Those that have a RemoteAddr come from there. It is for work that begins once the server listens.
 func (p *Process) Client() *http.Client {
 	return &http.Client{Transport: inward{p}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
@@ -32,7 +33,7 @@ func (t inward) RoundTrip(r *http.Request) (*http.Response, error) {
 	from, to := io.Pipe()
 	w := &inwardAnswer{header: http.Header{}, begun: make(chan struct{}), body: to}
 	in := r.Clone(ctx)
-	in.RequestURI, in.RemoteAddr = r.URL.RequestURI(), "127.0.0.1:0"
+	in.RequestURI, in.RemoteAddr = r.URL.RequestURI(), cmp.Or(r.RemoteAddr, "127.0.0.1:0")
 	if in.Body == nil {
 		in.Body = http.NoBody
 	}

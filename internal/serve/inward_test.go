@@ -30,6 +30,9 @@ func TestInward(t *testing.T) {
 			})
 		})
 		p.Mux.HandleFunc("POST /echo", func(w http.ResponseWriter, r *http.Request) {
+			if r.RemoteAddr != "192.0.2.1:7" {
+				t.Errorf("the request comes from %s", r.RemoteAddr)
+			}
 			if r.Context().Value(keyOf{}) != nil {
 				t.Error("values of the caller's context came along")
 			}
@@ -71,6 +74,7 @@ func TestInward(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Header.Set("Authorization", "Bearer me")
+		r.RemoteAddr = "192.0.2.1:7"
 		answer, err := client.Do(r)
 		if err != nil {
 			t.Fatal(err)
