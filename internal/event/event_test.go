@@ -10,11 +10,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -450,13 +453,13 @@ func TestOneTraceFromSenderToReceiver(t *testing.T) {
 	if err := tel.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	trace := span.SpanContext().TraceID()
-	if s, _ := got()[0].Extensions()["traceparent"].(string); !strings.Contains(s, trace.String()) {
-		t.Errorf("got traceparent %q, want trace %s", s, trace)
+	id := span.SpanContext().TraceID()
+	if s, _ := got()[0].Extensions()["traceparent"].(string); !strings.Contains(s, id.String()) {
+		t.Errorf("got traceparent %q, want trace %s", s, id)
 	}
 	for _, name := range []string{"send dev.pilotlight.model.published.v1", "process dev.pilotlight.model.published.v1"} {
-		if s := collector.Span(name); s == nil || !bytes.Equal(s.TraceId, trace[:]) {
-			t.Errorf("span %q: got %v, want trace %s", name, s, trace)
+		if s := collector.Span(name); s == nil || !bytes.Equal(s.TraceId, id[:]) {
+			t.Errorf("span %q: got %v, want trace %s", name, s, id)
 		}
 	}
 }
@@ -497,6 +500,50 @@ func TestAnswersStayInTheirTrace(t *testing.T) {
 	}
 	if s := collector.Span("process other"); s == nil || len(s.TraceId) == 0 {
 		t.Errorf("got span %v", s)
+	}
+}
+
+// Each event of a batch is answered in the trace that it comes from, is measured by itself, and is kept by itself if it fails, even by a panic.
+func TestEventsOfABatchHaveTracesOfTheirOwn(t *testing.T) {
+	tel, err := telemetry.Start(t.Context(), &telemetry.Config{Output: io.Discard}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parts [][]telemetry.Span
+	end := tel.TakeSpans(func(p []telemetry.Span) { parts = append(parts, p) })
+	responder, err := event.NewResponder(tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const own = "0af7651916cd43dd8448eb211c80319c"
+	ctx, line := tel.Begin(t.Context(), trace.SpanContext{}, telemetry.NewTrace(), time.Now())
+	r := httptest.NewRequestWithContext(ctx, "POST", "/", nil)
+	r.Header.Set("Content-Type", "application/cloudevents-batch+json")
+	body := `[{"specversion":"1.0","id":"a","source":"/s","type":"t","traceparent":"00-` + own + `-b7ad6b7169203331-00"},
+		{"specversion":"1.0","id":"b","source":"/s","type":"t"},{"specversion":"1.0","id":"c","source":"/s","type":"t"}]`
+	var traces []string
+	answer := func(ctx context.Context, e *event.Event) (event.Event, error) {
+		traces = append(traces, telemetry.LineFrom(ctx).Trace().String())
+		switch e.ID() {
+		case "b":
+			return event.Event{}, fault.New(fault.Invalid, "b can't be answered")
+		case "c":
+			panic("c")
+		}
+		return event.PredictionMade.To(e, "m", "m:1", "application/json", []byte(`2`)), nil
+	}
+	func() {
+		defer func() { _ = recover() }()
+		responder.Respond(httptest.NewRecorder(), r, []byte(body), answer, func(e *event.Event, _ error) event.Event { return *e })
+	}()
+	line.End(ctx, &telemetry.Outcome{Name: "request", At: time.Now()})
+	end()
+	if want := []string{own, line.Trace().String(), line.Trace().String()}; !slices.Equal(traces, want) {
+		t.Errorf("got traces %v, want %v", traces, want)
+	}
+	if len(parts) != 2 || parts[0][0].Error != "b can't be answered" || parts[1][0].Error != "answering the event panicked" ||
+		parts[0][0].Parent != line.SpanContext().SpanID() || parts[0][0].Kind != trace.SpanKindConsumer || len(parts[0][0].Attributes) < 4 {
+		t.Errorf("got %+v", parts)
 	}
 }
 

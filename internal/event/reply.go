@@ -16,6 +16,8 @@ import (
 	"github.com/cloudevents/sdk-go/v2/binding"
 	sdk "github.com/cloudevents/sdk-go/v2/event"
 	protocol "github.com/cloudevents/sdk-go/v2/protocol/http"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -130,12 +132,36 @@ func (p *Responder) Respond(w http.ResponseWriter, r *http.Request, body []byte,
 	telemetry.LineFrom(r.Context()).Fail(err)
 }
 
-// one has an event answered.
+// one has an event answered, which has a line and a span of its own, as others may have come with it: below the span that it was made
+// in where it says one of another trace than the request's, and linked to that, else below the request's.
 func (p *Responder) one(ctx context.Context, e *Event, answer func(context.Context, *Event) (Event, error)) (Event, error) {
+	request, above, origin := telemetry.LineFrom(ctx), trace.SpanContextFromContext(ctx), Origin(e)
+	from := above
+	if origin.IsValid() && origin.TraceID() != above.TraceID() {
+		from = origin
+	}
+	ctx, line := p.tel.Begin(ctx, from, telemetry.NewTrace(), time.Now())
 	note(ctx, e)
-	ctx, span := start(ctx, p.tel, []Event{*e})
+	if p.tel.Tracing() && origin.IsValid() {
+		span := trace.SpanFromContext(ctx)
+		span.AddLink(trace.Link{SpanContext: origin})
+		if above.IsValid() && line.Trace() != above.TraceID() {
+			span.AddLink(trace.Link{SpanContext: above})
+		}
+	}
+	end := telemetry.Outcome{
+		Name: "process " + known(e.Type()), Kind: trace.SpanKindConsumer, More: func() []attribute.KeyValue { return describe(e) },
+		Failed: "answering the event panicked", // until it is over
+	}
+	defer func() {
+		end.At = time.Now()
+		request.EndMessage(ctx, line, &end)
+	}()
 	a, err := answer(ctx, e)
-	defer func() { finish(span, err) }()
+	end.Failed = ""
+	if err != nil { // an event that can't be handled is a fault, whoever made it
+		end.Failed = fault.Message(err)
+	}
 	p.metrics.count(ctx, p.metrics.received, e.Type(), answerStatus(err))
 	if err == nil {
 		SetOrigin(ctx, &a)

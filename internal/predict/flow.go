@@ -139,21 +139,6 @@ type Answer struct {
 	Cache    cache.Outcome
 }
 
-// Infer answers one request, by the version that answers where no canary does. The inputs are read until it returns.
-func (f *Flow) Infer(ctx context.Context, r *Request) (*Answer, error) {
-	m, err := f.Pick(ctx, r.Ref)
-	if err != nil {
-		return nil, err
-	}
-	return f.InferWith(ctx, m, r)
-}
-
-// InferWith is Infer for a version that was picked before.
-func (f *Flow) InferWith(ctx context.Context, m *model.Manifest, r *Request) (*Answer, error) {
-	a, _, err := f.infer(ctx, m, f.of(m), r, nil, time.Now())
-	return a, err
-}
-
 // infer answers a request that began then, and says when it was done. The line may be nil.
 func (f *Flow) infer(ctx context.Context, m *model.Manifest, s *served, r *Request, line *telemetry.Line, begin time.Time) (*Answer, time.Time, error) {
 	t := timings{rows: rows(m, r.Inputs)}

@@ -108,6 +108,30 @@ func TestPredictionsAreLogged(t *testing.T) {
 	}
 }
 
+// Events that come together are predictions of their own: each is measured, and each is found by the trace that it comes from.
+func TestEventsOfABatchAreLoggedUnderTheirTraces(t *testing.T) {
+	b := memBlob(t)
+	s := predicttest.Start(t, b, map[string]string{"PAYLOAD_LOG": "on", "PAYLOAD_EVERY": "20ms"})
+	s.Push(t, "x", onnxtest.Identity(spec(tensor.FP32, -1)).Bytes(), model.Settings{})
+	var want, events []string
+	for i := range 3 {
+		id := fmt.Sprintf("0af7651916cd43dd8448eb211c8031%02d", i)
+		want = append(want, id)
+		events = append(events, envelope(fmt.Sprint(i), fmt.Sprintf(`"traceparent":"00-%s-b7ad6b7169203331-00","data":{"instances":[%d]}`, id, i)))
+	}
+	answered(t, s.Do(t, "POST", "/v1/models/x:predict", "["+strings.Join(events, ",")+"]", "Content-Type: application/cloudevents-batch+json"), 200)
+	var got []string
+	for _, r := range logged(t, b, 3) {
+		got = append(got, r.Trace)
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("got traces %v, want %v", got, want)
+	}
+	if text := s.Do(t, "GET", "/metrics", "").Body; !strings.Contains(text, `pilotlight_inference_duration_seconds_count{model="x",version="1"} 3`) {
+		t.Errorf("want 3 runs measured, got\n%s", text)
+	}
+}
+
 // gRPC has the log as V2 does. What a stream tells has no header, so it stands in the answer.
 func TestGRPCPredictionsAreLogged(t *testing.T) {
 	b := memBlob(t)

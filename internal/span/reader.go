@@ -316,7 +316,7 @@ func (r *Reader) heads(ctx context.Context, key string) ([]head, error) {
 
 const (
 	joinAfter = 5 * time.Minute // an hour's objects are joined so long after its end
-	joinMost  = 4 << 20         // bytes of lines of an object that others were joined to
+	joinMost  = 512 << 10       // bytes in the bucket, from which on an object is large enough: some megabytes of lines
 	joinHours = 3               // that are looked back
 )
 
@@ -353,11 +353,11 @@ func (r *Reader) join(ctx context.Context, begin, end int64) (joined int, err er
 			return joined, fmt.Errorf("list traces: %w", err)
 		}
 		_, until, ok := spanOf(o.Key)
-		if !ok || until < begin || until >= end || o.Size > joinMost/8 { // that was joined, or need not be
+		if !ok || until < begin || until >= end || o.Size > joinMost { // that was joined, or need not be
 			continue
 		}
 		keys, size = append(keys, o.Key), size+o.Size
-		if size > joinMost/8 {
+		if size > joinMost {
 			if err := flush(); err != nil {
 				return joined, err
 			}

@@ -57,7 +57,7 @@ func newColdStart(ctx context.Context, meter metric.Meter, r *recorder) (*ColdSt
 	}
 	c := &ColdStart{seconds: seconds, start: start, seen: map[Stage]bool{}}
 	c.root = &part{more: &more{name: "cold start", attributes: []attribute.KeyValue{semconv.FaaSColdstart(true)}}}
-	r.begin(c.root, trace.SpanContext{}, random(), start)
+	r.begin(c.root, trace.SpanContext{}, NewTrace(), start)
 	c.root.sampled.Store(true) // there is one in the life of a process
 	c.ctx = trace.ContextWithSpan(context.WithoutCancel(ctx), c.root)
 	if err == nil {
@@ -102,10 +102,9 @@ func (c *ColdStart) Age() time.Duration { return time.Since(c.start) }
 // Over reports whether the first answer was given.
 func (c *ColdStart) Over() bool { return c.over.Load() }
 
-// close ends the root span of a process that never answered, so that its stages have a parent.
-func (c *ColdStart) close(context.Context) error {
+// End ends the cold start of a process that may never have answered, so that its stages have a parent: while there are still those who take spans.
+func (c *ColdStart) End() {
 	if !c.over.Swap(true) {
 		c.root.End()
 	}
-	return nil
 }

@@ -34,6 +34,12 @@ type measurement struct {
 	options []metric.RecordOption
 }
 
+func (m *measurement) record(ctx context.Context) {
+	if m.of != nil {
+		m.of.Record(ctx, m.value, m.options...)
+	}
+}
+
 type lineKey struct{}
 
 // lineContext is a line and the context that carries it, in one allocation.
@@ -78,7 +84,7 @@ func (l *Line) Message(ctx context.Context, begin time.Time) (context.Context, *
 	if l == nil || l.part.recorder == nil {
 		return WithLine(ctx)
 	}
-	return l.part.recorder.line(ctx, l.part.SpanContext(), random(), begin)
+	return l.part.recorder.line(ctx, l.part.SpanContext(), NewTrace(), begin)
 }
 
 // EndMessage ends the line of a message and tells this one, its request's, what that has noted.
@@ -131,9 +137,7 @@ func (l *Line) End(ctx context.Context, o *Outcome) {
 		}
 		p.end(o.At, why, func(root *Span) { l.describe(root, o) })
 	}
-	if l.timed.of != nil {
-		l.timed.of.Record(ctx, l.timed.value, l.timed.options...)
-	}
+	l.timed.record(ctx)
 }
 
 // describe makes the span of a line.
@@ -193,12 +197,14 @@ func (l *Line) SetPace(p *Pace) {
 }
 
 // Measure records a measurement once the line ends, when it is known whether its trace is kept and may be given
-// as an example; the last counts. Without a line it is recorded at once. It is for the goroutine that ends the line.
+// as an example. Only the last can wait for that: those before it are recorded without, and so is one that has no line. It is for the
+// goroutine that ends the line.
 func (l *Line) Measure(ctx context.Context, h metric.Float64Histogram, value float64, options []metric.RecordOption) {
 	if l == nil || l.part.recorder == nil {
 		h.Record(ctx, value, options...)
 		return
 	}
+	l.timed.record(ctx)
 	l.timed = measurement{h, value, options}
 }
 

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,22 +12,34 @@ import (
 // at the same moment it may forget one.
 type Pace struct {
 	bound atomic.Int64 // ns: about one in a hundred takes longer
-	seen  atomic.Int32 // how often it was done, up to paceLeast
+	seen  atomic.Int32 // how often it was done, up to paceSure
 }
 
-// paceLeast is how much has to be seen before anything is slow.
-const paceLeast = 64
+const (
+	// paceCold are left out: those that come while something is loaded take as long as that, which tells nothing of others.
+	paceCold = 32
+	// paceLeast is how much has to be seen before anything is slow.
+	paceLeast = 64
+	// paceSure is how much has to be seen before the steps are small ones, as a few of the first tell little.
+	paceSure = 4096
+)
 
 // Slow takes note of a duration, and tells whether it is one of the slowest.
 func (p *Pace) Slow(d time.Duration) bool {
 	bound, x := p.bound.Load(), int64(d)
-	if n := p.seen.Load(); n < paceLeast {
+	shift := 5
+	if n := p.seen.Load(); n < paceSure {
 		p.seen.Store(n + 1)
-		p.bound.Store(max(bound, x))
-		return false
+		if n < paceLeast {
+			if n >= paceCold {
+				p.bound.Store(max(bound, x))
+			}
+			return false
+		}
+		shift = max(bits.Len32(uint32(n))-8, 0) // from the whole bound on, halved whenever twice as much was seen
 	}
 	// A step up for one that is slower is as large as ninety-nine steps down: so the bound comes to rest where one in a hundred is.
-	step := max(bound>>5, 99)
+	step := max(bound>>shift, 99)
 	if x > bound {
 		p.bound.Store(bound + step)
 		return true

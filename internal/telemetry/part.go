@@ -61,8 +61,9 @@ type part struct {
 	trace    trace.TraceID
 	id       trace.SpanID
 	parent   trace.SpanID
-	begin    int64       // ns since 1970
-	sampled  atomic.Bool // it is kept, whatever becomes of it
+	state    trace.TraceState // never changes, once it has begun
+	begin    int64            // ns since 1970
+	sampled  atomic.Bool      // it is kept, whatever becomes of it
 	steps    [steps]interval
 
 	mu    sync.Mutex
@@ -73,7 +74,6 @@ type part struct {
 
 // more is what few parts have.
 type more struct {
-	state      trace.TraceState
 	name       string
 	kind       trace.SpanKind
 	failed     string
@@ -130,12 +130,9 @@ func (p *part) extra() *more {
 }
 
 func (p *part) context(id trace.SpanID) trace.SpanContext {
-	c := trace.SpanContextConfig{TraceID: p.trace, SpanID: id}
+	c := trace.SpanContextConfig{TraceID: p.trace, SpanID: id, TraceState: p.state}
 	if p.sampled.Load() {
 		c.TraceFlags = trace.FlagsSampled
-	}
-	if p.more != nil { // its state is set before others see it
-		c.TraceState = p.more.state
 	}
 	return trace.NewSpanContext(c)
 }
@@ -238,10 +235,10 @@ func (p *part) end(at time.Time, why reason, fill func(root *Span)) {
 		p.mu.Unlock()
 		return
 	}
-	root := Span{Trace: p.trace, ID: p.id, Parent: p.parent, Kind: trace.SpanKindInternal, Start: time.Unix(0, p.begin), End: at}
+	root := Span{Trace: p.trace, ID: p.id, Parent: p.parent, State: p.state, Kind: trace.SpanKindInternal, Start: time.Unix(0, p.begin), End: at}
 	var all []Span
 	if m != nil {
-		root.State, root.Name, root.Kind, root.Error, root.Attributes, root.Links = m.state, m.name, trace.ValidateSpanKind(m.kind), m.failed, m.attributes, m.links
+		root.Name, root.Kind, root.Error, root.Attributes, root.Links = m.name, trace.ValidateSpanKind(m.kind), m.failed, m.attributes, m.links
 		if m.lost > 0 {
 			root.Attributes = append(root.Attributes, attribute.Int("spans_lost", m.lost))
 		}
@@ -266,7 +263,7 @@ func (p *part) end(at time.Time, why reason, fill func(root *Span)) {
 		}
 		all = append(all, span)
 	}
-	p.recorder.offer(all)
+	p.recorder.offer(all, why)
 }
 
 // child is a span below a part's own.
@@ -370,7 +367,7 @@ func (p *part) take(s Span) {
 	}
 	p.mu.Unlock()
 	if late {
-		p.recorder.offer([]Span{s})
+		p.recorder.offer([]Span{s}, unkept)
 	}
 }
 
@@ -409,7 +406,7 @@ func (t tracer) Start(ctx context.Context, name string, options ...trace.SpanSta
 		}
 		p = &part{}
 		p.more = &more{name: name, kind: c.SpanKind(), attributes: c.Attributes(), links: c.Links()}
-		t.recorder.begin(p, from, random(), begin)
+		t.recorder.begin(p, from, NewTrace(), begin)
 		return trace.ContextWithSpan(ctx, p), p
 	}
 	s := &child{part: p, span: Span{
@@ -419,8 +416,8 @@ func (t tracer) Start(ctx context.Context, name string, options ...trace.SpanSta
 	return trace.ContextWithSpan(ctx, s), s
 }
 
-// random makes the id of a trace.
-func random() (id trace.TraceID) {
+// NewTrace makes the id of a trace.
+func NewTrace() (id trace.TraceID) {
 	binary.BigEndian.PutUint64(id[:8], rand.Uint64())
 	binary.BigEndian.PutUint64(id[8:], rand.Uint64()|1)
 	return id

@@ -113,7 +113,7 @@ func newRecorder(c *Config, meter metric.Meter) (*recorder, error) {
 	}
 	var err1, err2 error
 	r.kept, err1 = meter.Int64Counter("pilotlight.traces.kept",
-		metric.WithDescription("Traces, as far as this process has a part in them, that were kept, by reason: sampled (or asked for), error, slow."))
+		metric.WithDescription("Traces, as far as this process has a part in them, that were handed to those who take them, by reason: sampled (or asked for by the caller, or what is always kept: runs and steps of pipelines, cold starts), error, slow."))
 	r.dropped, err2 = meter.Int64Counter("pilotlight.traces.dropped",
 		metric.WithDescription("Traces that would have been kept, by reason: sampled, asked, error or slow beyond TRACE_RATE, or memory, where those who take them are behind."))
 	for i := range r.rates {
@@ -131,10 +131,12 @@ func (r *recorder) on() bool { return r.taken.Load() }
 // begin begins a part, whose trace is that of a caller or else has the id.
 func (r *recorder) begin(p *part, from trace.SpanContext, id trace.TraceID, begin time.Time) {
 	p.recorder, p.trace, p.id, p.begin = r, id, newID(), begin.UnixNano()
+	taken := r.on()
 	if from.IsValid() {
-		p.trace, p.parent = from.TraceID(), from.SpanID()
-		if s := from.TraceState(); s.Len() > 0 {
-			p.extra().state = s
+		p.trace, p.parent, p.state = from.TraceID(), from.SpanID(), from.TraceState()
+		if !taken { // others may keep what the caller wishes to be kept
+			p.sampled.Store(from.IsSampled())
+			return
 		}
 		if r.heeds && from.IsSampled() {
 			if r.asked.take(begin) {
@@ -144,6 +146,9 @@ func (r *recorder) begin(p *part, from trace.SpanContext, id trace.TraceID, begi
 			}
 			return
 		}
+	}
+	if !taken {
+		return
 	}
 	// By the bytes that are random in any case (W3C Trace Context, level 2), as all processes with the same share have it.
 	if r.always || binary.BigEndian.Uint64(p.trace[8:])&(1<<56-1) < r.below {
@@ -164,14 +169,16 @@ func (r *recorder) keeps(why reason, now time.Time) bool {
 		r.dropped.Add(context.Background(), 1, r.of[why])
 		return false
 	}
-	r.kept.Add(context.Background(), 1, r.of[why])
 	return true
 }
 
-// offer hands spans to those who take them, and does not wait.
-func (r *recorder) offer(spans []Span) {
+// offer hands spans to those who take them, and does not wait. Those that are a part are kept for a reason; what comes after a part has none.
+func (r *recorder) offer(spans []Span, why reason) {
 	select {
 	case r.queue <- offered{spans: spans}:
+		if why != unkept {
+			r.kept.Add(context.Background(), 1, r.of[why])
+		}
 	default:
 		r.dropped.Add(context.Background(), 1, r.full)
 	}
@@ -259,7 +266,7 @@ func (knownIDs) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {
 	if s, ok := ctx.Value(replayed{}).(*Span); ok {
 		return s.Trace, s.ID
 	}
-	return random(), newID()
+	return NewTrace(), newID()
 }
 
 // NewSpanID implements sdktrace.IDGenerator.
@@ -280,8 +287,9 @@ func (r replay) take(spans []Span) {
 			}))
 		}
 		_, span := r.tracer.Start(ctx, s.Name, trace.WithTimestamp(s.Start), trace.WithSpanKind(s.Kind), trace.WithAttributes(s.Attributes...), trace.WithLinks(s.Links...))
-		if s.Error != "" {
-			span.SetStatus(codes.Error, s.Error)
+		if s.Error != "" { // the sentence as an attribute: what collectors redact are those, and not what a status says
+			span.SetAttributes(attribute.String("error.message", s.Error))
+			span.SetStatus(codes.Error, "")
 		}
 		span.End(trace.WithTimestamp(s.End))
 	}

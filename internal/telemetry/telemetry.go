@@ -182,7 +182,7 @@ func Start(ctx context.Context, c *Config, service string) (*Telemetry, error) {
 	if t.ColdStart, err = newColdStart(ctx, t.Meter, t.recorder); err != nil {
 		return nil, err
 	}
-	t.stops = append(t.stops, t.ColdStart.close)
+	t.stops = append(t.stops, func(context.Context) error { t.ColdStart.End(); return nil })
 	if t.Lines, err = newLines(c, t.Meter); err != nil {
 		return nil, err
 	}
@@ -249,7 +249,7 @@ func (t *Telemetry) TakeSpans(take func(part []Span)) (end func()) { return t.re
 // Emit keeps a span that has ended, which was made elsewhere than in a line or by Tracer, such as one that began in another process.
 func (t *Telemetry) Emit(s Span) {
 	if t.recorder.on() {
-		t.recorder.offer([]Span{s})
+		t.recorder.offer([]Span{s}, bySample)
 	}
 }
 
