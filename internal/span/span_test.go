@@ -443,3 +443,135 @@ func BenchmarkDay(b *testing.B) {
 		}
 	})
 }
+
+// A pipeline's run goes on for days beside short requests: each is listed once, page by page, also if objects are joined meanwhile.
+func TestPagesOverDaysSkipNothing(t *testing.T) {
+	blob := disk(t)
+	want := map[string]bool{}
+	n := 0
+	add := func(end time.Time, took time.Duration) telemetry.Span {
+		n++
+		s := telemetry.Span{Trace: idOf(n), ID: trace.SpanID{2, 7: 1}, Name: "x", Start: end.Add(-took), End: end}
+		want[idOf(n).String()] = true
+		return s
+	}
+	for hours := 0; hours < 80; hours += 4 {
+		end := begin.Add(-time.Duration(hours) * time.Hour)
+		write(t, blob, "predict", add(end, time.Second), add(end.Add(-time.Second), time.Duration(hours)*time.Hour), add(end.Add(-20*time.Minute), time.Millisecond))
+		write(t, blob, "pipeline", add(end, 50*time.Hour))
+	}
+	for _, limit := range []int{1, 3, 7, 100} {
+		r := reader(t, blob)
+		got, next := map[string]bool{}, ""
+		last := time.Now().Add(time.Hour)
+		for page := 0; ; page++ {
+			p, err := r.List(t.Context(), &span.Query{Limit: limit, After: next})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range p.Traces {
+				end := s.Start.Add(time.Duration(s.Duration) * time.Microsecond)
+				if got[s.Trace] || end.After(last) {
+					t.Errorf("pages of %d: %s is listed twice, or out of order", limit, s.Trace)
+				}
+				got[s.Trace], last = true, end
+			}
+			if page == 2 {
+				if _, err := r.Join(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if next = p.Next; next == "" {
+				break
+			}
+			if page > len(want) {
+				t.Fatalf("pages of %d do not end", limit)
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("pages of %d: got %d traces, want %d", limit, len(got), len(want))
+		}
+	}
+	from, to := begin.Add(-60*time.Hour), begin.Add(-50*time.Hour)
+	p, err := reader(t, blob).List(t.Context(), &span.Query{Limit: 1000, From: from, To: to})
+	if err != nil || len(p.Traces) == 0 {
+		t.Fatalf("got %v, %v", p, err)
+	}
+	for _, s := range p.Traces {
+		if s.Start.Before(from) || !s.Start.Before(to) {
+			t.Errorf("a trace that began at %v is listed from %v to %v", s.Start, from, to)
+		}
+	}
+}
+
+// counting counts the objects that are read.
+type counting struct {
+	store.Blob
+	read atomic.Int64
+}
+
+func (c *counting) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, store.Object, error) {
+	c.read.Add(1)
+	return c.Blob.Get(ctx, key, offset, length)
+}
+
+// A page costs what is on it, and not what the day has.
+func TestPageReadsNoWholeDay(t *testing.T) {
+	blob := &counting{Blob: disk(t)}
+	const objects, each = 60, 600 // an object is a minute
+	put := func(i int) {
+		var lines []byte
+		end := begin.Add(time.Duration(i) * time.Minute)
+		for k := range each {
+			at := end.Add(-time.Duration(k) * 100 * time.Millisecond).UnixMicro()
+			lines = fmt.Appendf(lines, `{"t":%q,"n":"x","s":"y","f":%d,"u":%d,"c":1}`+"\n[]\n", idOf(1+i*each+k), at, at)
+		}
+		data := span.Pack(lines)
+		key := fmt.Sprintf("%s%s/%016d-%016d-00.jsonl.zst", span.Prefix, end.Format(time.DateOnly), end.UnixMicro(), end.Add(-time.Minute).UnixMicro())
+		if _, err := blob.Put(t.Context(), key, bytes.NewReader(data), int64(len(data)), store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range objects {
+		put(i)
+	}
+	if p, err := reader(t, blob).List(t.Context(), &span.Query{Limit: 50}); err != nil || len(p.Traces) != 50 || p.Next == "" {
+		t.Fatalf("got %+v, %v", p, err)
+	}
+	if got := blob.read.Swap(0); got > 20 {
+		t.Errorf("a page of 50 of %d read %d of %d objects", objects*each, got, objects)
+	}
+	// Where nothing suits a page ends all the same, and the last of them says so.
+	r, next, pages := reader(t, blob), "", 0
+	for {
+		before := blob.read.Load()
+		p, err := r.List(t.Context(), &span.Query{Limit: 50, Errors: true, After: next})
+		if err != nil || len(p.Traces) != 0 {
+			t.Fatalf("got %+v, %v", p, err)
+		}
+		if got := blob.read.Load() - before; got > 45 {
+			t.Errorf("a page on which there is nothing read %d objects", got)
+		}
+		if pages++; p.Next == "" {
+			break
+		}
+		next = p.Next
+	}
+	if pages < 2 || pages > 4 {
+		t.Errorf("got %d pages", pages)
+	}
+	found := 0
+	for next = ""; ; {
+		p, err := r.List(t.Context(), &span.Query{Limit: 1000, After: next})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found += len(p.Traces)
+		if next = p.Next; next == "" {
+			break
+		}
+	}
+	if found != objects*each {
+		t.Errorf("pages have %d traces, want %d", found, objects*each)
+	}
+}
