@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -131,21 +132,23 @@ func TestCountingAtOnce(t *testing.T) {
 // watched counts what is written, and fails when it is to.
 type watched struct {
 	store.KV
-	puts int
-	away error
+	puts atomic.Int64
+	away atomic.Bool
 }
 
+var errAway = fault.New(fault.Unavailable, "Redis is away")
+
 func (w *watched) Put(ctx context.Context, key string, value []byte, ttl time.Duration, c store.Condition) (string, error) {
-	if w.away != nil {
-		return "", w.away
+	if w.away.Load() {
+		return "", errAway
 	}
-	w.puts++
+	w.puts.Add(1)
 	return w.KV.Put(ctx, key, value, ttl, c)
 }
 
 func (w *watched) Get(ctx context.Context, key string) (store.Item, error) {
-	if w.away != nil {
-		return store.Item{}, w.away
+	if w.away.Load() {
+		return store.Item{}, errAway
 	}
 	return w.KV.Get(ctx, key)
 }
@@ -163,15 +166,15 @@ func TestInstances(t *testing.T) {
 		defer v.Close()
 		defer gateway.Close()
 		time.Sleep(time.Minute)
-		if kv.puts != 0 {
-			t.Errorf("%d writes while nobody asked", kv.puts)
+		if n := kv.puts.Load(); n != 0 {
+			t.Errorf("%d writes while nobody asked", n)
 		}
 		a.Counter("m", 1).Answered(time.Now(), time.Millisecond)
 		b.Counter("m", 1).Answered(time.Now(), time.Millisecond)
 		b.Counter("m", 2).Failed(time.Now())
 		b.Counter("n", 7).Answered(time.Now(), time.Millisecond)
 		time.Sleep(3 * Every)
-		quiet := kv.puts
+		quiet := kv.puts.Load()
 		for _, view := range []*View{v, gateway} {
 			live := view.Now(t.Context(), "", 20)
 			var got []string
@@ -186,8 +189,8 @@ func TestInstances(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
-		if kv.puts != quiet {
-			t.Errorf("%d writes since nobody asks", kv.puts-quiet)
+		if n := kv.puts.Load(); n != quiet {
+			t.Errorf("%d writes since nobody asks", n-quiet)
 		}
 		b.Counter("n", 7).Answered(time.Now(), time.Millisecond)
 		stop() // it says at its end what it has not said
@@ -197,13 +200,13 @@ func TestInstances(t *testing.T) {
 			t.Errorf("after its end: %+v", live.Total)
 		}
 		// A KV that is away costs what others do, and comes back.
-		kv.away = fault.New(fault.Unavailable, "Redis is away")
+		kv.away.Store(true)
 		a.Counter("m", 1).Answered(time.Now(), time.Millisecond)
 		time.Sleep(4 * time.Second)
 		if live := v.Now(t.Context(), "", 20); live.Away != "what other instances do can't be seen: Redis is away" || sum(live.Total.Requests[Slots-3:]) != 1 {
 			t.Errorf("while the KV is away: %q %+v", live.Away, live.Total)
 		}
-		kv.away = nil
+		kv.away.Store(false)
 		time.Sleep(10 * time.Second)
 		if live := gateway.Now(t.Context(), "m", 20); live.Away != "" || sum(live.Total.Requests) != 4 {
 			t.Errorf("when it is back: %q %+v", live.Away, live.Total)
