@@ -218,6 +218,7 @@ func (m *Manager) Start(ctx context.Context, name, by, why string) (*Run, error)
 		case err != nil:
 			return nil, err
 		case busy == "":
+			telemetry.Keep(ctx) // what the run stands below
 			m.tellStarted(ctx, run)
 			return run, nil
 		case run.Ended.IsZero():
@@ -322,6 +323,7 @@ func (m *Manager) due(ctx context.Context, name string) (began bool, next time.T
 	if err != nil || !began {
 		return false, next, err
 	}
+	telemetry.Keep(ctx) // what the run stands below
 	run, err := m.record(ctx, name, h.Active)
 	if err == nil {
 		m.tellStarted(ctx, run)

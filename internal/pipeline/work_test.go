@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -11,9 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
 // value gives an output of a step.
@@ -148,6 +152,55 @@ func TestPauseAndEvery(t *testing.T) {
 	all, err := m.Runs(t.Context(), "chain", 1)
 	if err != nil || all[0].Cause.Type != "every" {
 		t.Errorf("got %+v, %v", all, err)
+	}
+}
+
+// A run's trace is kept, so what it stands below is, too; looking whether one is due is nothing to keep.
+func TestWhatBeginsARunIsKept(t *testing.T) {
+	m := newLab().manager(t, bucket(t))
+	defer m.tel.TakeSpans(func([]telemetry.Span) {})()
+	apply(t, m, strings.Replace(chain, "on:", "on:\n  - {every: 1d}", 1))
+	clock := time.Now()
+	m.now = func() time.Time { return clock }
+	kept := func(f func(ctx context.Context) error) bool {
+		t.Helper()
+		ctx, span := m.tel.Tracer.Start(t.Context(), "asking", trace.WithNewRoot())
+		defer span.End()
+		if err := f(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return span.SpanContext().IsSampled()
+	}
+	due := func(want bool) func(ctx context.Context) error {
+		return func(ctx context.Context) error {
+			if began, _, err := m.due(ctx, "chain"); err != nil || began != want {
+				return fmt.Errorf("a run began: %t, %w", began, err)
+			}
+			return nil
+		}
+	}
+	if kept(due(false)) {
+		t.Error("a look is kept that came to nothing")
+	}
+	clock = clock.Add(25 * time.Hour)
+	if !kept(due(true)) {
+		t.Error("what began a run by the time is not kept")
+	}
+	start := func(ctx context.Context) error {
+		_, err := m.Start(ctx, "chain", "tester", "")
+		return err
+	}
+	work(t, m, "chain")
+	if !kept(start) {
+		t.Error("what began a run by hand is not kept")
+	}
+	if kept(func(ctx context.Context) error {
+		if err := start(ctx); !fault.Is(err, fault.Conflict) {
+			return fmt.Errorf("got %w, want a conflict", err)
+		}
+		return nil
+	}) {
+		t.Error("what began no run is kept")
 	}
 }
 

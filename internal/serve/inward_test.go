@@ -6,11 +6,13 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
+	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
 )
 
 // A process that asks itself is answered as a caller is: by the guard, with a context and a log line of its own.
@@ -114,5 +116,31 @@ func TestInward(t *testing.T) {
 	}
 	if late, err := client.Do(r); !errors.Is(err, context.Canceled) {
 		t.Errorf("a caller that is gone: got %v, %v", late, err)
+	}
+}
+
+// Of a process that never answers the cold start is told while those who take spans are open: they are opened last.
+func TestColdStartWithoutAnAnswerIsTaken(t *testing.T) {
+	var names []string
+	f := &serve.Function{Name: "idle", Wire: func(_ context.Context, p *serve.Process) error {
+		end := p.Tel.TakeSpans(func(part []telemetry.Span) {
+			for _, s := range part {
+				names = append(names, s.Name)
+			}
+		})
+		p.Defer(func() error { end(); return nil })
+		return nil
+	}}
+	p, err := f.Start(t.Context(), map[string]string{"PORT": "0", "LOG_LEVEL": "ERROR"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := p.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(names, "cold start") || !slices.Contains(names, "listener") {
+		t.Errorf("got %v, want the cold start and its stages", names)
 	}
 }

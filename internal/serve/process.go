@@ -207,6 +207,7 @@ func (p *Process) Run(ctx context.Context) error {
 func (p *Process) close() error {
 	p.stop()
 	p.work.Wait()
+	p.Tel.ColdStart.End() // while who takes spans is still open
 	var errs []error
 	for _, c := range slices.Backward(p.closes) {
 		errs = append(errs, c())

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
+	"testing/synctest"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/event"
@@ -253,6 +254,27 @@ func TestARestartTakesUpWhatWasUnderWay(t *testing.T) {
 	if got := after.sub.events(); len(got) != 2 {
 		t.Errorf("got %d events, want two", len(got))
 	}
+}
+
+// A delivery that the end of the process cuts off has not failed: it is made after the next start.
+func TestADeliveryThatIsCutOffIsNoError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, routes, 100, nil)
+		failed := 0
+		s.tel.TakeSpans(func([]telemetry.Span) { failed++ }) // nothing is sampled
+		s.sub.answer = func(int, http.ResponseWriter) { time.Sleep(20 * time.Second) }
+		s.start(t).send(t, one("1", "t"))
+		synctest.Wait()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.tel.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.sub.events(); len(got) != 1 || kept(t, s.kv) != 1 || failed != 1 {
+			t.Errorf("%d deliveries, %d events kept, %d parts of traces; want one that was begun, one kept, and the cold start alone", len(got), kept(t, s.kv), failed)
+		}
+	})
 }
 
 // What is no JSON, though it says so, is an event like any other on its way.

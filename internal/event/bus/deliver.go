@@ -155,7 +155,7 @@ func (b *Bus) call(t *trigger, to *destination, e *event.Event, timeout time.Dur
 	o := &outcome{}
 	ctx, span := b.span(ctx, t, e)
 	defer func() {
-		if !o.delivered() {
+		if o.status != 0 && !o.delivered() { // else the bus closed meanwhile, and it is delivered after the next start
 			span.SetStatus(codes.Error, fmt.Sprintf("%s answers %d: %.200s", to, o.status, o.said))
 		}
 		span.End()
