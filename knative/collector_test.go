@@ -53,6 +53,9 @@ func TestCollectorManifests(t *testing.T) {
 		switch o := o.(type) {
 		case *appsv1.Deployment:
 			spec = &o.Spec.Template.Spec
+			if o.Name == "collector" && o.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
+				t.Errorf("%s: while a new one comes two would tell the same counters", o.Name)
+			}
 		case *appsv1.DaemonSet:
 			spec = &o.Spec.Template.Spec
 		}
@@ -96,6 +99,9 @@ func TestCollectorManifests(t *testing.T) {
 	for name, s := range m.services {
 		if got := m.environ(s)["OTEL_EXPORTER_OTLP_ENDPOINT"]; got != "http://collector:4318" {
 			t.Errorf("service %s sends to %q", name, got)
+		}
+		if got := m.environ(s)["OTEL_METRIC_EXPORT_INTERVAL"]; got != "15000" {
+			t.Errorf("service %s tells its metrics each %q ms, and a rate within a minute needs two values", name, got)
 		}
 		if s.Spec.Template.Annotations["prometheus.io/scrape"] != "false" {
 			t.Errorf("service %s: Prometheus would count what it tells twice", name)
@@ -295,7 +301,7 @@ func TestCollectorRedacts(t *testing.T) {
 	}
 	for i, test := range tests {
 		line, err := json.Marshal(map[string]any{
-			"time": time.Now(), "level": "INFO", "msg": test.in, "error": test.in, "number": i, "http.request.header.authorization": "hunter2",
+			"time": time.Now(), "level": "INFO", "msg": test.in, "error": test.in, "number": i, "http.request.header.authorization": "hunter2", "session.token": "hunter2", "tokens": "3",
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -313,6 +319,9 @@ func TestCollectorRedacts(t *testing.T) {
 		}
 		if got := r.Attributes["http.request.header.authorization"]; got != "****" {
 			t.Errorf("an attribute that is named authorization is %q", got)
+		}
+		if got := r.Attributes["session.token"]; got != "****" || r.Attributes["tokens"] != "3" {
+			t.Errorf("an attribute that is named token is %q, and one of how many %q", got, r.Attributes["tokens"])
 		}
 		if (r.Attributes["redaction.body.masked.count"] != "") != (tests[i].in != tests[i].want) {
 			t.Errorf("%q: it is told that %q attributes were masked", tests[i].in, r.Attributes["redaction.body.masked.count"])

@@ -88,7 +88,7 @@ var annotations = []string{
 var foreign = []string{
 	"GLIBC_TUNABLES",
 	"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_CA_BUNDLE",
-	"TMPDIR", "PIPELINE_STEP",
+	"TMPDIR", "PIPELINE_STEP", "OTEL_METRIC_EXPORT_INTERVAL",
 }
 
 // variants are the ways to deploy. features are what of config-features, beyond Knative's defaults, its

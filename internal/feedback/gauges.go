@@ -21,7 +21,7 @@ import (
 const (
 	gaugedSpan  = 24 * time.Hour   // of which quality and drift are told
 	gaugedMost  = 50               // models, those with the most predictions in that time
-	gaugedAgain = 5 * time.Minute  // after which they are computed anew though nothing came
+	gaugedAgain = 4 * time.Minute  // after which they are computed anew though nothing came; less than from one tick to the next
 	gaugedFor   = 10 * time.Minute // for which an instance tells them: another may know better
 )
 
@@ -70,6 +70,9 @@ func newGauges(j *Journal, tel *telemetry.Telemetry) (*gauges, error) {
 		}
 		for _, v := range k.values {
 			model, version := tel.Apart.Version(v.model, v.version)
+			if model != v.model || version != v.version {
+				continue // several would be one series, of which one value is as wrong as another
+			}
 			labels := []attribute.KeyValue{attribute.String("model", model), attribute.String("version", version)}
 			if v.metric != "" {
 				labels = append(labels, attribute.String("metric", v.metric))

@@ -39,6 +39,9 @@ func (m *Manager) Measure(tel *telemetry.Telemetry) error {
 		}
 		for _, s := range d.shares {
 			model, version := tel.Apart.Version(s.model, s.version)
+			if model != s.model || version != s.version {
+				continue // several would be one series, of which one value is as wrong as another
+			}
 			o.ObserveFloat64(gauge, s.of, metric.WithAttributes(attribute.String("model", model), attribute.String("alias", s.alias), attribute.String("version", version)))
 		}
 		return nil

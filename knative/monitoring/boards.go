@@ -42,6 +42,9 @@ const (
 	asked = `job=~"$job", model=~"$model"`
 )
 
+// notByOTLP is why the collector knows nothing of a process's memory and time.
+const notByOTLP = "only processes whose /metrics is read tell of themselves: by OTLP it is not sent"
+
 const (
 	requestSeconds = "http_server_request_duration_seconds"
 	answerSeconds  = "pilotlight_inference_request_duration_seconds"
@@ -73,8 +76,8 @@ func overview() Board {
 			}},
 			{"Processes", []Panel{
 				{Title: "Instances", Unit: "short", Width: 6, Series: one("count by (job) (target_info{"+job+"})", "{{job}}")},
-				{Title: "Memory", Unit: "bytes", Width: 6, Series: one("sum by (job) (process_resident_memory_bytes{"+job+"})", "{{job}}")},
-				{Title: "CPUs", Unit: "short", Width: 6, Series: one(rate("job", "process_cpu_seconds_total{"+job+"}"), "{{job}}")},
+				{Title: "Memory", Unit: "bytes", Width: 6, Series: rare("sum by (job) (process_resident_memory_bytes{"+job+"})", "{{job}}", notByOTLP)},
+				{Title: "CPUs", Unit: "short", Width: 6, Series: rare(rate("job", "process_cpu_seconds_total{"+job+"}"), "{{job}}", notByOTLP)},
 				{Title: "Stages of cold starts", Help: "The mean of the processes that run now.", Unit: "s", Width: 6, Series: one(`job_stage:pilotlight_cold_start_duration_seconds:mean{`+job+`}`, "{{job}} {{stage}}")},
 			}},
 			{"Events", []Panel{
@@ -101,7 +104,7 @@ func models() Board {
 				{Title: "Duration", Unit: "s", Series: quantiles("model", answerSeconds, asked+`, error_type=""`, "{{model}}")},
 				{Title: "Duration by version, p95", Unit: "s", Series: one(quantile(.95, "model, version", answerSeconds, asked+`, error_type=""`), "{{model}}:{{version}}")},
 				{Title: "Duration by protocol, p95", Unit: "s", Series: one(quantile(.95, "protocol", answerSeconds, asked+`, error_type=""`), "{{protocol}}")},
-				{Title: "Where the time goes", Help: "Of an answer, on average.", Unit: "s", Series: one(rate("model, stage", "pilotlight_inference_stage_seconds_total{"+asked+"}")+" / ignoring (stage) group_left "+rate("model", answerSeconds+`_count{`+asked+`, error_type=""}`), "{{model}} {{stage}}")},
+				{Title: "Where the time goes", Help: "Of an answer, on average, of the versions that answer: what a shadow takes is not in it.", Unit: "s", Series: one(rate("model, version, stage", "pilotlight_inference_stage_seconds_total{"+asked+"}")+" / ignoring (stage) group_left "+rate("model, version", answerSeconds+`_count{`+asked+`, error_type=""}`), "{{model}}:{{version}} {{stage}}")},
 				{Title: "Shadows", Unit: "reqps", Series: one(rate("model, version, result", "pilotlight_shadow_requests_total{"+asked+"}"), "{{model}}:{{version}} {{result}}")},
 				{Title: "Failures, those of shadows too", Unit: "reqps", Series: one(rate("model, version, kind", "pilotlight_inference_failures_total{"+asked+"}"), "{{model}}:{{version}} {{kind}}")},
 			}},
