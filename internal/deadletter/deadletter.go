@@ -189,6 +189,9 @@ func (s *Store) Keep(ctx context.Context, e *event.Event) error {
 // key is where a letter lies. Those of a minute have a folder: a disk gives the names in one all at once.
 func key(id string) string { return prefix + id[:minute] + "/" + id }
 
+// oldKey is where a letter lies that was kept before minutes had folders. It sorts behind the folder of its minute, and before the next.
+func oldKey(id string) string { return prefix + id }
+
 // line is how letters sort.
 var line = store.Line{Prefix: prefix, Key: func(at time.Time) string { return key(at.UTC().Format(timeLayout)) }}
 
@@ -207,6 +210,9 @@ func (s *Store) Get(ctx context.Context, id string) (*Letter, error) {
 		return nil, err
 	}
 	b, _, err := store.ReadAll(ctx, s.blob, key(id))
+	if fault.Is(err, fault.NotFound) {
+		b, _, err = store.ReadAll(ctx, s.blob, oldKey(id))
+	}
 	if fault.Is(err, fault.NotFound) {
 		return nil, fault.New(fault.NotFound, "there is no dead letter %s", id)
 	}
@@ -239,34 +245,60 @@ type Filter struct {
 	Type   string    `json:"type,omitempty"`  // of the event
 	Since  time.Time `json:"since,omitzero"`  // at or after
 	Before time.Time `json:"before,omitzero"` // and before
-	Cursor string    `json:"-"`               // letters older than the one with this id
+	Cursor string    `json:"-"`               // letters older than those that List gave with it
 }
 
-// bounds gives the keys between which the letters of the time of the filter lie.
+// bounds gives the keys between which the letters of the time of the filter lie, with others of the same minutes.
 func (f *Filter) bounds() (from, end string) {
 	if !f.Since.IsZero() { // no id at that time sorts before this one
 		from = key(f.Since.UTC().Format(timeLayout))
 	}
 	if !f.Before.IsZero() {
-		end = key(f.Before.UTC().Format(timeLayout))
+		end = oldKey(f.Before.UTC().Format(timeLayout))
 	}
-	if f.Cursor != "" && (end == "" || key(f.Cursor) < end) {
-		end = key(f.Cursor)
+	if f.Cursor != "" && (end == "" || keyAt(f.Cursor) < end) {
+		end = keyAt(f.Cursor)
 	}
 	return from, end
+}
+
+// spans tells whether a letter is of the time of the filter.
+func (f *Filter) spans(id string) bool {
+	return (f.Since.IsZero() || id >= f.Since.UTC().Format(timeLayout)) && (f.Before.IsZero() || id < f.Before.UTC().Format(timeLayout))
 }
 
 // idOf gives the id of the letter at a key; "": it is none.
 func idOf(k string) string {
 	id := k[strings.LastIndexByte(k, '/')+1:]
-	if checkID(id) != nil || key(id) != k {
+	if checkID(id) != nil || k != key(id) && k != oldKey(id) {
 		return ""
 	}
 	return id
 }
 
-// ids lists letters in the time of the filter, oldest first.
-func (s *Store) ids(ctx context.Context, f *Filter) (ids []string, err error) {
+// A cursor is the id of a letter; oldMark stands before that of one at an oldKey.
+const oldMark = "-"
+
+func checkCursor(cursor string) error { return checkID(strings.TrimPrefix(cursor, oldMark)) }
+
+// cursorAt makes the cursor that leads to what lies before a letter.
+func cursorAt(k, id string) string {
+	if k == oldKey(id) {
+		return oldMark + id
+	}
+	return id
+}
+
+// keyAt is where the letter of a cursor lies.
+func keyAt(cursor string) string {
+	if id, old := strings.CutPrefix(cursor, oldMark); old {
+		return oldKey(id)
+	}
+	return key(cursor)
+}
+
+// keys lists where the letters in the time of the filter lie, by minutes from the oldest on.
+func (s *Store) keys(ctx context.Context, f *Filter) (keys []string, err error) {
 	from, end := f.bounds()
 	for o, err := range s.blob.List(ctx, prefix, from) {
 		if err != nil {
@@ -275,11 +307,11 @@ func (s *Store) ids(ctx context.Context, f *Filter) (ids []string, err error) {
 		if end != "" && o.Key >= end {
 			break
 		}
-		if id := idOf(o.Key); id != "" {
-			ids = append(ids, id)
+		if id := idOf(o.Key); id != "" && f.spans(id) {
+			keys = append(keys, o.Key)
 		}
 	}
-	return ids, nil
+	return keys, nil
 }
 
 // reads is how many letters are read, put back or deleted at once.
@@ -311,11 +343,12 @@ func (s *Store) List(ctx context.Context, f *Filter, limit int) (list []Summary,
 				return list, cursor, nil
 			}
 			end = keys[i]
-			if id := idOf(end); id != "" {
-				cursor = id
+			id := idOf(end)
+			if id != "" {
+				cursor = cursorAt(end, id)
 			}
-			if l != nil && (f.Type == "" || l.Type == f.Type) {
-				list = append(list, l.Summary)
+			if l != nil && f.spans(id) && (f.Type == "" || l.Type == f.Type) {
+				list = append(list, *l)
 			}
 		}
 		looked += len(keys)
@@ -329,8 +362,9 @@ func (s *Store) List(ctx context.Context, f *Filter, limit int) (list []Summary,
 	}
 }
 
-// timeOf gives the moment that an id begins with, or else another one: where to look first.
-func timeOf(id string, other time.Time) time.Time {
+// timeOf gives the moment of a cursor's letter, or else another one: where to look first.
+func timeOf(cursor string, other time.Time) time.Time {
+	id := strings.TrimPrefix(cursor, oldMark)
 	if checkID(id) != nil {
 		return other
 	}
@@ -341,9 +375,10 @@ func timeOf(id string, other time.Time) time.Time {
 	return at
 }
 
-// read reads letters. In place of one that is gone meanwhile, or damaged, which must not hide the others, it gives nil.
-func (s *Store) read(ctx context.Context, keys []string) ([]*Letter, error) {
-	read := make([]*Letter, len(keys))
+// read reads summaries of letters, whose events may be large and are let go. In place of one that is gone meanwhile, or damaged, which
+// must not hide the others, it gives nil.
+func (s *Store) read(ctx context.Context, keys []string) ([]*Summary, error) {
+	read := make([]*Summary, len(keys))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(reads)
 	for i, k := range keys {
@@ -351,12 +386,17 @@ func (s *Store) read(ctx context.Context, keys []string) ([]*Letter, error) {
 		if id == "" {
 			continue
 		}
-		group.Go(func() (err error) {
-			read[i], err = s.Get(ctx, id)
+		group.Go(func() error {
+			l, err := s.Get(ctx, id)
 			if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Internal) {
-				err = nil
+				return nil
 			}
-			return err
+			if err != nil {
+				return err
+			}
+			summary := l.Summary // a copy: a pointer into the letter would keep its event
+			read[i] = &summary
+			return nil
 		})
 	}
 	return read, group.Wait()
@@ -367,10 +407,18 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 	if _, err := s.Get(ctx, id); err != nil && !fault.Is(err, fault.Internal) {
 		return err
 	}
-	if err := s.blob.Delete(ctx, key(id)); err != nil {
+	if err := s.drop(ctx, id); err != nil {
 		return fmt.Errorf("delete dead letter %s: %w", id, err)
 	}
 	return nil
+}
+
+// drop deletes a letter, wherever it lies.
+func (s *Store) drop(ctx context.Context, id string) error {
+	if err := s.blob.Delete(ctx, key(id)); err != nil {
+		return err
+	}
+	return s.blob.Delete(ctx, oldKey(id))
 }
 
 // Replay gives a letter's event back to the broker and, once that has accepted
@@ -388,7 +436,7 @@ func (s *Store) Replay(ctx context.Context, id string) error {
 		return fmt.Errorf("replay dead letter %s: %w", id, err)
 	}
 	s.metrics.replayed.Add(ctx, 1)
-	if err := s.blob.Delete(ctx, key(id)); err != nil {
+	if err := s.drop(ctx, id); err != nil {
 		return fmt.Errorf("the event was put back, but its letter %s stays: %w", id, err)
 	}
 	return nil
@@ -404,9 +452,13 @@ type Failure struct {
 // several at once, and tells how many, and which of them failed. It begins no
 // more when there is nowhere to put them.
 func (s *Store) ReplayAll(ctx context.Context, f *Filter) (replayed int, failed []Failure, err error) {
-	ids, err := s.ids(ctx, f)
+	keys, err := s.keys(ctx, f)
 	if err != nil {
 		return 0, nil, err
+	}
+	ids := make([]string, len(keys))
+	for i, k := range keys {
+		ids[i] = idOf(k)
 	}
 	done := make([]bool, len(ids))
 	failures := make([]error, len(ids))
@@ -458,18 +510,18 @@ const sweepMost = 10_000
 // Sweep deletes the letters that are older than DEADLETTER_KEEP, the oldest
 // first, and tells how many are left of them.
 func (s *Store) Sweep(ctx context.Context) (swept, left int, err error) {
-	ids, err := s.ids(ctx, &Filter{Before: s.now().Add(-s.keep)})
+	keys, err := s.keys(ctx, &Filter{Before: s.now().Add(-s.keep)})
 	if err != nil {
 		return 0, 0, err
 	}
-	part := ids[:min(len(ids), sweepMost)]
+	part := keys[:min(len(keys), sweepMost)]
 	var n atomic.Int64
 	group, deleting := errgroup.WithContext(ctx)
 	group.SetLimit(reads)
-	for _, id := range part {
+	for _, k := range part {
 		group.Go(func() error {
-			if err := s.blob.Delete(deleting, key(id)); err != nil {
-				return fmt.Errorf("sweep dead letter %s: %w", id, err)
+			if err := s.blob.Delete(deleting, k); err != nil {
+				return fmt.Errorf("sweep dead letter %s: %w", idOf(k), err)
 			}
 			n.Add(1)
 			return nil
@@ -477,5 +529,5 @@ func (s *Store) Sweep(ctx context.Context) (swept, left int, err error) {
 	}
 	err = group.Wait()
 	swept = int(n.Load())
-	return swept, len(ids) - swept, err
+	return swept, len(keys) - swept, err
 }

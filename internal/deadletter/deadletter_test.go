@@ -1,6 +1,7 @@
 package deadletter
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -594,4 +596,115 @@ func BenchmarkListOfMany(b *testing.B) {
 			}
 		})
 	}
+}
+
+// Letters of before minutes had folders are listed in their place, read, replayed, deleted and swept as others are.
+func TestLettersOfBefore(t *testing.T) {
+	s := open(t)
+	move := func(id string) { // to where it would have lain
+		t.Helper()
+		b, _, err := store.ReadAll(t.Context(), s.bucket, key(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.bucket.Blob.Put(t.Context(), oldKey(id), bytes.NewReader(b), int64(len(b)), store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.bucket.Delete(t.Context(), key(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill := func() (letters []Summary) {
+		t.Helper()
+		for i := range 24 {
+			s.post(dead(fmt.Sprint(i), []string{"even", "odd"}[i%2], now.Add(time.Duration(i)*10*time.Second)))
+		}
+		letters = s.list("").Letters
+		for i, l := range letters {
+			if i%3 != 0 {
+				move(l.ID)
+			}
+		}
+		return letters
+	}
+	all := fill()
+	seen := map[string]bool{}
+	minute, n := "9999", 0
+	for cursor := ""; ; {
+		page := s.list("limit=5&cursor=" + cursor)
+		for _, l := range page.Letters {
+			if m := l.At.Format("1504"); m > minute {
+				t.Errorf("%s comes after minute %s", l.At, minute)
+			} else {
+				minute = m
+			}
+			seen[l.ID] = true
+			n++
+		}
+		if cursor = page.Cursor; cursor == "" {
+			break
+		}
+	}
+	if n != 24 || len(seen) != 24 {
+		t.Errorf("pages have %d letters, %d different ones, want 24", n, len(seen))
+	}
+	if odd := s.list("type=odd").Letters; len(odd) != 12 {
+		t.Errorf("got %d odd ones", len(odd))
+	}
+	some := s.list("since=2026-11-24T09:30:25Z&before=2026-11-24T09:31:35Z").Letters
+	for _, l := range some {
+		if l.At.Before(now.Add(25*time.Second)) || !l.At.Before(now.Add(95*time.Second)) {
+			t.Errorf("got one of %s", l.At)
+		}
+	}
+	if len(some) != 7 {
+		t.Errorf("got %d letters of 70 seconds, want 7", len(some))
+	}
+	for _, l := range all[:3] {
+		s.call("GET", "/admin/v1/deadletters/"+l.ID, "", 200, nil)
+		s.call("DELETE", "/admin/v1/deadletters/"+l.ID, "", 204, nil)
+		s.call("GET", "/admin/v1/deadletters/"+l.ID, "", 404, nil)
+	}
+	if n, failed, err := s.ReplayAll(t.Context(), &Filter{}); n != 21 || len(failed) > 0 || err != nil || len(s.broker.got) != 21 || len(s.list("").Letters) != 0 {
+		t.Errorf("replayed %d of 21: %v, %v; %d are left", n, failed, err, len(s.list("").Letters))
+	}
+	fill()
+	s.now = func() time.Time { return now.Add(24*time.Hour + 125*time.Second) }
+	if swept, left, err := s.Sweep(t.Context()); swept != 13 || left != 0 || err != nil || len(s.list("").Letters) != 11 {
+		t.Errorf("swept %d, want 13; %d left of those, %v", swept, left, err)
+	}
+}
+
+// Listing holds no events: summaries are what it has of letters.
+func TestListHoldsNoEvents(t *testing.T) {
+	s := open(t)
+	const letters, size = 64, 1 << 20
+	for i := range letters {
+		e := dead(fmt.Sprint(i), "large", now.Add(time.Duration(i)*time.Second))
+		if err := e.SetData("text/plain", strings.Repeat("x", size)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Keep(t.Context(), &e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	keys, err := s.keys(t.Context(), &Filter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := heap()
+	read, err := s.read(t.Context(), keys)
+	if err != nil || len(read) != letters {
+		t.Fatalf("got %d, %v", len(read), err)
+	}
+	if grown := int64(heap()) - int64(before); grown > letters*size/4 { //nolint:gosec // heaps are not that large
+		t.Errorf("%d summaries hold %d bytes", letters, grown)
+	}
+	runtime.KeepAlive(read)
 }

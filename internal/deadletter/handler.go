@@ -84,7 +84,7 @@ func (s *Store) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	f := Filter{Type: q.Get("type"), Cursor: q.Get("cursor")}
 	if f.Cursor != "" {
-		if err := checkID(f.Cursor); err != nil {
+		if err := checkCursor(f.Cursor); err != nil {
 			return err
 		}
 	}
