@@ -136,7 +136,8 @@ type alertsPage struct {
 	alertsNow
 	Version int
 	Rules   []rule
-	Cut     int // alerts that are not shown
+	Cut     int    // alerts that are not shown
+	Away    string // why the runs are not told that alerts started; "": they are
 }
 
 // alertsMost is how many alerts of a kind are shown.
@@ -168,9 +169,11 @@ func (c *Console) alerts(q *Query) (*View, error) {
 		p.Cut += max(0, len(*list)-alertsMost)
 		*list = (*list)[:min(len(*list), alertsMost)]
 	}
-	if err := p.runs(q); err != nil {
+	away, err := q.parts(p.runs)
+	if err != nil {
 		return nil, err
 	}
+	p.Away = away[0]
 	return &View{Title: "Alerts", Nav: "/console/alerts", Every: 5 * time.Second, Data: p}, nil
 }
 

@@ -152,7 +152,6 @@ type View struct {
 	Told   string // about what was done last
 	Failed bool   // and that it was not
 	Signed bool   // with a key
-	Path   string
 	Assets string // what the addresses of files end in
 }
 
@@ -234,7 +233,7 @@ func (c *Console) read(w http.ResponseWriter, r *http.Request) error {
 
 // show answers with a page.
 func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name string, v *View) {
-	v.Path, v.Assets = r.URL.RequestURI(), c.assets
+	v.Assets = c.assets
 	_, err := r.Cookie(keyCookie)
 	v.Signed = err == nil
 	body, err := c.render(name, "base", v)
@@ -323,7 +322,6 @@ func (c *Console) stream(w http.ResponseWriter, r *http.Request, name string, lo
 	defer tick.Stop()
 	for last := []byte(nil); ; {
 		if err == nil {
-			v.Path = r.URL.RequestURI()
 			var body []byte
 			if body, err = c.render(name, "live", v); err != nil {
 				c.tel.Log.LogAttrs(ctx, slog.LevelError, "console", slog.String("error", err.Error()))
@@ -336,6 +334,9 @@ func (c *Console) stream(w http.ResponseWriter, r *http.Request, name string, lo
 				_, err = fmt.Fprint(w, ":\n\n") // so that a reader who has gone is noticed
 			}
 			if err = errors.Join(err, control.Flush()); err != nil {
+				return
+			}
+			if v.Every == 0 { // that was its last state
 				return
 			}
 		}

@@ -3,6 +3,7 @@ package console
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -227,4 +229,64 @@ func TestFormsOfStrangers(t *testing.T) {
 		t.Error("a form of any size is read from somebody who signs in")
 	}
 	d.open("/console/models", http.StatusSeeOther)
+}
+
+// What is live no more has its last state sent, and the stream ends: the browser need not come again.
+func TestLiveEnds(t *testing.T) {
+	var asked atomic.Int64
+	run := strings.Replace(aRun, `"state":"succeeded"`, `"state":"running"`, 1)
+	routes := answers(func(s string) string { return s })
+	routes["GET /admin/v1/pipelines/{name}/runs/{id}"] = func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) == 1 {
+			_, _ = io.WriteString(w, run)
+			return
+		}
+		_, _ = io.WriteString(w, aRun)
+	}
+	d := newDesk(t, false, routes)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.url+"/console/pipelines/learns/runs/"+someRun, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept", "text/event-stream")
+	_, said := d.do(r, http.StatusOK) // to its end
+	if n := strings.Count(said, "event: live"); n != 2 || asked.Load() != 2 {
+		t.Errorf("got %d states of %d looks, want 2 of 2", n, asked.Load())
+	}
+}
+
+// What is remembered is little, and gone when its seconds are over.
+func TestMemoryIsBounded(t *testing.T) {
+	var m memory
+	now := time.Now()
+	for i := range 10 * rememberMost {
+		m.keep(sha256.Sum256([]byte{byte(i), byte(i >> 8)}), nil, now)
+		if len(m.said) > rememberMost {
+			t.Fatalf("%d answers are remembered", len(m.said))
+		}
+	}
+	m.keep(sha256.Sum256(nil), nil, now.Add(rememberFor))
+	if len(m.said) != 1 {
+		t.Errorf("%d answers are remembered when their time is over", len(m.said)-1)
+	}
+}
+
+// A sentence about what was done fits into what browsers keep, however long it is.
+func TestLongSentence(t *testing.T) {
+	d := newDesk(t, false, map[string]http.HandlerFunc{"DELETE /admin/v1/deadletters/{id}": fails(fault.New(fault.Invalid, "%s", strings.Repeat("\U0001F9EA", 5000)))})
+	answer, _ := d.send("/console/events/x/delete", nil, http.StatusSeeOther)
+	for _, c := range answer.Cookies() {
+		if n := len(c.String()); n > 4096 {
+			t.Errorf("a cookie of %d bytes", n)
+		}
+	}
+}
+
+// An answer that is too much for a page is said to be.
+func TestLargeAnswer(t *testing.T) {
+	d := newDesk(t, false, map[string]http.HandlerFunc{"GET /admin/v1/models": says(`{"models":[{"name":"` + strings.Repeat("m", answerMost) + `"}]}`)})
+	_, page := d.open("/console/models", http.StatusBadRequest)
+	if !strings.Contains(page, "more than 8 MiB") {
+		t.Errorf("the page is %.1000s", page)
+	}
 }

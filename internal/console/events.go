@@ -115,7 +115,7 @@ func (c *Console) events(q *Query) (*View, error) {
 	maps.DeleteFunc(choices, func(name string, may bool) bool { return name == "" || !may })
 	p.Choices = slices.Sorted(maps.Keys(choices))
 	v := &View{Title: "Events", Nav: "/console/events", Data: p}
-	if !p.Paged {
+	if !p.Paged && p.Type == "" { // those of one type are looked for among many
 		v.Every = 5 * time.Second
 	}
 	return v, nil

@@ -177,7 +177,8 @@ func durationOf(s string) (d time.Duration) {
 type featuresPage struct {
 	definitions
 	Skew *skewReport
-	Some bool // not all models were looked through for who uses a service
+	Some bool   // not all models were looked through for who uses a service
+	Away string // why some could not be
 }
 
 func (c *Console) features(q *Query) (*View, error) {
@@ -192,11 +193,12 @@ func (c *Console) features(q *Query) (*View, error) {
 	for i := range p.Views {
 		p.Views[i].Worst = p.Skew.of(p.Views[i].Name)
 	}
-	uses, some, err := q.modelsByService()
-	if err != nil && !fault.Is(err, fault.Denied) {
+	var uses map[string][]modelUse
+	away, err := q.parts(func(q *Query) (err error) { uses, p.Some, err = q.modelsByService(); return err })
+	if err != nil {
 		return nil, err
 	}
-	p.Some = some
+	p.Away = away[0]
 	for i := range p.Services {
 		p.Services[i].Models = uses[p.Services[i].Name]
 	}
@@ -280,7 +282,8 @@ const (
 	versionsMost = 400
 )
 
-// modelsByService finds who uses the features of which service, among the first models; some: there are more.
+// modelsByService finds who uses the features of which service, among the first models; some: there are more. With an error there are those that
+// could be asked.
 func (q *Query) modelsByService() (uses map[string][]modelUse, some bool, err error) {
 	var list struct {
 		Models []struct {
@@ -302,7 +305,7 @@ func (q *Query) modelsByService() (uses map[string][]modelUse, some bool, err er
 	if some = some || len(all) > versionsMost; len(all) > versionsMost {
 		all = all[:versionsMost]
 	}
-	services := make([]string, len(all))
+	services, errs := make([]string, len(all)), make([]error, len(all))
 	var work sync.WaitGroup
 	next := make(chan int)
 	for range asksAtOnce {
@@ -311,9 +314,8 @@ func (q *Query) modelsByService() (uses map[string][]modelUse, some bool, err er
 				var m struct {
 					Features string `json:"features"`
 				}
-				if q.get(at("/admin/v1/models", all[i].Model, "versions", fmt.Sprint(all[i].Version)), &m) == nil {
-					services[i] = m.Features
-				}
+				errs[i] = unless(missing, q.get(at("/admin/v1/models", all[i].Model, "versions", fmt.Sprint(all[i].Version)), &m))
+				services[i] = m.Features
 			}
 		})
 	}
@@ -326,6 +328,11 @@ func (q *Query) modelsByService() (uses map[string][]modelUse, some bool, err er
 	for i, s := range services {
 		if s != "" {
 			uses[s] = append(uses[s], all[i])
+		}
+	}
+	for _, err := range errs {
+		if err != nil {
+			return uses, some, err
 		}
 	}
 	return uses, some, nil
@@ -473,7 +480,7 @@ func (p *viewPage) lookUp(q *Query) error {
 	err := q.ask("POST", "/get-online-features", map[string]any{"features": names, "entities": entities}, &answer)
 	switch {
 	case fault.Is(err, fault.Denied):
-		p.Denied = "Your key may not read features: " + fault.Message(err) + ". It needs the scope features.read."
+		p.Denied = "Your key may not read features: " + fault.Message(err) + ". It needs the scope features:read."
 		return nil
 	case fault.Is(err, fault.Unauthenticated):
 		return err

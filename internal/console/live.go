@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"maps"
 	"math"
 	"net/url"
 	"slices"
@@ -148,9 +149,18 @@ type remembered struct {
 
 const (
 	rememberFor  = 10 * time.Second
-	rememberMost = 1000    // answers
+	rememberMost = 64      // answers
 	rememberSize = 1 << 18 // of one of them
 )
+
+// keep remembers an answer, and forgets those whose time is over; where there are too many still, all of them. The caller holds mu.
+func (m *memory) keep(key [sha256.Size]byte, body json.RawMessage, now time.Time) {
+	maps.DeleteFunc(m.said, func(_ [sha256.Size]byte, r remembered) bool { return now.Sub(r.at) >= rememberFor })
+	if m.said == nil || len(m.said) >= rememberMost {
+		m.said = map[[sha256.Size]byte]remembered{}
+	}
+	m.said[key] = remembered{now, body}
+}
 
 // lately is get where an answer of the last seconds does: in what is live, of what does not change with each request.
 // Who opens the page is told anew. It is remembered for the reader's key alone.
@@ -170,10 +180,7 @@ func (q *Query) lately(path string, into any) error {
 	}
 	if len(body) <= rememberSize {
 		m.mu.Lock()
-		if m.said == nil || len(m.said) >= rememberMost {
-			m.said = map[[sha256.Size]byte]remembered{}
-		}
-		m.said[key] = remembered{time.Now(), body}
+		m.keep(key, body, time.Now())
 		m.mu.Unlock()
 	}
 	if err := json.Unmarshal(body, into); err != nil {

@@ -65,8 +65,11 @@ func tell(w http.ResponseWriter, r *http.Request, said string, failed bool) {
 	if failed {
 		mark = "-"
 	}
-	http.SetCookie(w, cookie(r, toldCookie, mark+base64.RawURLEncoding.EncodeToString([]byte(clipped(said, 1000))), 60))
+	http.SetCookie(w, cookie(r, toldCookie, mark+base64.RawURLEncoding.EncodeToString([]byte(clipped(said, toldMost))), 60))
 }
+
+// toldMost is how many characters of a sentence are kept: four bytes each, in base64, fit into the 4 KiB that browsers give a cookie.
+const toldMost = 600
 
 // told gives that sentence, once.
 func told(w http.ResponseWriter, r *http.Request) (said string, failed bool) {

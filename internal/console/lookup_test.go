@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -164,7 +165,7 @@ func TestLookUpSays(t *testing.T) {
 		"/console/predictions?version=x":                 {"version is no number", `value="x"`},
 		"/console/predictions/order-7":                   {"no such prediction is in the log", "looks again", `id="live-state"`},
 		"/console/traces?slow=x":                         {"slow is no time"},
-		"/console/features/views/weather?key.origin=EWR": {"features.read", "the key may not do that"},
+		"/console/features/views/weather?key.origin=EWR": {"features:read", "the key may not do that"},
 		"/console/features":                              {"weather"},
 	} {
 		_, page := d.open(path, http.StatusOK)
@@ -270,4 +271,37 @@ func FuzzWaterfall(f *testing.F) {
 			_ = short(json.RawMessage(fmt.Sprint(s.Attributes)))
 		}
 	})
+}
+
+// An id that callers give again and again is a page still: of the newest answers, and with few questions to the API.
+func TestRepeatedID(t *testing.T) {
+	routes := api()
+	var asked atomic.Int64
+	counted := func(h http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { asked.Add(1); h(w, r) }
+	}
+	for _, pattern := range []string{"GET /admin/v1/models/flights", "GET /admin/v1/models/{m}/versions/{v}", "GET /admin/v1/features"} {
+		routes[pattern] = counted(routes[pattern])
+	}
+	var all []string
+	for i := range 300 {
+		all = append(all, fmt.Sprintf(`{"time":"2026-11-26T10:%02d:%02dZ","model":"flights","version":3,"weight":1,"kind":"deadline","error":"answer %d.","rows":[{"row":0}]}`, i/60, i%60, i))
+	}
+	routes["GET /admin/v1/predictions/{id}"] = says(`{"id":"1","answers":[` + strings.Join(all, ",") + `],"partial":true}`)
+	d := newDesk(t, false, routes)
+	_, page := d.open("/console/predictions/1", http.StatusOK)
+	has(t, page, "answer 299.", "answer 280.", "!answer 279.", `id="more-answers"`, `id="partial"`, "champion (canary)", `!id="live-state"`) // all failed: no outcome is awaited
+	if n := asked.Load(); n != 3 {
+		t.Errorf("the API was asked %d times, want 3", n)
+	}
+}
+
+// Who uses a service is not known where models could not be asked.
+func TestUsesAreAway(t *testing.T) {
+	for _, away := range []string{"GET /admin/v1/models/{m}/versions/{v}", "GET /admin/v1/models"} {
+		routes := api()
+		routes[away] = refuses(fault.Overloaded, "too many requests")
+		_, page := newDesk(t, false, routes).open("/console/features", http.StatusOK)
+		has(t, page, "Not all models could be asked what they take: too many requests", "None of the models that were looked through takes it.", "!No model takes it")
+	}
 }

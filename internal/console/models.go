@@ -143,8 +143,8 @@ type modelPage struct {
 
 	Answers []named
 	Pulse   *pulse
-	Rolls   []rollLine // of its aliases
-	Older   string     // the page of versions before those
+	Rolls   []rolloutLine // of its aliases
+	Older   string        // the page of versions before those
 	Span    *spanForm
 	Away    struct{ Pulse, Rolls string }
 }
@@ -164,14 +164,12 @@ func (p *modelPage) Names(version int) (names []string) {
 	return names
 }
 
-// Last is the number of an alias's last move that is shown; "": of none.
-func (p *modelPage) Last(alias string) string {
-	for _, m := range p.History { // the newest first
-		if m.Alias == alias {
-			return strconv.Itoa(m.Seq)
-		}
+// Newest is the number of the newest move; 0: none was made.
+func (p *modelPage) Newest() int {
+	if len(p.History) == 0 {
+		return 0
 	}
-	return ""
+	return p.History[0].Seq
 }
 
 // Versions and moves of a model's page.
@@ -187,7 +185,7 @@ func (c *Console) model(q *Query) (*View, error) {
 		return nil, err
 	}
 	var rolls struct {
-		Rollouts []rollLine `json:"rollouts"`
+		Rollouts []rolloutLine `json:"rollouts"`
 	}
 	away, err := q.parts(
 		func(q *Query) (err error) { p.Pulse, err = q.pulse(name, busiest); return err },

@@ -56,14 +56,14 @@ func TestOverview(t *testing.T) {
 		"GET /admin/v1/live":           says(`{"at":"2026-11-26T00:00:00Z","every_s":2,"models":[{"model":"flights","version":2,` + beatOf(0, 20, 50) + `}],"total":{` + beatOf(0, 20, 50) + `}}`),
 		"GET /admin/v1/models":         says(`{"models":[{"name":"flights"}],"next":"flights"}`),
 		"GET /admin/v1/models/flights": says(oneModel),
-		"GET /admin/v1/alerts":         says(`{"active":[{"id":"a1","rule":"drifted","model":"flights","version":"2","severity":"critical","summary":"dewp of <i>flights</i> drifted","raised":"2026-11-26T00:00:00Z"}]}`),
+		"GET /admin/v1/alerts":         says(`{"active":[{"id":"a1","rule":"drifted","model":"flights","version":"2","severity":"page","summary":"dewp of <i>flights</i> drifted","raised":"2026-11-26T00:00:00Z"}]}`),
 		"GET /admin/v1/rollouts":       says(oneRollout),
 		"GET /admin/v1/pipelines":      says(`{"pipelines":[{"name":"retrain","run":{"id":"20261101T000000.000-0123abcd","state":"running","took":"12s"}},{"name":"never"}]}`),
 		"GET /admin/v1/deadletters":    says(`{"deadletters":[{},{}],"cursor":"x"}`),
 	}
 	_, page := newDesk(t, false, routes).open("/console", http.StatusOK)
 	has(t, page, `id="tile-rate"><b>12.5</b>`, `<b>1&#43;</b>models`, `<b>1</b>alerts raised`, `<b>1</b>rollouts under way`, `<b>1</b>runs active`, `<b>2&#43;</b>dead letters`, `<b>1.23 ms</b>`,
-		`href="/console/models/flights"`, `href="/console/alerts#a1"`, "dewp of &lt;i&gt;flights&lt;/i&gt; drifted", "nothing is worse so far", `href="/console/pipelines/retrain/runs/20261101T000000.000-0123abcd"`,
+		`href="/console/models/flights"`, `href="/console/alerts#a1"`, `<span class="tag bad">page</span>`, "dewp of &lt;i&gt;flights&lt;/i&gt; drifted", "nothing is worse so far", `href="/console/pipelines/retrain/runs/20261101T000000.000-0123abcd"`,
 		"from 1 to 2", "canary 3: 25 %", "names 1", "12.5 requests a second now, and at most 25 in the last two minutes", "!other")
 
 	// Each part is a sentence where its API is away, and the page stays.
@@ -135,27 +135,32 @@ func TestModel(t *testing.T) {
 	}
 	const run = `href="/console/pipelines/retrain/runs/20261101T000000.000-0123abcd"`
 	has(t, page, `aria-label="version 2: 75 %; version 3: 25 %; "`, "shadow: version 4", "canary of champion", run, "features flights", "a, b, c and 2 more", `href="/console/models/flights?below=2#versions"`,
-		"&lt;b&gt;try&lt;/b&gt;", "x:y", "nothing is worse so far", "error_rate", "Cancel this rollout", `name="seen" value="3"`, `value="promote"`, `src="/console/models/flights/quality.svg?span=90d"`, `<option value="90d" selected>`, "2.0 KiB", "12.5", "!other")
+		"&lt;b&gt;try&lt;/b&gt;", "x:y", "nothing is worse so far", "error_rate", "Cancel this rollout", `value="promote"`, "It is refused if somebody else has moved the alias meanwhile.", `src="/console/models/flights/quality.svg?span=90d"`, `<option value="90d" selected>`, "2.0 KiB", "12.5", "!other")
+	if n := strings.Count(page, `name="saw" value="3"`); n != 5 { // a rollback of each of two aliases, the canary's form, a move, and a new canary
+		t.Errorf("%d forms say what the page showed, want 5", n)
+	}
 	d.open("/console/models/none", http.StatusNotFound)
 	d.open("/console/models/flights?span=1d", http.StatusBadRequest)
 	d.open("/console/models/flights?until=tomorrow", http.StatusBadRequest)
 
 	const path = "/console/models/flights/aliases"
 	for _, test := range []struct{ form, sent, said string }{
-		{"do=move&alias=champion&version=3&why=better", `PUT /admin/v1/models/flights/aliases/champion {"version":3,"by":"console","why":"better"}`, "Done, as move 4: champion from 2 to 3."},
-		{"do=rollback&alias=champion&seen=3&by=ann&why=worse", `POST /admin/v1/models/flights/aliases/champion/rollback {"seen":3,"by":"ann","why":"worse"}`, "Done, as move 4"},
-		{"do=canary&alias=champion&version=3&share=12.5", `PUT /admin/v1/models/flights/aliases/champion/canaries/3 {"share":0.125,"by":"console"}`, "Done"},
-		{"do=promote&alias=champion&version=3", `POST /admin/v1/models/flights/aliases/champion/promote {"version":3,"by":"console"}`, "Done"},
-		{"do=end&alias=champion&version=3", `DELETE /admin/v1/models/flights/aliases/champion/canaries/3 {"by":"console"}`, "Done"},
-		{"do=shadow&alias=champion&version=3", `PUT /admin/v1/models/flights/aliases/champion/shadow {"version":3,"by":"console"}`, "Done"},
-		{"do=unshadow&alias=champion", `DELETE /admin/v1/models/flights/aliases/champion/shadow {"by":"console"}`, "Done"},
+		{"do=move&alias=champion&version=3&why=better&saw=3", `PUT /admin/v1/models/flights/aliases/champion {"version":3,"seen":3,"by":"console","why":"better"}`, "Done, as move 4: champion from 2 to 3."},
+		{"do=rollback&alias=champion&saw=7&by=ann&why=worse", `POST /admin/v1/models/flights/aliases/champion/rollback {"seen":3,"by":"ann","why":"worse"}`, "Done, as move 4"},
+		{"do=canary&alias=champion&version=3&share=12.5&saw=3", `PUT /admin/v1/models/flights/aliases/champion/canaries/3 {"share":0.125,"seen":3,"by":"console"}`, "Done"},
+		{"do=promote&alias=champion&version=3&saw=3", `POST /admin/v1/models/flights/aliases/champion/promote {"version":3,"seen":3,"by":"console"}`, "Done"},
+		{"do=end&alias=champion&version=3&saw=3", `DELETE /admin/v1/models/flights/aliases/champion/canaries/3 {"seen":3,"by":"console"}`, "Done"},
 		{"do=cancel&alias=champion&by=ann", `DELETE /admin/v1/rollouts/flights/champion?by=ann `, "The rollout of champion is cancelled."},
-		{"do=move&alias=champion&version=3&why=refuse", `PUT /admin/v1/models/flights/aliases/champion {"version":3,"by":"console","why":"refuse"}`, "was moved meanwhile"},
+		{"do=move&alias=new&version=3&saw=3", `PUT /admin/v1/models/flights/aliases/new {"version":3,"seen":0,"by":"console"}`, "Done"},
+		{"do=move&alias=champion&version=3&saw=2", "", "champion was moved meanwhile, by move 3"},
+		{"do=canary&alias=champion&version=3&share=5&saw=0", "", "champion was moved meanwhile, by move 3"},
+		{"do=rollback&alias=champion", "", "expected the number of the newest move that the page showed"},
+		{"do=move&alias=champion&version=3&why=refuse&saw=3", `PUT /admin/v1/models/flights/aliases/champion {"version":3,"seen":3,"by":"console","why":"refuse"}`, "was moved meanwhile"},
 		{"do=move&alias=champion&version=x", "", "expected the number of a version"},
 		{"do=move&version=3", "", "say which alias is meant"},
 		{"do=canary&alias=a&version=3&share=some", "", "expected per cent such as 5"},
-		{"do=rollback&alias=a&seen=x", "", "expected the number of a move"},
-		{"do=nothing&alias=a", "", "which is nothing that can be done"},
+		{"do=rollback&alias=a&saw=x", "", "expected the number of the newest move"},
+		{"do=nothing&alias=a&saw=3", "", "which is nothing that can be done"},
 	} {
 		sent = nil
 		form, err := url.ParseQuery(test.form)
@@ -238,6 +243,12 @@ func TestTry(t *testing.T) {
 	}
 	has(t, page, "[0.25]")
 	d.open("/console/models/none/try", http.StatusNotFound)
+	for _, shape := range []string{"[3037000500,3037000500]", "[4294967296,4294967296]", "[9223372036854775807,3]"} {
+		d = newDesk(t, false, map[string]http.HandlerFunc{"GET /v2/models/m": says(`{"inputs":[{"name":"x","datatype":"FP32","shape":` + shape + `}]}`)})
+		if _, page := d.open("/console/models/m/try", http.StatusOK); strings.Count(page, "0, ") < tensorsMost-1 {
+			t.Errorf("%s: the form is not filled", shape)
+		}
+	}
 }
 
 func TestOverTime(t *testing.T) {

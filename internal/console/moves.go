@@ -13,7 +13,7 @@ import (
 type change struct {
 	Version int     `json:"version,omitempty"`
 	Share   float64 `json:"share,omitempty"`
-	Seen    *int    `json:"seen,omitempty"` // the last move that the reader saw: who was quicker has moved since
+	Seen    *int    `json:"seen,omitempty"` // the alias's last move, which the reader saw: who is quicker than the form is not overwritten
 	By      string  `json:"by,omitempty"`
 	Why     string  `json:"why,omitempty"`
 }
@@ -29,16 +29,9 @@ func (c *Console) changeAlias(q *Query) (said, next string, err error) {
 	if ask.By == "" {
 		ask.By = "console"
 	}
-	if s := q.PostFormValue("seen"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			return "", next, fault.New(fault.Invalid, "seen is %.20q, expected the number of a move", s)
-		}
-		ask.Seen = &n
-	}
 	version, share := 0, 0.0
 	do := q.PostFormValue("do")
-	if do == "move" || do == "canary" || do == "promote" || do == "end" || do == "shadow" {
+	if do == "move" || do == "canary" || do == "promote" || do == "end" {
 		if version, err = strconv.Atoi(q.PostFormValue("version")); err != nil || version < 1 {
 			return "", next, fault.New(fault.Invalid, "version is %.20q, expected the number of a version", q.PostFormValue("version"))
 		}
@@ -46,6 +39,11 @@ func (c *Console) changeAlias(q *Query) (said, next string, err error) {
 	if do == "canary" {
 		if share, err = strconv.ParseFloat(q.PostFormValue("share"), 64); err != nil {
 			return "", next, fault.New(fault.Invalid, "share is %.20q, expected per cent such as 5", q.PostFormValue("share"))
+		}
+	}
+	if do != "cancel" {
+		if ask.Seen, err = q.seen(name, alias); err != nil {
+			return "", next, err
 		}
 	}
 	path := at("/admin/v1/models", name, "aliases", alias)
@@ -64,11 +62,6 @@ func (c *Console) changeAlias(q *Query) (said, next string, err error) {
 		err = q.ask(http.MethodPost, path+"/promote", ask, &made)
 	case "end":
 		err = q.ask(http.MethodDelete, at(path+"/canaries", strconv.Itoa(version)), ask, &made)
-	case "shadow":
-		ask.Version = version
-		err = q.ask(http.MethodPut, path+"/shadow", ask, &made)
-	case "unshadow":
-		err = q.ask(http.MethodDelete, path+"/shadow", ask, &made)
 	case "cancel":
 		err = q.ask(http.MethodDelete, withQuery(at("/admin/v1/rollouts", name, alias), "by", ask.By), nil, nil)
 		return fmt.Sprintf("The rollout of %s is cancelled.", alias), next, err
@@ -82,4 +75,29 @@ func (c *Console) changeAlias(q *Query) (said, next string, err error) {
 		return fmt.Sprintf("%s is as it was: nothing had to be done.", alias), next, nil
 	}
 	return fmt.Sprintf("Done, as move %d: %s %s.", made.Seq, alias, made.What()), next, nil
+}
+
+// seen gives the last move of an alias, 0 if there is none. It is a Conflict where that was made after the page was shown that the form is
+// of, which says by "saw" what the newest move of the model was then.
+func (q *Query) seen(name, alias string) (*int, error) {
+	saw, err := strconv.Atoi(q.PostFormValue("saw"))
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "saw is %.20q, expected the number of the newest move that the page showed", q.PostFormValue("saw"))
+	}
+	var m struct {
+		History []moveLine `json:"history"`
+	}
+	if err := q.get(withQuery(at("/admin/v1/models", name), "limit", "1"), &m); err != nil {
+		return nil, err
+	}
+	last := 0
+	for i := range m.History {
+		if move := &m.History[i]; move.Alias == alias {
+			last = max(last, move.Seq)
+		}
+	}
+	if last > saw {
+		return nil, fault.New(fault.Conflict, "%.100s was moved meanwhile, by move %d: nothing was changed", alias, last)
+	}
+	return &last, nil
 }

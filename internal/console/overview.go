@@ -18,11 +18,12 @@ type overviewPage struct {
 	Busy   []busyLine
 	Models string // how many there are
 	Alerts alertStatus
-	Rolls  []rollLine // under way
-	Runs   []runLine  // the newest of each pipeline, the newest first
-	Active int        // runs under way
-	Dead   string     // letters that wait
-	Moves  []moveLine // the newest first
+	Rolls  []rolloutLine // under way
+	Runs   []latestRun   // the newest of each pipeline, the newest first
+	Active int           // runs under way
+	Dead   string        // letters that wait
+	Moves  []moveLine    // the newest first
+	Movers []string      // the models that these are looked for of
 	Away   struct{ Pulse, Models, Alerts, Rolls, Runs, Dead, Moves string }
 }
 
@@ -47,64 +48,14 @@ type alertLine struct {
 	Raised   time.Time `json:"raised"`
 }
 
-// rollLine is a rollout.
-type rollLine struct {
-	Model   string    `json:"model"`
-	Alias   string    `json:"alias"`
-	Version int       `json:"version"`
-	Shares  []float64 `json:"shares"`
-	By      string    `json:"by"`
-	Cause   string    `json:"cause"`
-	Created time.Time `json:"created"`
-	Ended   time.Time `json:"ended"`
-	End     string    `json:"end"`
-	Why     string    `json:"why"`
-	Latest  *rollLook `json:"latest"`
-}
-
-// rollLook is what a rollout saw last.
-type rollLook struct {
-	At       time.Time `json:"at"`
-	Share    float64   `json:"share"`
-	Answers  int64     `json:"answers"`
-	Verdict  string    `json:"verdict"`
-	Why      string    `json:"why"`
-	Findings []struct {
-		Metric    string  `json:"metric"`
-		Version   float64 `json:"version"`
-		Candidate float64 `json:"candidate"`
-		State     string  `json:"state"`
-	} `json:"findings"`
-}
-
-// runLine is a run of a pipeline.
-type runLine struct {
+// latestRun is the newest run of a pipeline.
+type latestRun struct {
 	Pipeline string
-	ID       string    `json:"id"`
-	At       time.Time `json:"at"`
-	By       string    `json:"by"`
-	Why      string    `json:"why"`
-	State    string    `json:"state"`
-	Took     string    `json:"took"`
-	Reason   string    `json:"reason"`
-	Cause    *struct {
-		Type    string `json:"type"`
-		Subject string `json:"subject"`
-	} `json:"cause"`
-}
-
-// Active tells whether it is under way.
-func (r *runLine) Active() bool {
-	return r.State == "queued" || r.State == "running" || r.State == "waiting"
-}
-
-// Class is that of its state's tag.
-func (r *runLine) Class() string {
-	return map[string]string{"succeeded": "good", "failed": "bad", "refused": "warn", "running": "", "waiting": ""}[r.State]
+	*runEntry
 }
 
 // Path is its page.
-func (r *runLine) Path() string { return at("/console/pipelines", r.Pipeline, "runs", r.ID) }
+func (r *latestRun) Path() string { return at("/console/pipelines", r.Pipeline, "runs", r.ID) }
 
 // moveLine is a move of an alias.
 type moveLine struct {
@@ -186,13 +137,10 @@ func (c *Console) overview(q *Query) (*View, error) {
 		Next   string      `json:"next"`
 	}
 	var rolls struct {
-		Rollouts []rollLine `json:"rollouts"`
+		Rollouts []rolloutLine `json:"rollouts"`
 	}
 	var pipelines struct {
-		Pipelines []struct {
-			Name string   `json:"name"`
-			Run  *runLine `json:"run"`
-		} `json:"pipelines"`
+		Pipelines []pipelineLine `json:"pipelines"`
 	}
 	var dead struct {
 		Letters []struct{} `json:"deadletters"`
@@ -232,16 +180,16 @@ func (c *Console) overview(q *Query) (*View, error) {
 	}
 	for _, l := range pipelines.Pipelines {
 		if r := l.Run; r != nil {
-			r.Pipeline = l.Name
-			if p.Runs = append(p.Runs, *r); r.Active() {
+			if p.Runs = append(p.Runs, latestRun{l.Name, r}); !over(r.State) {
 				p.Active++
 			}
 		}
 	}
-	slices.SortFunc(p.Runs, func(a, b runLine) int { return b.At.Compare(a.At) })
+	slices.SortFunc(p.Runs, func(a, b latestRun) int { return b.At.Compare(a.At) })
 	p.Runs = p.Runs[:min(len(p.Runs), moveMost)]
 	if p.Away.Moves = p.Away.Models; p.Away.Moves == "" && !q.streams() {
-		if p.Moves, err = q.newestMoves(p.movers(list.Models)); err != nil {
+		p.Movers = p.movers(list.Models)
+		if p.Moves, err = q.newestMoves(p.Movers); err != nil {
 			return nil, err
 		}
 	}

@@ -137,6 +137,7 @@ type pipelineLine struct {
 type pipelinesPage struct {
 	Pipelines []pipelineLine
 	Rollouts  []rolloutLine
+	Away      string // why there are no rollouts; "": they are there
 }
 
 func (c *Console) pipelines(q *Query) (*View, error) {
@@ -146,11 +147,13 @@ func (c *Console) pipelines(q *Query) (*View, error) {
 	if err := q.get("/admin/v1/pipelines", &list); err != nil {
 		return nil, err
 	}
-	rollouts, err := q.rollouts()
+	p := &pipelinesPage{Pipelines: list.Pipelines}
+	away, err := q.parts(func(q *Query) (err error) { p.Rollouts, err = q.rollouts(); return err })
 	if err != nil {
 		return nil, err
 	}
-	return &View{Title: "Pipelines", Nav: "/console/pipelines", Every: 5 * time.Second, Data: &pipelinesPage{list.Pipelines, rollouts}}, nil
+	p.Away = away[0]
+	return &View{Title: "Pipelines", Nav: "/console/pipelines", Every: 5 * time.Second, Data: p}, nil
 }
 
 // rolloutLine is how a version is brought, or was, to those who ask an alias.
@@ -194,13 +197,7 @@ type guardFinding struct {
 }
 
 // Run is where the run is that it is for; "": it is for none.
-func (r *rolloutLine) Run() string {
-	pipeline, run, ok := strings.Cut(r.Cause, ":")
-	if !ok || pipeline == "" || run == "" {
-		return ""
-	}
-	return at("/console/pipelines", pipeline) + at("/runs", run)
-}
+func (r *rolloutLine) Run() string { return runOf(r.Cause) }
 
 // rollouts gives those under way first, and then the newest.
 func (q *Query) rollouts() ([]rolloutLine, error) {

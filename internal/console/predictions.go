@@ -141,9 +141,12 @@ type predictionPage struct {
 	Waits            bool // it is not in the log
 	Reason           string
 	Answers          []answer
+	More             bool // there are older answers
+	Partial          bool // not all outcomes were looked through that are new
 	Trace, TracePath string
 	Trail            *waterfall
-	Lost             bool // there is a trace's name and no trace
+	Lost             bool   // there is a trace's name and no trace
+	Away             string // why it is not known whether there is
 }
 
 // answer is one answer to a prediction.
@@ -210,40 +213,55 @@ type fetched struct {
 	Old  bool // older than the view lets it be
 }
 
+// answersMost is how many answers to an id are shown: the newest, where callers give one again and again.
+const answersMost = 20
+
 func (c *Console) prediction(q *Query) (*View, error) {
 	id := plainID(q.PathValue("id"))
 	p := &predictionPage{ID: id}
 	v := &View{Title: "Prediction " + id, Nav: "/console/predictions", Data: p}
 	var found struct {
 		Answers []answer `json:"answers"`
+		More    bool     `json:"more"`
+		Partial bool     `json:"partial"`
 	}
 	err := q.get(at("/admin/v1/predictions", idInPath(id)), &found)
 	if missing(err) {
-		p.Waits, p.Reason, v.Every = true, fault.Message(err), 3*time.Second
+		p.Waits, p.Reason, v.Every = true, fault.Message(err), 15*time.Second // a miss reads much of the log
 		return v, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	p.Answers = found.Answers
+	older := max(0, len(found.Answers)-answersMost)
+	p.Answers, p.More, p.Partial = found.Answers[older:], found.More || older > 0, found.Partial
+	moved, views := map[string][]moveLine{}, map[[2]string]map[string]viewOf{}
 	settled, when := true, time.Time{}
 	for i := range p.Answers {
 		a := &p.Answers[i]
 		a.Past, a.Again = a.past(), at("/console/models", a.Model, "try")+"?prediction="+escape(id)
-		a.Aliases = q.aliasesOf(a.Model, a.Version, a.Time)
-		views := q.viewsOf(a.Model, a.Version)
+		if _, asked := moved[a.Model]; !asked {
+			moved[a.Model] = q.movesOf(a.Model)
+		}
+		a.Aliases = aliasesOf(moved[a.Model], a.Version, a.Time)
+		version := [2]string{a.Model, fmt.Sprint(a.Version)}
+		if _, asked := views[version]; !asked {
+			views[version] = q.viewsOf(a.Model, a.Version)
+		}
 		for j := range a.Rows {
-			a.Rows[j].show(views)
-			settled = settled && len(a.Rows[j].Outcomes) > 0
+			a.Rows[j].show(views[version])
+			settled = settled && (a.Kind != "" || len(a.Rows[j].Outcomes) > 0)
 		}
 		if p.Trace == "" && a.Trace != "" {
 			p.Trace, p.TracePath, when = a.Trace, tracePath(a.Trace, a.Time), a.Time
 		}
 	}
 	if p.Trace != "" {
-		if p.Trail, err = q.waterfall(p.Trace, when); err != nil && !fault.Is(err, fault.Denied) {
+		away, err := q.parts(func(q *Query) (err error) { p.Trail, err = q.waterfall(p.Trace, when); return err })
+		if err != nil {
 			return nil, err
 		}
+		p.Away = away[0]
 		p.Lost = p.Trail == nil
 	}
 	if !settled {
@@ -372,27 +390,21 @@ func (q *Query) viewsOf(model string, version int) map[string]viewOf {
 	return views
 }
 
-// aliasesOf tells which aliases sent requests to a version at a moment.
-func (q *Query) aliasesOf(model string, version int, when time.Time) (names []string) {
-	type others struct {
-		Canaries []struct {
-			Version int `json:"version"`
-		} `json:"canaries"`
-		Shadow int `json:"shadow"`
-	}
+// movesOf gives the moves of a model's aliases, the oldest first. Nothing is known where they can't be read.
+func (q *Query) movesOf(model string) []moveLine {
 	var m struct {
-		History []struct {
-			Alias string    `json:"alias"`
-			To    int       `json:"to"`
-			After *others   `json:"after"`
-			At    time.Time `json:"at"`
-		} `json:"history"`
+		History []moveLine `json:"history"`
 	}
-	if q.get(at("/admin/v1/models", model), &m) != nil {
+	if q.get(withQuery(at("/admin/v1/models", model), "limit", "1"), &m) != nil {
 		return nil
 	}
+	return m.History
+}
+
+// aliasesOf tells which aliases sent requests to a version at a moment.
+func aliasesOf(moves []moveLine, version int, when time.Time) (names []string) {
 	named := map[string]string{}
-	for _, move := range m.History {
+	for _, move := range moves {
 		if move.At.After(when) {
 			break
 		}

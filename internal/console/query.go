@@ -32,7 +32,7 @@ func (c *Console) query(r *http.Request) *Query {
 }
 
 // answerMost is how large an answer may be that a page is made of.
-const answerMost = 64 << 20
+const answerMost = 8 << 20
 
 // get asks the API for what is at a path, whose parts are escaped: at("/admin/v1/models", name).
 func (q *Query) get(path string, into any) error { return q.ask(http.MethodGet, path, nil, into) }
@@ -60,10 +60,12 @@ func (q *Query) ask(method, path string, body, into any) error {
 		return err
 	}
 	defer answer.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(answer.Body, answerMost))
+	b, err := io.ReadAll(io.LimitReader(answer.Body, answerMost+1))
 	switch {
 	case err != nil:
 		return fmt.Errorf("read %s: %w", path, err)
+	case len(b) > answerMost:
+		return fault.New(fault.Invalid, "this is more than %d MiB, too much for a page: the API gives it at %.300s", answerMost>>20, path)
 	case answer.StatusCode >= http.StatusBadRequest:
 		return refusal(answer.StatusCode, b)
 	case into == nil:
@@ -108,6 +110,14 @@ func refusal(status int, body []byte) error {
 		}
 	}
 	return fault.New(kind, "%s", said.Error)
+}
+
+// unless gives an error that is not of those that don't matter.
+func unless(matterless func(error) bool, err error) error {
+	if matterless(err) {
+		return nil
+	}
+	return err
 }
 
 // missing tells whether there is simply nothing there: a page shows the rest.

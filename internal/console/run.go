@@ -93,43 +93,25 @@ type runPage struct {
 	Published *published   `json:"-"`
 	Rollout   *rolloutLine `json:"-"`
 	Chain     []happened   `json:"-"`
+	Away      []string     `json:"-"` // why not all is told that came of the version
 }
 
 // verdict is what the evaluation of a candidate came to.
 type verdict struct {
-	Passed   bool      `json:"passed"`
-	Why      string    `json:"why"`
-	Against  int       `json:"against"`
-	Deciding bothSides `json:"deciding"`
+	Passed   bool     `json:"passed"`
+	Why      string   `json:"why"`
+	Against  int      `json:"against"`
+	Deciding measured `json:"deciding"`
 	Checks   []struct {
 		Name   string `json:"name"`
 		Passed bool   `json:"passed"`
 		Why    string `json:"why"`
 	} `json:"checks"`
-	Metrics []bothSides `json:"-"`
-}
-
-// bothSides is a metric of both sides.
-type bothSides struct {
-	Metric    string         `json:"metric"`
-	Better    string         `json:"better"` // lower or higher
-	Candidate measuredValue  `json:"candidate"`
-	Champion  *measuredValue `json:"champion"`
-	Worse     *measuredValue `json:"worse"`
-}
-
-// measuredValue of a metric.
-type measuredValue struct {
-	Value    float64 `json:"value"`
-	N        int64   `json:"n"`
-	Interval *struct {
-		Low  float64 `json:"low"`
-		High float64 `json:"high"`
-	} `json:"interval"`
+	Metrics []measured `json:"-"`
 }
 
 // Bars are both values and their intervals, on a scale from 0 to 100.
-func (m bothSides) Bars() (bars []intervalBar) {
+func (m *measured) Bars() (bars []intervalBar) {
 	low, high := m.Candidate.bounds()
 	if m.Champion != nil {
 		l, h := m.Champion.bounds()
@@ -140,13 +122,13 @@ func (m bothSides) Bars() (bars []intervalBar) {
 		return nil
 	}
 	place := func(f float64) float64 { return 2 + 96*(f-low)/wide }
-	add := func(v measuredValue, y int) {
+	add := func(v *metric, y int) {
 		l, h := v.bounds()
 		bars = append(bars, intervalBar{From: place(l), Width: max(place(h)-place(l), 1), At: place(v.Value), Y: y})
 	}
-	add(m.Candidate, 2)
+	add(&m.Candidate, 2)
 	if m.Champion != nil {
-		add(*m.Champion, 8)
+		add(m.Champion, 8)
 	}
 	return bars
 }
@@ -157,22 +139,11 @@ type intervalBar struct {
 	Y               int
 }
 
-func (v measuredValue) bounds() (low, high float64) {
+func (v *metric) bounds() (low, high float64) {
 	if v.Interval == nil {
 		return v.Value, v.Value
 	}
 	return min(v.Interval.Low, v.Value), max(v.Interval.High, v.Value)
-}
-
-// Says is the value and its interval.
-func (v *measuredValue) Says() string {
-	if v == nil {
-		return "–"
-	}
-	if v.Interval == nil {
-		return number(v.Value)
-	}
-	return fmt.Sprintf("%s (%s to %s)", number(v.Value), number(v.Interval.Low), number(v.Interval.High))
 }
 
 // published is the version that a run made.
@@ -289,7 +260,7 @@ func (p *runPage) read(q *Query) error {
 	var judged verdict
 	if p.output("evaluate", "verdict", &judged) != nil {
 		p.Verdict = &judged
-		p.Verdict.Metrics = []bothSides{judged.Deciding}
+		p.Verdict.Metrics = []measured{judged.Deciding}
 	}
 	begun, err := p.begun(q)
 	if err != nil {
@@ -332,10 +303,14 @@ func (p *runPage) begun(q *Query) (chain []happened, err error) {
 		return []happened{{At: p.At, What: "run started by time", More: "due at " + p.Cause.ID}}, nil
 	case p.Cause.Type == alertRaised:
 		var status alertsNow
-		if err := q.get("/admin/v1/alerts", &status); err != nil && !missing(err) {
+		away, err := q.parts(func(q *Query) error { return unless(missing, q.get("/admin/v1/alerts", &status)) })
+		if err != nil {
 			return nil, err
 		}
 		first := happened{What: "alert " + p.Cause.Subject, More: "it was resolved long ago", Link: "/console/alerts", Mood: "bad"}
+		if away[0] != "" {
+			first.More = away[0]
+		}
 		for _, a := range slices.Concat(status.Active, status.Resolved) {
 			if a.ID == p.Cause.ID {
 				first = happened{At: a.Raised, What: "alert " + a.Rule, More: a.Summary, Link: "/console/alerts#" + a.ID, Mood: mood(a.Severity)}
@@ -353,39 +328,34 @@ func (p *runPage) led(q *Query) (chain []happened, err error) {
 	me := p.Pipeline + ":" + p.ID
 	page := at("/console/models", p.Published.Model)
 	path := at("/admin/v1/models", p.Published.Model)
+	version := fmt.Sprintf("%s/versions/%d", path, p.Published.Version)
 	var made struct {
 		CreatedAt time.Time `json:"created_at"`
 		Cause     string    `json:"cause"`
 	}
-	if err := q.get(fmt.Sprintf("%s/versions/%d", path, p.Published.Version), &made); err != nil && !missing(err) {
+	var card struct {
+		Metrics []measured `json:"metrics"`
+	}
+	var model struct {
+		History []moveLine `json:"history"`
+	}
+	var rollouts []rolloutLine
+	p.Away, err = q.parts(
+		func(q *Query) error { return unless(missing, q.get(version, &made)) },
+		func(q *Query) error { return unless(missing, q.get(version+"/card", &card)) },
+		func(q *Query) error { return unless(missing, q.get(path+"?limit=1", &model)) },
+		func(q *Query) (err error) { rollouts, err = q.rollouts(); return err },
+	)
+	if err != nil {
 		return nil, err
 	}
+	slices.Sort(p.Away)
+	p.Away = slices.DeleteFunc(slices.Compact(p.Away), func(s string) bool { return s == "" })
 	if made.Cause == me {
 		chain = append(chain, happened{At: made.CreatedAt, What: fmt.Sprintf("version %d of %s published", p.Published.Version, p.Published.Model), Link: p.Published.Page(), Mood: "good"})
 	}
-	var card struct {
-		Metrics []bothSides `json:"metrics"`
-	}
-	if err := q.get(fmt.Sprintf("%s/versions/%d/card", path, p.Published.Version), &card); err != nil && !missing(err) {
-		return nil, err
-	}
 	if p.Verdict != nil && len(card.Metrics) > 0 {
 		p.Verdict.Metrics = card.Metrics
-	}
-	var model struct {
-		History []struct {
-			Alias string    `json:"alias"`
-			From  int       `json:"from"`
-			To    int       `json:"to"`
-			After *split    `json:"after"`
-			At    time.Time `json:"at"`
-			By    string    `json:"by"`
-			Why   string    `json:"why"`
-			Cause string    `json:"cause"`
-		} `json:"history"`
-	}
-	if err := q.get(path, &model); err != nil && !missing(err) {
-		return nil, err
 	}
 	for _, m := range model.History {
 		if m.Cause != me {
@@ -401,10 +371,6 @@ func (p *runPage) led(q *Query) (chain []happened, err error) {
 			}
 		}
 		chain = append(chain, happened{At: m.At, What: what, More: m.Why, Link: page})
-	}
-	rollouts, err := q.rollouts()
-	if err != nil {
-		return nil, err
 	}
 	for i, r := range rollouts {
 		if r.Cause != me {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
 
 // hostile are texts of strangers that must come out as text.
@@ -262,6 +264,30 @@ func TestFormsOfRunsAndEvents(t *testing.T) {
 		}
 		if _, page := d.open(test.next, http.StatusOK); !strings.Contains(page, test.said) {
 			t.Errorf("%s: the next page does not say %q", test.path, test.said)
+		}
+	}
+}
+
+// What another function tells is an extra: where it is away a sentence says so, and the page stays.
+func TestOthersAreAway(t *testing.T) {
+	for away, pages := range map[string]map[string][]string{
+		"GET /admin/v1/alerts":                                 {"/console/pipelines/learns/runs/" + someRun: {"alert auc:flights:1", "it is away", "version 2 of flights published"}},
+		"GET /admin/v1/pipelines":                              {"/console/alerts": {"auc", "Which runs they led to can't be told: it is away"}},
+		"GET /admin/v1/pipelines/{name}/runs":                  {"/console/alerts": {"auc", "Which runs they led to can't be told: it is away"}},
+		"GET /admin/v1/rollouts":                               {"/console/pipelines": {"learns anew", "it is away", "!rollout start MODEL"}, "/console/pipelines/learns/runs/" + someRun: {"alert auc", "Not all that came of the version is told: it is away", "alias champion names version 2"}},
+		"GET /admin/v1/models/{model}":                         {"/console/pipelines/learns/runs/" + someRun: {"Not all that came of the version is told: it is away", "rollout promoted", "!alias champion names"}},
+		"GET /admin/v1/models/{model}/versions/{version}":      {"/console/pipelines/learns/runs/" + someRun: {"Not all that came of the version is told: it is away"}},
+		"GET /admin/v1/models/{model}/versions/{version}/card": {"/console/pipelines/learns/runs/" + someRun: {"Not all that came of the version is told: it is away", "log_loss"}},
+	} {
+		routes := answers(func(s string) string { return s })
+		routes[away] = refuses(fault.Unavailable, "it is away")
+		d := newDesk(t, false, routes)
+		for path, want := range pages {
+			_, page := d.open(path, http.StatusOK)
+			has(t, page, want...)
+			if t.Failed() {
+				t.Fatalf("%s without %s", path, away)
+			}
 		}
 	}
 }

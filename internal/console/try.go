@@ -58,12 +58,12 @@ func (o *tryOutput) Text() string { return clipped(string(o.Data), 2000) }
 
 const rows = 1 // that a form asks for
 
-// elements is how many values a spec has for one row.
+// elements is how many values a spec has for one row; tensorsMost stands for more than that, too.
 func (s *spec) elements() (n int64) {
 	n = rows
 	for _, d := range s.Shape {
 		if d > 1 {
-			n *= d
+			n = min(n*min(d, tensorsMost), tensorsMost)
 		}
 	}
 	return n
@@ -236,8 +236,7 @@ func plain(s *spec) json.RawMessage {
 	if word == "" {
 		word = "0"
 	}
-	n := min(s.elements(), tensorsMost)
-	return json.RawMessage("[" + strings.TrimSuffix(strings.Repeat(word+", ", int(n)), ", ") + "]")
+	return json.RawMessage("[" + strings.TrimSuffix(strings.Repeat(word+", ", int(s.elements())), ", ") + "]")
 }
 
 // scalarText is the one value of an array, as it is typed into a field.
