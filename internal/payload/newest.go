@@ -383,11 +383,12 @@ func backwards(ctx context.Context, blob store.Blob, from, until int64) iter.Seq
 			return
 		}
 		from = max(from, oldest)
-		span := firstSpan.Microseconds()
+		span, longest := firstSpan.Microseconds(), int64(math.MaxInt64/8)
 		end := min(until, latest) // so that it has as many digits as all
 		for start := min(end, time.Now().UnixMicro()) - span; end > from; start = end - span {
 			start = max(start, from)
 			var keys []store.Object
+			crowded := false
 			for o, err := range blob.List(ctx, Inbox, keyBefore(start)) {
 				if err != nil {
 					fail(err)
@@ -399,6 +400,14 @@ func backwards(ctx context.Context, blob store.Blob, from, until int64) iter.Seq
 				if _, ok := untilOf(o.Key); ok {
 					keys = append(keys, o)
 				}
+				if crowded = len(keys) > 4*manyKeys && span > firstSpan.Microseconds(); crowded {
+					break
+				}
+			}
+			if crowded { // the span grew while there was nothing: a shorter one, that ends where this one does
+				longest = max(span/16, firstSpan.Microseconds())
+				span = longest
+				continue
 			}
 			for _, o := range slices.Backward(keys) {
 				if !yield(o, nil) {
@@ -407,7 +416,7 @@ func backwards(ctx context.Context, blob store.Blob, from, until int64) iter.Seq
 			}
 			switch {
 			case len(keys) < fewKeys:
-				span *= 4
+				span = min(4*span, longest)
 			case len(keys) > manyKeys:
 				span /= 2
 			}

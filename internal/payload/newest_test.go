@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/url"
 	"slices"
 	"strings"
@@ -219,6 +220,45 @@ func (u *unreadable) Get(ctx context.Context, _ string, _, _ int64) (io.ReadClos
 	if ctx.Err() != nil {
 		return nil, store.Object{}, ctx.Err()
 	}
+	return nil, store.Object{}, fault.New(fault.Unavailable, "the bucket is away")
+}
+
+// After a long silence no more is listed before the newest is there than one look takes.
+func TestNewestAfterSilence(t *testing.T) {
+	b := newBucket(t)
+	last := time.Now().Add(-60 * 24 * time.Hour)
+	for i := range 30_000 { // as of three instances in a day
+		key := fmt.Sprintf("%s%016d-%064x.parquet", payload.Inbox, last.Add(-time.Duration(i)*3*time.Second).UnixMicro(), i)
+		if _, err := b.Put(t.Context(), key, strings.NewReader(""), 0, store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := &listing{Blob: b}
+	if _, err := payload.Newest(t.Context(), seen, &payload.Wanted{}, "", 10); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	if seen.keys == 0 || seen.keys > 15_000 {
+		t.Errorf("%d keys were listed before anything was read", seen.keys)
+	}
+}
+
+// listing counts keys that are listed, and gives no object.
+type listing struct {
+	store.Blob
+	keys int
+}
+
+func (l *listing) List(ctx context.Context, prefix, after string) iter.Seq2[store.Object, error] {
+	return func(yield func(store.Object, error) bool) {
+		for o, err := range l.Blob.List(ctx, prefix, after) {
+			if l.keys++; !yield(o, err) {
+				return
+			}
+		}
+	}
+}
+
+func (l *listing) Get(context.Context, string, int64, int64) (io.ReadCloser, store.Object, error) {
 	return nil, store.Object{}, fault.New(fault.Unavailable, "the bucket is away")
 }
 

@@ -28,10 +28,10 @@ func slotOf(t time.Time) int64 { return t.Unix() / int64(Every/time.Second) }
 func endOf(slot int64) time.Time { return time.Unix((slot+1)*int64(Every/time.Second), 0) }
 
 // Answers are counted by how long they took: four bins for each power of two of microseconds, so that what is said of
-// them is within a tenth.
+// them is within a quarter.
 const (
 	binsOf = 4
-	bins   = 27 * binsOf // the last of them from 100 s on
+	bins   = 27 * binsOf // the last of them from 235 s on
 )
 
 func binOf(took time.Duration) int {
