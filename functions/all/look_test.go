@@ -97,9 +97,9 @@ func TestLookAtModels(t *testing.T) {
 	}
 	upload(t, at, "flights", file)
 	const aliases = "/console/models/flights/aliases"
-	has(send(aliases, url.Values{"do": {"canary"}, "alias": {"champion"}, "version": {"2"}, "share": {"25"}, "why": {"try"}, "by": {"ann"}}), "canary 2: 25 %.", "version 2: 25 %", "ann")
-	has(send(aliases, url.Values{"do": {"promote"}, "alias": {"champion"}, "version": {"2"}, "seen": {"1"}, "why": {"try"}}), "told bad", "was last moved by move 2, not 1 as expected")
-	has(send(aliases, url.Values{"do": {"promote"}, "alias": {"champion"}, "version": {"2"}, "seen": {"2"}, "why": {"good"}}), "from 1 to 2", "version 2: 100 %")
-	has(send(aliases, url.Values{"do": {"rollback"}, "alias": {"champion"}, "seen": {"3"}, "why": {"bad"}}), "back to 1", "version 1: 100 %")
-	has(send(aliases, url.Values{"do": {"move"}, "alias": {"champion"}, "version": {"9"}}), "told bad", "has no version 9")
+	has(send(aliases, url.Values{"do": {"canary"}, "alias": {"champion"}, "version": {"2"}, "share": {"25"}, "saw": {"1"}, "why": {"try"}, "by": {"ann"}}), "canary 2: 25 %.", "version 2: 25 %", "ann")
+	has(send(aliases, url.Values{"do": {"promote"}, "alias": {"champion"}, "version": {"2"}, "saw": {"1"}, "why": {"try"}}), "told bad", "champion was moved meanwhile, by move 2")
+	has(send(aliases, url.Values{"do": {"promote"}, "alias": {"champion"}, "version": {"2"}, "saw": {"2"}, "why": {"good"}}), "from 1 to 2", "version 2: 100 %")
+	has(send(aliases, url.Values{"do": {"rollback"}, "alias": {"champion"}, "saw": {"3"}, "why": {"bad"}}), "back to 1", "version 1: 100 %")
+	has(send(aliases, url.Values{"do": {"move"}, "alias": {"champion"}, "version": {"9"}, "saw": {"4"}}), "told bad", "has no version 9")
 }

@@ -87,6 +87,7 @@ func TestInward(t *testing.T) {
 	if b, err := io.ReadAll(answer.Body); err != nil || string(b) != "hello" || answer.StatusCode != http.StatusOK || answer.Header.Get("X-Request-Id") == "" {
 		t.Errorf("got %d %q, %v", answer.StatusCode, b, err)
 	}
+	_ = answer.Body.Close()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://self/echo", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
@@ -108,13 +109,14 @@ func TestInward(t *testing.T) {
 	if b, err := io.ReadAll(aborted.Body); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("an answer that was broken off: got %q as the whole", b)
 	}
+	_ = aborted.Body.Close()
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	r, err = http.NewRequestWithContext(gone, http.MethodGet, "http://self/echo", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if late, err := client.Do(r); !errors.Is(err, context.Canceled) {
+	if late, err := client.Do(r); !errors.Is(err, context.Canceled) { //nolint:bodyclose // there is none
 		t.Errorf("a caller that is gone: got %v, %v", late, err)
 	}
 }
