@@ -20,6 +20,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/engine/onnx/onnxtest"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
+	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/onnxwire"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
@@ -268,6 +269,19 @@ func (g *heldBack) Get(ctx context.Context, key string, from, n int64) (io.ReadC
 	return g.Blob.Get(ctx, key, from, n)
 }
 
+// lost is a bucket that has lost all artifacts but one, also what a runtime has made of them.
+type lost struct {
+	store.Blob
+	keep string
+}
+
+func (l *lost) Get(ctx context.Context, key string, from, n int64) (io.ReadCloser, store.Object, error) {
+	if strings.HasPrefix(key, "artifacts/") && key != l.keep {
+		return nil, store.Object{}, fault.New(fault.NotFound, "there is no %s", key)
+	}
+	return l.Blob.Get(ctx, key, from, n)
+}
+
 // No request waits for a canary that is not loaded, and none fails by one that can't be.
 func TestACanaryThatIsNotLoaded(t *testing.T) {
 	blob := newBlob(t)
@@ -301,10 +315,11 @@ func TestACanaryThatIsNotLoaded(t *testing.T) {
 	close(g.open)
 	eventually(t, "the canary answers", func() bool { return ask(slow) == 2 })
 
-	if err := blob.Delete(t.Context(), artifact); err != nil {
+	one, err := s.Registry.Manifest(t.Context(), "m", 1)
+	if err != nil {
 		t.Fatal(err)
 	}
-	broken := predicttest.Start(t, blob, nil)
+	broken := predicttest.Start(t, &lost{Blob: blob, keep: "artifacts/sha256/" + one.Digest.Hex()}, nil)
 	eventually(t, "the canary fails to load", func() bool {
 		if got := ask(broken); got != 1 {
 			t.Fatalf("got version %d", got)
