@@ -35,12 +35,10 @@ type predictionLine struct {
 type predictionsPage struct {
 	Model, Version, Entity, From, To string
 	Failed                           bool
-	Filtered                         bool
-	Problem                          string // what is wrong with what was asked for
 	Predictions                      []predictionLine
 	Back                             time.Time // until when the log was looked through
 	Damaged                          int
-	Newest, More                     string
+	newest
 }
 
 func (c *Console) predictions(q *Query) (*View, error) {
@@ -48,52 +46,28 @@ func (c *Console) predictions(q *Query) (*View, error) {
 	p := &predictionsPage{
 		Model: f.Get("model"), Version: f.Get("version"), Entity: f.Get("entity"), From: f.Get("from"), To: f.Get("to"), Failed: f.Get("failed") == "true",
 	}
-	ask := url.Values{"limit": {fmt.Sprint(onePage)}}
-	for name, v := range map[string]string{"model": p.Model, "version": p.Version, "entity": p.Entity, "from": moment(p.From), "to": moment(p.To)} {
-		if v != "" {
-			ask.Set(name, v)
-		}
-	}
-	if p.Failed {
-		ask.Set("failed", "true")
-	}
-	p.Filtered = len(ask) > 1
 	v := &View{Title: "Predictions", Nav: "/console/predictions", Data: p}
-	after := f.Get("after")
-	if after != "" {
-		ask.Set("after", after)
-	} else {
-		v.Every = 5 * time.Second
-	}
 	var list struct {
 		Predictions []predictionLine `json:"predictions"`
 		Next        string           `json:"next"`
 		Back        time.Time        `json:"back"`
 		Damaged     []string         `json:"damaged"`
 	}
-	err := q.get("/admin/v1/predictions?"+ask.Encode(), &list)
-	if fault.Is(err, fault.Invalid) {
-		p.Problem, v.Every = fault.Message(err), 0
-		return v, nil
+	filters := map[string]string{"model": p.Model, "version": p.Version, "entity": p.Entity, "from": moment(p.From), "to": moment(p.To)}
+	if p.Failed {
+		filters["failed"] = "true"
 	}
-	if err != nil {
-		return nil, err
+	if err := p.ask(q, v, "/admin/v1/predictions", filters, &list); err != nil || p.Problem != "" {
+		return v, err
 	}
 	p.Predictions, p.Back, p.Damaged = list.Predictions, list.Back, len(list.Damaged)
 	for i := range p.Predictions {
 		l := &p.Predictions[i]
 		l.Path, l.Asked, l.Said = predictionPath(l.ID), short(l.Inputs), short(l.Outputs)
 	}
-	f.Del("after")
-	if after != "" {
-		p.Newest = "/console/predictions?" + f.Encode()
-	}
-	if list.Next != "" {
-		f.Set("after", list.Next)
-		p.More = "/console/predictions?" + f.Encode()
-		if !p.Back.IsZero() {
-			v.Every = 0 // it read much, and would again
-		}
+	p.turn(q, v.Nav, list.Next)
+	if list.Next != "" && !p.Back.IsZero() {
+		v.Every = 0 // it read much, and would again
 	}
 	return v, nil
 }

@@ -2,8 +2,6 @@ package console
 
 import (
 	"encoding/hex"
-	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -36,51 +34,31 @@ func tracePath(trace string, when time.Time) string {
 type tracesPage struct {
 	Service, Model, Slow, From, To string
 	Errors                         bool
-	Filtered                       bool
-	Problem                        string // what is wrong with what was asked for
 	Traces                         []traceLine
-	Newest                         string // the first page; empty: this is it
-	More                           string
+	newest
 }
 
 func (c *Console) traces(q *Query) (*View, error) {
 	f := q.URL.Query()
 	p := &tracesPage{Service: f.Get("service"), Model: f.Get("model"), Slow: f.Get("slow"), From: f.Get("from"), To: f.Get("to"), Errors: f.Get("errors") == "true"}
-	ask := url.Values{"limit": {fmt.Sprint(onePage)}}
-	for name, v := range map[string]string{"service": p.Service, "model": p.Model, "from": moment(p.From), "to": moment(p.To)} {
-		if v != "" {
-			ask.Set(name, v)
-		}
-	}
-	if p.Errors {
-		ask.Set("errors", "true")
-	}
-	if p.Slow != "" {
-		ask.Set("slow", p.Slow+"ms")
-	}
-	p.Filtered = len(ask) > 1
 	v := &View{Title: "Traces", Nav: "/console/traces", Data: p}
-	after := f.Get("after")
-	if after != "" {
-		ask.Set("after", after)
-	} else {
-		v.Every = 5 * time.Second
-	}
 	var list struct {
 		Traces []traceLine `json:"traces"`
 		Next   string      `json:"next"`
 	}
-	err := q.get("/admin/v1/traces?"+ask.Encode(), &list)
-	if fault.Is(err, fault.Invalid) {
-		p.Problem, v.Every = fault.Message(err), 0
-		return v, nil
+	filters := map[string]string{"service": p.Service, "model": p.Model, "from": moment(p.From), "to": moment(p.To)}
+	if p.Errors {
+		filters["errors"] = "true"
 	}
+	if p.Slow != "" {
+		filters["slow"] = p.Slow + "ms"
+	}
+	err := p.ask(q, v, "/admin/v1/traces", filters, &list)
 	if missing(err) {
-		p.Problem, v.Every = "This server keeps no traces.", 0
-		return v, nil
+		p.Problem, v.Every, err = "This server keeps no traces.", 0, nil
 	}
-	if err != nil {
-		return nil, err
+	if err != nil || p.Problem != "" {
+		return v, err
 	}
 	p.Traces = list.Traces
 	longest := 1.0
@@ -91,14 +69,7 @@ func (c *Console) traces(q *Query) (*View, error) {
 		p.Traces[i].Path = tracePath(p.Traces[i].Trace, p.Traces[i].Start)
 		p.Traces[i].Width = max(barWidth*p.Traces[i].Duration/longest, 3)
 	}
-	f.Del("after")
-	if after != "" {
-		p.Newest = "/console/traces?" + f.Encode()
-	}
-	if list.Next != "" {
-		f.Set("after", list.Next)
-		p.More = "/console/traces?" + f.Encode()
-	}
+	p.turn(q, v.Nav, list.Next)
 	return v, nil
 }
 
