@@ -53,7 +53,7 @@ func (s *seed) plant(ctx context.Context, p *serve.Process, out io.Writer) error
 		return nil
 	}
 	p.Listening(func(srv *serve.Server) {
-		fmt.Fprintf(out, "\nPilotlight answers on %s. Ask it for a prediction:\n\n  curl -s %s/v2/models/%s/infer -d @%s\n\n",
+		fmt.Fprintf(out, "\nPilotlight answers on %s. Ask it for a prediction:\n\n  curl -s %s/v2/models/%s/infer -d @%s\n\nLook at what it does: %[1]s/console\n\n",
 			srv.URL(), srv.URL(), name, request)
 	})
 	return nil

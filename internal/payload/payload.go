@@ -24,8 +24,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"github.com/pilotlight-ml/pilotlight/internal/env"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
@@ -353,31 +351,9 @@ func encode(chunks []*chunk, told *event.Logged, breathe func()) (data []byte, k
 	return out.Bytes(), kept, lost, err
 }
 
-// How a segment is put. A request that nobody answers any more, as its connection was lost in between, must not hold the
-// log up when the bucket is there again; nor may the pause behind a failed one.
-const (
-	attemptMost = 30 * time.Second
-	pauseMost   = 10 * time.Second
-)
-
 // put stores a segment, however long the bucket is away, until the log closes.
 func (l *Log) put(ctx context.Context, key string, data []byte) error {
-	pauses := backoff.NewExponentialBackOff()
-	pauses.MaxInterval = pauseMost
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		attempt, cancel := context.WithTimeout(ctx, attemptMost)
-		defer cancel()
-		err := segment.Keep(attempt, l.blob, key, data)
-		switch {
-		case err == nil:
-			return struct{}{}, nil
-		case fault.Is(err, fault.Invalid) || fault.Is(err, fault.Denied):
-			return struct{}{}, backoff.Permanent(err)
-		}
-		l.counts.retries.Add(1)
-		return struct{}{}, err
-	}, backoff.WithBackOff(pauses), backoff.WithMaxElapsedTime(0))
-	return err
+	return store.Persist(ctx, func(ctx context.Context) error { return segment.Keep(ctx, l.blob, key, data) }, func() { l.counts.retries.Add(1) })
 }
 
 // closeMost is how long the end of a process may wait for a bucket.

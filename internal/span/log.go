@@ -16,7 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
@@ -50,8 +49,6 @@ func (c *Config) Validate() error {
 const (
 	memoryLeast = 64 << 10
 	objectMost  = 1 << 20          // bytes of lines, from which on they wait for no others
-	attemptMost = 30 * time.Second // of one attempt to write
-	pauseMost   = 10 * time.Second // between two of them
 	closeMost   = 10 * time.Second // the end of a process may wait for a bucket
 )
 
@@ -206,22 +203,7 @@ func (l *Log) put(parts []part) error {
 	if err != nil {
 		return err
 	}
-	pauses := backoff.NewExponentialBackOff()
-	pauses.MaxInterval = pauseMost
-	_, err = backoff.Retry(l.ctx, func() (struct{}, error) {
-		attempt, cancel := context.WithTimeout(l.ctx, attemptMost)
-		defer cancel()
-		err := keep(attempt, l.blob, key, data)
-		switch {
-		case err == nil:
-			return struct{}{}, nil
-		case fault.Is(err, fault.Invalid) || fault.Is(err, fault.Denied):
-			return struct{}{}, backoff.Permanent(err)
-		}
-		l.retries.Add(1)
-		return struct{}{}, err
-	}, backoff.WithBackOff(pauses), backoff.WithMaxElapsedTime(0))
-	return err
+	return store.Persist(l.ctx, func(ctx context.Context) error { return keep(ctx, l.blob, key, data) }, func() { l.retries.Add(1) })
 }
 
 // Close writes what waits, which may take some seconds; nothing is taken any more.
