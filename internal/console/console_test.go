@@ -66,18 +66,18 @@ func newDesk(t *testing.T, asks bool, routes map[string]http.HandlerFunc) *desk 
 }
 
 // open gets a page.
-func (d *desk) open(path string, status int) (*http.Response, string) {
+func (d *desk) open(path string, status int) (http.Header, string) {
 	d.t.Helper()
 	return d.ask(http.MethodGet, path, nil, status)
 }
 
 // send posts a form, as a browser does from a page of the console.
-func (d *desk) send(path string, form url.Values, status int) (*http.Response, string) {
+func (d *desk) send(path string, form url.Values, status int) (http.Header, string) {
 	d.t.Helper()
 	return d.ask(http.MethodPost, path, form, status)
 }
 
-func (d *desk) ask(method, path string, form url.Values, status int) (*http.Response, string) {
+func (d *desk) ask(method, path string, form url.Values, status int) (http.Header, string) {
 	d.t.Helper()
 	r, err := http.NewRequestWithContext(d.t.Context(), method, d.url+path, strings.NewReader(form.Encode()))
 	if err != nil {
@@ -89,7 +89,7 @@ func (d *desk) ask(method, path string, form url.Values, status int) (*http.Resp
 	return d.do(r, status)
 }
 
-func (d *desk) do(r *http.Request, status int) (*http.Response, string) {
+func (d *desk) do(r *http.Request, status int) (http.Header, string) {
 	d.t.Helper()
 	answer, err := d.Do(r)
 	if err != nil {
@@ -103,7 +103,7 @@ func (d *desk) do(r *http.Request, status int) (*http.Response, string) {
 	if answer.StatusCode != status {
 		d.t.Fatalf("%s %s: status %d, want %d: %s", answer.Request.Method, answer.Request.URL.Path, answer.StatusCode, status, b)
 	}
-	return answer, string(b)
+	return answer.Header, string(b)
 }
 
 // says answers with JSON.
@@ -115,23 +115,23 @@ func says(body string) http.HandlerFunc {
 func TestSignIn(t *testing.T) {
 	d := newDesk(t, true, map[string]http.HandlerFunc{"GET /admin/v1/models": says(`{"models":[{"name":"flights","versions":2,"aliases":{"champion":2}}]}`)})
 	answer, _ := d.open("/console/models?prefix=fl", http.StatusSeeOther)
-	form := answer.Header.Get("Location")
+	form := answer.Get("Location")
 	if form != "/console/login?next=%2Fconsole%2Fmodels%3Fprefix%3Dfl" {
 		t.Errorf("a stranger is sent to %s", form)
 	}
 	d.open(form, http.StatusOK)
 	for _, wrong := range []string{"pl_bad", "", "a b", "pl_\u202e"} {
 		answer, _ = d.send("/console/login", url.Values{"key": {wrong}, "next": {"/console/models"}}, http.StatusSeeOther)
-		if _, page := d.open(answer.Header.Get("Location"), http.StatusOK); !strings.Contains(page, "told bad") {
+		if _, page := d.open(answer.Get("Location"), http.StatusOK); !strings.Contains(page, "told bad") {
 			t.Errorf("the key %q: nothing is said about it", wrong)
 		}
 		d.open("/console/models", http.StatusSeeOther)
 	}
 	answer, _ = d.send("/console/login", url.Values{"key": {key}, "next": {"/console/models?prefix=fl"}}, http.StatusSeeOther)
-	if to := answer.Header.Get("Location"); to != "/console/models?prefix=fl" {
+	if to := answer.Get("Location"); to != "/console/models?prefix=fl" {
 		t.Errorf("after signing in: sent to %s", to)
 	}
-	for _, c := range answer.Cookies() {
+	for _, c := range (&http.Response{Header: answer}).Cookies() {
 		if !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/console" {
 			t.Errorf("a cookie that others could use: %v", c)
 		}
@@ -143,7 +143,7 @@ func TestSignIn(t *testing.T) {
 	d.open("/console/models", http.StatusSeeOther)
 	for _, away := range []string{"https://example.com", "//example.com", "/console/\\example.com", "/v2", "/consoles"} {
 		answer, _ = d.send("/console/login", url.Values{"key": {key}, "next": {away}}, http.StatusSeeOther)
-		if to := answer.Header.Get("Location"); to != "/console" {
+		if to := answer.Get("Location"); to != "/console" {
 			t.Errorf("next=%s leads to %s", away, to)
 		}
 	}
@@ -171,7 +171,7 @@ func TestHostileNames(t *testing.T) {
 			t.Errorf("the page holds %q", bad)
 		}
 	}
-	if policy := answer.Header.Get("Content-Security-Policy"); !strings.Contains(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") {
+	if policy := answer.Get("Content-Security-Policy"); !strings.Contains(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") {
 		t.Errorf("the policy is %q", policy)
 	}
 	d.open("/console/nothing", http.StatusNotFound)
@@ -221,11 +221,11 @@ func TestFormsOfStrangers(t *testing.T) {
 	d := newDesk(t, true, map[string]http.HandlerFunc{"GET /admin/v1/limits": says(`{}`), "GET /admin/v1/models": says(`{"models":[]}`)})
 	large := url.Values{"x": {strings.Repeat("x", loginMost)}}
 	answer, _ := d.send("/console/models/m/aliases", large, http.StatusSeeOther)
-	if to := answer.Header.Get("Location"); !strings.HasPrefix(to, "/console/login") {
+	if to := answer.Get("Location"); !strings.HasPrefix(to, "/console/login") {
 		t.Errorf("a stranger's form leads to %s", to)
 	}
 	large.Set("key", key)
-	if answer, _ = d.send("/console/login", large, http.StatusSeeOther); strings.Contains(strings.Join(answer.Header["Set-Cookie"], " "), key) {
+	if answer, _ = d.send("/console/login", large, http.StatusSeeOther); strings.Contains(strings.Join(answer["Set-Cookie"], " "), key) {
 		t.Error("a form of any size is read from somebody who signs in")
 	}
 	d.open("/console/models", http.StatusSeeOther)
@@ -275,7 +275,7 @@ func TestMemoryIsBounded(t *testing.T) {
 func TestLongSentence(t *testing.T) {
 	d := newDesk(t, false, map[string]http.HandlerFunc{"DELETE /admin/v1/deadletters/{id}": fails(fault.New(fault.Invalid, "%s", strings.Repeat("\U0001F9EA", 5000)))})
 	answer, _ := d.send("/console/events/x/delete", nil, http.StatusSeeOther)
-	for _, c := range answer.Cookies() {
+	for _, c := range (&http.Response{Header: answer}).Cookies() {
 		if n := len(c.String()); n > 4096 {
 			t.Errorf("a cookie of %d bytes", n)
 		}

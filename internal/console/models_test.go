@@ -171,7 +171,7 @@ func TestModel(t *testing.T) {
 		if got := strings.Join(sent, "; "); got != test.sent {
 			t.Errorf("%s: sent %s, want %s", test.form, got, test.sent)
 		}
-		_, page := d.open(answer.Header.Get("Location"), http.StatusOK)
+		_, page := d.open(answer.Get("Location"), http.StatusOK)
 		has(t, page, test.said)
 	}
 }
@@ -289,7 +289,7 @@ func TestOverTime(t *testing.T) {
 		}
 	}
 	answered, svg := d.open("/console/models/flights/quality.svg?span=all", http.StatusOK)
-	if asked[2] != "from=2013-01-01T00:00:00Z&until=2014-01-01T00:00:00Z&every=168h0m0s" || answered.Header.Get("Content-Type") != "image/svg+xml" {
+	if asked[2] != "from=2013-01-01T00:00:00Z&until=2014-01-01T00:00:00Z&every=168h0m0s" || answered.Get("Content-Type") != "image/svg+xml" {
 		t.Errorf("all: asked %s", asked[2])
 	}
 	has(t, svg, "flights: auc over time", "!B6")

@@ -251,7 +251,7 @@ func TestFormsOfRunsAndEvents(t *testing.T) {
 		{"/console/events/replay", nil, "", "/console/events", "tick the box"},
 	} {
 		answer, _ := d.send(test.path, test.form, http.StatusSeeOther)
-		if next := answer.Header.Get("Location"); next != test.next {
+		if next := answer.Get("Location"); next != test.next {
 			t.Errorf("%s leads to %s, want %s", test.path, next, test.next)
 		}
 		got := ""
