@@ -655,6 +655,7 @@ func TestStuckStoreCostsLittle(t *testing.T) {
 			if took := time.Since(begin); err != nil || took != want {
 				t.Errorf("x=%v: got %v after %v, want an answer after %v", x, err, took, want)
 			}
+			synctest.Wait() // for the write of the one before, which may fail at this very moment
 		}
 		kv.is.Store(true)
 		ask(1, time.Second, 30*time.Millisecond)
