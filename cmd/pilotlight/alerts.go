@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,6 +64,11 @@ func (c *client) showAlerts(s *alert.Status) error {
 		_, err = fmt.Fprintf(c.out, "no alerts by version %d of the rules, as of %s\n", s.Rules, s.At.Local().Format(time.DateTime))
 	default:
 		err = c.table(rows)
+	}
+	for i := range s.Active {
+		if a := &s.Active[i]; len(a.Examples) > 0 {
+			fmt.Fprintf(c.out, "%s is shown by the predictions %s\n", shown(a.Rule, 40), shown(strings.Join(a.Examples, ", "), 300))
+		}
 	}
 	for _, rule := range slices.Sorted(maps.Keys(s.Troubles)) {
 		fmt.Fprintf(c.out, "rule %s finds nothing out: %s\n", shown(rule, 100), shown(s.Troubles[rule], 300))

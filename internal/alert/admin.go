@@ -50,6 +50,7 @@ type Applied struct {
 // Register mounts the administration of alerts:
 //
 //	GET /admin/v1/alerts               Status
+//	GET /admin/v1/alerts/{id}          an Alert that Status has
 //	GET /admin/v1/alerts/rules         Rules; ?version is one that is not the newest
 //	PUT /admin/v1/alerts/rules         rules in YAML in place of all that there are; ?dry-run only tells what would differ
 func (m *Manager) Register(mux *http.ServeMux) {
@@ -63,6 +64,20 @@ func (m *Manager) Register(mux *http.ServeMux) {
 	route("GET /admin/v1/alerts", func(w http.ResponseWriter, r *http.Request) error {
 		status, err := m.Status(r.Context())
 		return answer(w, status, err)
+	})
+	route("GET /admin/v1/alerts/{id}", func(w http.ResponseWriter, r *http.Request) error {
+		status, err := m.Status(r.Context())
+		if err != nil {
+			return err
+		}
+		for _, all := range [][]Alert{status.Active, status.Pending, status.Resolved} {
+			for i := range all {
+				if all[i].ID == r.PathValue("id") {
+					return answer(w, &all[i], nil)
+				}
+			}
+		}
+		return fault.New(fault.NotFound, "there is no alert %.100q, or it was resolved long ago: those of seven days are kept, %d at most", r.PathValue("id"), resolvedMost)
 	})
 	route("GET /admin/v1/alerts/rules", func(w http.ResponseWriter, r *http.Request) error {
 		version := 0

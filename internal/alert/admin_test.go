@@ -1,6 +1,7 @@
 package alert
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -60,6 +61,17 @@ func TestAdmin(t *testing.T) {
 	status, got := said(t, mux, "GET", "/admin/v1/alerts", "")
 	if want := `{"at":"2026-11-25T12:02:00Z","rules":3,"active":[{"id":"`; status != 200 || !strings.HasPrefix(got, want) || !strings.Contains(got, `"pending":[]`) {
 		t.Errorf("got %d %s, want %s", status, got, want)
+	}
+	var list Status
+	if err := json.Unmarshal([]byte(got), &list); err != nil || len(list.Active) == 0 {
+		t.Fatalf("got %s, %v", got, err)
+	}
+	status, got = said(t, mux, "GET", "/admin/v1/alerts/"+list.Active[0].ID, "")
+	if want := string(encode(&list.Active[0])); status != 200 || got != want {
+		t.Errorf("got %d %s, want %s", status, got, want)
+	}
+	if status, got = said(t, mux, "GET", "/admin/v1/alerts/nosuch", ""); status != 404 || !strings.Contains(got, "there is no alert") {
+		t.Errorf("got %d %s", status, got)
 	}
 }
 

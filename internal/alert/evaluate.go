@@ -32,7 +32,8 @@ type Alert struct {
 	Low         *float64          `json:"low,omitempty"` // the bounds of its interval, where it has one
 	High        *float64          `json:"high,omitempty"`
 	Count       int64             `json:"count"`
-	Side        string            `json:"side"` // of the threshold: below or above
+	Examples    []string          `json:"examples,omitempty"` // ids of predictions that show it, that which shows it best first
+	Side        string            `json:"side"`               // of the threshold: below or above
 	Threshold   float64           `json:"threshold"`
 	Window      yamlwire.Duration `json:"window"`
 	Severity    Severity          `json:"severity"`
@@ -75,6 +76,9 @@ type State struct {
 	Unsent   []Change          `json:"unsent,omitempty"`   // the oldest first
 	Lost     int               `json:"lost,omitempty"`     // changes that were never sent, since too many waited
 }
+
+// ExamplesMost is how many predictions an alert names.
+const ExamplesMost = 5
 
 const (
 	alertsMost   = 5000
@@ -137,6 +141,7 @@ func (a *Alert) of(r *Rule) bool {
 // measure takes over what a rule and a sample say.
 func (a *Alert) measure(r *Rule, s *Sample, now time.Time) {
 	a.Value, a.Low, a.High, a.Count, a.Seen = bounded(s.Value), nil, nil, s.Count, now
+	a.Examples = s.Examples[:min(len(s.Examples), ExamplesMost)]
 	if !math.IsNaN(s.Low) && !math.IsNaN(s.High) {
 		a.Low, a.High = new(bounded(s.Low)), new(bounded(s.High))
 	}
@@ -219,8 +224,10 @@ func (e *evaluation) apply(r *Rule, reading Reading) {
 			a.ID = idOf(k, a.Since)
 		}
 		delete(e.open, k)
+		before := a.Examples
 		a.measure(r, s, e.now)
 		if found == fine {
+			a.Examples = before // the others show that it is
 			e.resolve(a, Recovered)
 			continue
 		}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/yamlwire"
 )
@@ -89,6 +91,36 @@ func TestAnAlertIsRaisedOnceAndResolved(t *testing.T) {
 	}
 	if got, want := len(s.state.Unsent), 4; got != want {
 		t.Errorf("waiting to be sent: got %d, want %d", got, want)
+	}
+}
+
+// The predictions that show an alert are those of the last time that it was found, some of them at most.
+func TestExamples(t *testing.T) {
+	s := tell(t, auc+"}")
+	with := func(value float64, ids ...string) Sample {
+		shown := sample("1", value)
+		shown.Examples = ids
+		return shown
+	}
+	many := strings.Split(strings.Repeat("x,", 2*ExamplesMost), ",")
+	s.then("raised m1", with(.5, many...))
+	if got := s.state.Alerts[0].Examples; len(got) != ExamplesMost {
+		t.Errorf("got %d of them", len(got))
+	}
+	s.then("", with(.4, "a", "b"))
+	s.then("recovered m1", with(.9, "c"))
+	c := s.state.Unsent[len(s.state.Unsent)-1]
+	if !slices.Equal(c.Examples, []string{"a", "b"}) {
+		t.Errorf("it was shown by %v", c.Examples)
+	}
+	if got := messageOf(&c).Alerts[0].Annotations["predictions"]; got != "a b" {
+		t.Errorf("the webhook is told %q", got)
+	}
+	c.Resolved = time.Time{}
+	e := c.event()
+	var told event.Raised
+	if err := e.DataAs(&told); err != nil || !slices.Equal(told.Examples, c.Examples) {
+		t.Errorf("the event tells %v, %v", told.Examples, err)
 	}
 }
 

@@ -225,7 +225,7 @@ func (c *Change) event() event.Event {
 		return event.AlertRaised.New(event.Raised{
 			ID: c.ID, Rule: c.Rule, Model: c.Model, Version: c.Version, Slice: c.Slice, Metric: c.Metric, Column: c.Column,
 			Value: c.Value, Low: c.Low, High: c.High, Count: c.Count, Side: c.Side, Threshold: c.Threshold, Window: c.Window.String(),
-			Severity: string(c.Severity), Description: c.Description, Summary: c.Summary, Since: c.Since, At: c.Raised,
+			Severity: string(c.Severity), Description: c.Description, Summary: c.Summary, Examples: c.Examples, Since: c.Since, At: c.Raised,
 		})
 	}
 	return event.AlertResolved.New(event.Resolved{

@@ -27,6 +27,8 @@ type Sample struct {
 	Low     float64 // the bounds of its confidence interval; NaN: there is none
 	High    float64
 	Count   int64 // rows that it is of
+	// Examples are the ids of predictions that show the metric at its worst, that which shows it best first; none: there are none, or no metric of single ones.
+	Examples []string
 }
 
 // Source knows what metrics were.

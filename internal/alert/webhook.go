@@ -79,6 +79,9 @@ func messageOf(c *Change) *message {
 	if c.Description != "" {
 		annotations["description"] = c.Description
 	}
+	if len(c.Examples) > 0 {
+		annotations["predictions"] = strings.Join(c.Examples, " ")
+	}
 	status := "firing"
 	if !c.Resolved.IsZero() {
 		status = "resolved"

@@ -21,12 +21,14 @@ type alarm struct {
 	Low         *float64          `json:"low"`
 	High        *float64          `json:"high"`
 	Count       int64             `json:"count"`
+	Examples    []string          `json:"examples"` // predictions that show it
 	Side        string            `json:"side"`
 	Threshold   float64           `json:"threshold"`
 	Window      string            `json:"window"`
 	Severity    string            `json:"severity"`
 	Description string            `json:"description"`
 	Since       time.Time         `json:"since"`
+	Seen        time.Time         `json:"seen"` // when it was measured last
 	Raised      time.Time         `json:"raised"`
 	Resolved    time.Time         `json:"resolved"`
 	Why         string            `json:"why"`
@@ -48,6 +50,9 @@ func of(version string, slice map[string]string) string {
 	}
 	return strings.Join(parts, ", ")
 }
+
+// Path is its page.
+func (a *alarm) Path() string { return alertPath(a.ID) }
 
 // Says is the value, and its interval if it has one.
 func (a *alarm) Says() string {
@@ -182,41 +187,59 @@ const pipelinesAsked = 10
 
 // runs finds those that alerts started, among the newest.
 func (p *alertsPage) runs(q *Query) error {
-	if len(p.Active)+len(p.Resolved) == 0 {
-		return nil
+	var ids []string
+	for _, list := range [][]alarm{p.Active, p.Resolved} {
+		for i := range list {
+			ids = append(ids, list[i].ID)
+		}
+	}
+	started, err := q.started(ids)
+	for _, list := range [][]alarm{p.Active, p.Resolved} {
+		for i := range list {
+			if s := started[list[i].ID]; s != nil {
+				list[i].Run = s.page()
+			}
+		}
+	}
+	return err
+}
+
+// startedRun is a run of a pipeline that an alert has started.
+type startedRun struct{ pipeline, run string }
+
+func (s *startedRun) path() string { return at("/pipelines", s.pipeline) + at("/runs", s.run) }
+
+func (s *startedRun) page() string { return "/console" + s.path() }
+
+// started finds the runs that alerts have started, among the newest, by the alerts' ids.
+func (q *Query) started(ids []string) (map[string]*startedRun, error) {
+	found := map[string]*startedRun{}
+	if len(ids) == 0 {
+		return found, nil
 	}
 	var list struct {
 		Pipelines []pipelineLine `json:"pipelines"`
 	}
 	if err := q.get("/admin/v1/pipelines", &list); err != nil {
-		if missing(err) {
-			return nil
-		}
-		return err
+		return found, unless(missing, err)
 	}
-	started, asked := map[string]string{}, 0
+	asked := 0
 	for _, line := range list.Pipelines {
 		if asked == pipelinesAsked || !slices.ContainsFunc(line.On, func(s starter) bool { return s.Event == alertRaised }) {
 			continue
 		}
 		asked++
-		path := at("/pipelines", line.Name) + "/runs"
 		var page struct {
 			Runs []runEntry `json:"runs"`
 		}
-		if err := q.get("/admin/v1"+path, &page); err != nil {
-			return err
+		if err := q.get(at("/admin/v1/pipelines", line.Name)+"/runs", &page); err != nil {
+			return found, err
 		}
 		for _, r := range page.Runs {
-			if r.Cause != nil && r.Cause.Type == alertRaised {
-				started[r.Cause.ID] = "/console" + path + at("", r.ID)
+			if r.Cause != nil && r.Cause.Type == alertRaised && slices.Contains(ids, r.Cause.ID) {
+				found[r.Cause.ID] = &startedRun{line.Name, r.ID}
 			}
 		}
 	}
-	for _, list := range [][]alarm{p.Active, p.Resolved} {
-		for i := range list {
-			list[i].Run = started[list[i].ID]
-		}
-	}
-	return nil
+	return found, nil
 }

@@ -106,6 +106,7 @@ func (c *Console) register(mux *http.ServeMux) {
 	c.page(mux, "/console/pipelines/{pipeline}/runs/{run}/logs/{step}", "log", c.stepLog)
 	c.form(mux, "/console/pipelines/{pipeline}/runs/{run}/cancel", c.cancelRun)
 	c.page(mux, "/console/alerts", "alerts", c.alerts)
+	c.page(mux, "/console/alerts/{alert}", "alert", c.alert)
 	c.page(mux, "/console/events", "events", c.events)
 	c.form(mux, "/console/events/replay", c.replayAll)
 	c.page(mux, "/console/events/{letter}", "letter", c.letter)

@@ -201,9 +201,15 @@ type overTimePage struct {
 type overTime struct {
 	Picture template.HTML
 	Away    string
-	Words   []string
+	Words   []sentence
 	Rows    []judgedRow
 	Metrics []string
+}
+
+// sentence says something about a column.
+type sentence struct {
+	Text     string
+	Examples []exhibit
 }
 
 // judgedRow is a version or a slice by the metrics that tell most.
@@ -213,6 +219,7 @@ type judgedRow struct {
 	Predicted, Outcomes int64
 	Values              []string
 	Why                 string
+	Worst               []exhibit
 }
 
 func (c *Console) overTime(q *Query) (*View, error) {
@@ -254,11 +261,11 @@ func (c *Console) overTime(q *Query) (*View, error) {
 			m := moved.Of(v.Version)
 			for i := range m.Columns {
 				if s := m.Sentence(&m.Columns[i]); s != "" {
-					p.Drift.Words = append(p.Drift.Words, fmt.Sprintf("Version %d: %s", v.Version, s))
+					p.Drift.Words = append(p.Drift.Words, sentence{fmt.Sprintf("Version %d: %s", v.Version, s), cited(v.Examples[m.Columns[i].Name])})
 				}
 			}
 			if v.Missing != "" {
-				p.Drift.Words = append(p.Drift.Words, fmt.Sprintf("Version %d: %s.", v.Version, v.Missing))
+				p.Drift.Words = append(p.Drift.Words, sentence{Text: fmt.Sprintf("Version %d: %s.", v.Version, v.Missing)})
 			}
 		}
 	}
@@ -273,7 +280,7 @@ func (o *overTime) judged(j *course.Quality) {
 	}
 	for i := range j.Versions {
 		v := &j.Versions[i]
-		row := judgedRow{Version: v.Version, Slice: v.Slice, Why: v.Why}
+		row := judgedRow{Version: v.Version, Slice: v.Slice, Why: v.Why, Worst: cited(v.Examples)}
 		if at := slices.IndexFunc(all, func(c course.Course) bool { return c.Of == v }); at >= 0 {
 			if o.Metrics == nil {
 				o.Metrics = all[at].Metrics

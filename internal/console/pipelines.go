@@ -232,11 +232,18 @@ type pipelinePage struct {
 	Pause   string    `json:"pause"`
 	Steps   []wired   `json:"steps"`
 
-	Graph    *graph     `json:"-"`
-	Shown    definedAs  `json:"-"` // of the definition
-	Versions []int      `json:"-"` // the newest, newest first
-	Runs     []runEntry `json:"-"`
-	More     string     `json:"-"`
+	runsPart
+
+	Graph    *graph    `json:"-"`
+	Shown    definedAs `json:"-"` // of the definition
+	Versions []int     `json:"-"` // the newest, newest first
+	More     string    `json:"-"`
+}
+
+// runsPart is a part of a pipeline's runs, newest first.
+type runsPart struct {
+	Runs []runEntry `json:"runs"`
+	Next string     `json:"next"` // where the next part begins; "": there is none
 }
 
 // definedAs is a definition as it was applied.
@@ -256,16 +263,14 @@ func (c *Console) pipeline(q *Query) (*View, error) {
 	if err := q.get(path, p); err != nil {
 		return nil, err
 	}
-	var page struct {
-		Runs []runEntry `json:"runs"`
-		Next string     `json:"next"`
+	if after := q.FormValue("after"); after != "" {
+		p.runsPart = runsPart{}
+		if err := q.get(withQuery(path+"/runs", "after", after), &p.runsPart); err != nil {
+			return nil, err
+		}
 	}
-	if err := q.get(fmt.Sprintf("%s/runs?limit=%d&after=%s", path, runsShown, escape(q.FormValue("after"))), &page); err != nil {
-		return nil, err
-	}
-	p.Runs = page.Runs
-	if page.Next != "" {
-		p.More = at("/console/pipelines", p.Name) + "?after=" + escape(page.Next)
+	if p.Next != "" {
+		p.More = at("/console/pipelines", p.Name) + "?after=" + escape(p.Next)
 	}
 	p.Shown = definedAs{p.Version, p.At, p.By, p.Text}
 	if older := q.FormValue("version"); older != "" {
@@ -283,9 +288,6 @@ func (c *Console) pipeline(q *Query) (*View, error) {
 	}
 	return v, nil
 }
-
-// runsShown is how many runs a page lists: each is a read of its record.
-const runsShown = 25
 
 func (c *Console) startRun(q *Query) (said, next string, err error) {
 	name := q.PathValue("pipeline")

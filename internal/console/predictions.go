@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -119,8 +120,9 @@ type predictionPage struct {
 	Partial          bool // not all outcomes were looked through that are new
 	Trace, TracePath string
 	Trail            *waterfall
-	Lost             bool   // there is a trace's name and no trace
-	Away             string // why it is not known whether there is
+	Lost             bool    // there is a trace's name and no trace
+	Away             string  // why it is not known whether there is
+	Alerts           []alarm // that name it
 }
 
 // answer is one answer to a prediction.
@@ -138,6 +140,7 @@ type answer struct {
 	Error    string      `json:"error"`
 	Weight   float64     `json:"weight"`
 	Trace    string      `json:"trace"`
+	Traced   bool        `json:"traced"`
 	Rows     []answerRow `json:"rows"`
 	More     bool        `json:"more"`
 
@@ -180,11 +183,13 @@ type fetched struct {
 	Time  time.Time       `json:"time"`
 	Age   *float64        `json:"age_s"`
 
-	Said member
-	View string // that it is of; empty: not known
-	Path string // of that, looked up by what the caller brought
-	TTL  string
-	Old  bool // older than the view lets it be
+	Said  member
+	View  string // that it is of; empty: not known
+	Path  string // of that, looked up by what the caller brought
+	TTL   string
+	Old   bool    // older than the view lets it be
+	PSI   float64 // how far the feature had drifted in the week before
+	Drift string  // the page that shows it; "": it had not
 }
 
 // answersMost is how many answers to an id are shown: the newest, where callers give one again and again.
@@ -194,12 +199,7 @@ func (c *Console) prediction(q *Query) (*View, error) {
 	id := plainID(q.PathValue("id"))
 	p := &predictionPage{ID: id}
 	v := &View{Title: "Prediction " + id, Nav: "/console/predictions", Data: p}
-	var found struct {
-		Answers []answer `json:"answers"`
-		More    bool     `json:"more"`
-		Partial bool     `json:"partial"`
-	}
-	err := q.get(at("/admin/v1/predictions", idInPath(id)), &found)
+	found, err := q.predictionOf(id)
 	if missing(err) {
 		p.Waits, p.Reason, v.Every = true, fault.Message(err), 15*time.Second // a miss reads much of the log
 		return v, nil
@@ -230,26 +230,74 @@ func (c *Console) prediction(q *Query) (*View, error) {
 			p.Trace, p.TracePath, when = a.Trace, tracePath(a.Trace, a.Time), a.Time
 		}
 	}
-	if p.Trace != "" {
-		away, err := q.parts(func(q *Query) (err error) { p.Trail, err = q.waterfall(p.Trace, when); return err })
-		if err != nil {
-			return nil, err
-		}
-		p.Away = away[0]
-		p.Lost = p.Trail == nil
+	away, err := q.parts(
+		func(q *Query) (err error) {
+			if p.Trace != "" {
+				p.Trail, err = q.waterfall(p.Trace, when)
+			}
+			return err
+		}, p.named, p.drifted)
+	if err != nil {
+		return nil, err
 	}
+	p.Away, p.Lost = away[0], p.Trace != "" && p.Trail == nil
 	if !settled {
 		v.Every = 5 * time.Second // its outcome may come
 	}
 	return v, nil
 }
 
+// named finds the alerts that name the prediction.
+func (p *predictionPage) named(q *Query) error {
+	var status alertsNow
+	err := unless(missing, q.get("/admin/v1/alerts", &status))
+	for _, a := range slices.Concat(status.Active, status.Resolved) {
+		if slices.Contains(a.Examples, p.ID) {
+			p.Alerts = append(p.Alerts, a)
+		}
+	}
+	return err
+}
+
+// drifted marks the features that had drifted in the week before the first answer.
+func (p *predictionPage) drifted(q *Query) error {
+	if len(p.Answers) == 0 {
+		return nil
+	}
+	a := &p.Answers[0]
+	d, err := q.drifted(a.Model, a.Version, a.AsOf.Add(-7*day), a.AsOf)
+	if err != nil || d == nil || d.Report == nil {
+		return err
+	}
+	page := withQuery(at("/console/models", a.Model, "over-time"), "span", "7d", "until", a.AsOf.UTC().Format(time.DateOnly)) + "#drift"
+	for _, c := range d.Strongest() {
+		for i := range a.Rows {
+			for j := range a.Rows[i].Features {
+				if f := &a.Rows[i].Features[j]; f.Name == c.Name {
+					f.PSI, f.Drift = c.PSI, page
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// predictionFound is what the API knows of an id.
+type predictionFound struct {
+	Answers []answer `json:"answers"`
+	More    bool     `json:"more"`
+	Partial bool     `json:"partial"`
+}
+
+func (q *Query) predictionOf(id string) (*predictionFound, error) {
+	found := &predictionFound{}
+	return found, q.get(at("/admin/v1/predictions", idInPath(id)), found)
+}
+
 // repeat fills a form with what a prediction was asked: its first row.
 func (q *Query) repeat(p *tryPage, id string) error {
-	var found struct {
-		Answers []answer `json:"answers"`
-	}
-	if err := q.get(at("/admin/v1/predictions", idInPath(id)), &found); err != nil {
+	found, err := q.predictionOf(id)
+	if err != nil {
 		return err
 	}
 	for i := range found.Answers {
@@ -275,6 +323,21 @@ func (q *Query) repeat(p *tryPage, id string) error {
 		return nil
 	}
 	return fault.New(fault.NotFound, "no prediction %.200q of %s has inputs in the log", id, p.Model)
+}
+
+// lost is how far a row was from what came true, as far as that is known.
+func (r *answerRow) lost() float64 {
+	switch v := r.Verdict; {
+	case v == nil:
+		return -1
+	case v.LogLoss != nil:
+		return *v.LogLoss
+	case v.Error != nil:
+		return math.Abs(*v.Error)
+	case v.Correct != nil && !*v.Correct:
+		return 1
+	}
+	return 0
 }
 
 // past tells whether an answer is as of another time than that at which it was given.

@@ -313,15 +313,17 @@ func (p *runPage) begun(q *Query) (chain []happened, err error) {
 		}
 		for _, a := range slices.Concat(status.Active, status.Resolved) {
 			if a.ID == p.Cause.ID {
-				first = happened{At: a.Raised, What: "alert " + a.Rule, More: a.Summary, Link: "/console/alerts#" + a.ID, Mood: mood(a.Severity)}
+				first = happened{At: a.Raised, What: "alert " + a.Rule, More: a.Summary, Link: alertPath(a.ID), Mood: mood(a.Severity)}
 			}
 		}
 		chain = append(chain, first)
 	default:
 		chain = append(chain, happened{What: brief(p.Cause.Type) + " " + p.Cause.Subject, More: "event " + p.Cause.ID + " of " + p.Cause.Source, Link: p.Cause.Link()})
 	}
-	return append(chain, happened{At: p.At, What: "run started"}), nil
+	return append(chain, happened{At: p.At, What: runStarted}), nil
 }
+
+const runStarted = "run started"
 
 // led is what came of the version that the run published: by what says that the run is its cause.
 func (p *runPage) led(q *Query) (chain []happened, err error) {

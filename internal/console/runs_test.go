@@ -36,7 +36,7 @@ func harmless(t *testing.T, path, page string, most int) {
 }
 
 // bounded are fields that are short, whoever writes them.
-var bounded = []string{"id", "name", "model", "alias", "pipeline", "state", "severity", "rule", "window", "took", "step", "use", "subscriber", "trigger", "sha256", "every", "pause", "key", "active", "next", "cursor", "end", "verdict", "better", "side", "place", "level", "event"}
+var bounded = []string{"id", "name", "model", "alias", "pipeline", "state", "severity", "rule", "window", "took", "step", "use", "subscriber", "trigger", "sha256", "every", "pause", "key", "active", "next", "cursor", "end", "verdict", "better", "side", "place", "level", "event", "examples", "version"}
 
 // spoilt puts hostile and long texts in place of all texts in an answer, apart from those that pages are found by.
 func spoilt(t *testing.T, answer string, text string) string {
@@ -62,7 +62,11 @@ func spoilt(t *testing.T, answer string, text string) string {
 			}
 		case map[string]any:
 			for name := range v {
-				v[name] = spoil(v[name], name)
+				of := name
+				if field == "examples" { // of each column
+					of = field
+				}
+				v[name] = spoil(v[name], of)
 			}
 		}
 		return v
@@ -79,7 +83,7 @@ const (
 		"on":[{"event":"dev.pilotlight.alert.raised.v1","where":{"model":"flights"}},{"every":"30d"}],"pause":"1d",
 		"steps":[{"name":"data","use":"training-set"},{"name":"fit","use":"train","in":{"rows":"data.train"}},{"name":"judge","use":"evaluate","in":{"model":"fit.model","holdout":"data.holdout"},"after":["fit"]}],
 		"run":{"id":"20261126T101409.843-3f9383d3","at":"2026-11-26T10:14:09Z","version":3,"state":"running","took":"3s","cause":{"id":"a1","type":"dev.pilotlight.alert.raised.v1","source":"/pilotlight/alerts","subject":"auc:flights:1"}},
-		"trouble":"none really","runs":[],"pending":{"id":"x","type":"t","source":"s","subject":"u"}}`
+		"trouble":"none really","runs":[{"id":"` + someRun + `","at":"2026-11-26T10:14:09Z","version":3,"state":"failed","took":"3s","reason":"it broke","why":"to see","by":"ann","cause":{"id":"a1","type":"dev.pilotlight.alert.raised.v1","source":"/a","subject":"auc:flights:1"}}],"next":"` + someRun + `","pending":{"id":"x","type":"t","source":"s","subject":"u"}}`
 	aRun = `{"pipeline":"learns","id":"20261126T101409.843-3f9383d3","at":"2026-11-26T10:14:09Z","version":3,"state":"succeeded","began":"2026-11-26T10:14:09Z","ended":"2026-11-26T10:15:09Z","reason":"all well","by":"ann","why":"to see",
 		"cause":{"id":"a1","type":"dev.pilotlight.alert.raised.v1","source":"/pilotlight/alerts","subject":"auc:flights:1"},
 		"steps":[{"name":"fit","use":"train","state":"succeeded","attempt":2,"failures":1,"place":"process","began":"2026-11-26T10:14:10Z","ended":"2026-11-26T10:14:40Z","why":"","outputs":{"model":{"key":"pipelines/x","size":70073,"sha256":"3b"}}},
@@ -93,6 +97,11 @@ const (
 		"steps":[{"at":"2026-11-26T10:14:55Z","share":0.1,"answers":113,"verdict":"advance","why":"well"}]}]}`
 	someAlerts = `{"at":"2026-11-26T10:14:08Z","rules":1,"active":[{"id":"a1","rule":"auc","model":"flights","version":"1","slice":{"carrier":"B6"},"metric":"auc","value":0.6,"low":0.5,"high":0.7,"count":840,"side":"below","threshold":0.7,"window":"14d","severity":"page","description":"wrong too often","since":"2026-11-26T10:14:00Z","seen":"2026-11-26T10:14:08Z","raised":"2026-11-26T10:14:08Z","summary":"auc of flights version 1 is 0.6"}],
 		"pending":[],"resolved":[{"id":"a0","rule":"auc","model":"flights","metric":"auc","value":0.6,"count":840,"side":"below","threshold":0.7,"window":"14d","severity":"ticket","since":"2026-11-25T10:14:00Z","raised":"2026-11-25T10:14:08Z","resolved":"2026-11-25T12:00:00Z","why":"recovered"}],"troubles":{"auc":"there is no reference"},"unsent":1}`
+	anAlert     = `{"id":"a1","rule":"auc","model":"flights","version":"1","metric":"auc","value":0.6,"low":0.5,"high":0.7,"count":840,"examples":["order-7","swept/away"],"side":"below","threshold":0.7,"window":"14d","severity":"page","description":"wrong too often","since":"2026-11-26T10:14:00Z","seen":"2026-11-26T10:14:08Z","raised":"2026-11-26T10:14:08Z","summary":"auc of flights version 1 is 0.6"}`
+	aPrediction = `{"id":"order-7","answers":[{"time":"2026-11-26T09:00:00Z","as_of":"2026-11-26T09:00:00Z","model":"flights","version":1,"duration_us":812,"weight":1,"trace":"` + aTrace + `","traced":true,
+		"rows":[{"row":0,"inputs":{"carrier":"AA"},"outputs":{"probability":0.5},"verdict":{"task":"binary","correct":true,"log_loss":0.7}},
+			{"row":1,"inputs":{"carrier":"UA"},"outputs":{"probability":0.99},"outcomes":[{"value":false,"time":"2026-11-26T10:00:00Z","taken":"2026-11-26T10:05:00Z","counts":true,"joined":true}],"verdict":{"task":"binary","correct":false,"log_loss":4.61}}]}]}`
+	moved     = `{"model":"flights","versions":[{"version":1,"examples":{"dewp":["odd-1"]},"report":{"verdict":"drifted","columns":[{"name":"visib","kind":"numeric","verdict":"steady","psi":0.01},{"name":"dewp","kind":"numeric","verdict":"drifted","psi":1.5,"reference":{"p50":40},"current":{"p50":71}}]}}]}`
 	someRules = `{"version":1,"rules":[{"name":"auc","model":"flights","version":"champion","metric":"auc","window":"14d","below":0.7,"min":500,"confident":true,"for":2,"severity":"page","description":"wrong too often"},{"name":"burns","model":"*","metric":"budget_burn","objective":0.999,"window":"1h","above":14.4}]}`
 	aModel    = `{"name":"flights","versions":[],"aliases":{"champion":2},"history":[{"seq":2,"alias":"champion","from":1,"to":1,"after":{"canaries":[{"version":2,"share":0.1}]},"at":"2026-11-26T10:14:53Z","by":"rollout","why":"rollout: it begins","cause":"learns:20261126T101409.843-3f9383d3"},
 		{"seq":3,"alias":"champion","from":1,"to":2,"at":"2026-11-26T10:15:00Z","by":"rollout","why":"rollout: no guard is beyond","cause":"learns:20261126T101409.843-3f9383d3"},{"seq":4,"alias":"champion","to":7,"at":"2026-11-26T10:16:00Z","why":"of another run","cause":"learns:other"}]}`
@@ -120,6 +129,9 @@ func answers(change func(string) string) map[string]http.HandlerFunc {
 		"/admin/v1/rollouts":                               rollouts,
 		"/admin/v1/alerts":                                 someAlerts,
 		"/admin/v1/alerts/rules":                           someRules,
+		"/admin/v1/alerts/{id}":                            anAlert,
+		"/admin/v1/predictions/{id}":                       aPrediction,
+		"/admin/v1/drift/{model}":                          moved,
 		"/admin/v1/models/{model}":                         aModel,
 		"/admin/v1/models/{model}/versions/{version}":      aVersion,
 		"/admin/v1/models/{model}/versions/{version}/card": `{"metrics":[{"metric":"auc","better":"higher","candidate":{"value":0.7,"n":5},"champion":{"value":0.6,"n":5}}]}`,
@@ -129,12 +141,13 @@ func answers(change func(string) string) map[string]http.HandlerFunc {
 	} {
 		routes["GET "+pattern] = says(change(answer))
 	}
+	routes["GET /admin/v1/predictions/"+idInPath("swept/away")] = fails(fault.New(fault.NotFound, "no such prediction is in the log"))
 	return routes
 }
 
 var pages = []string{
 	"/console/pipelines", "/console/pipelines/learns", "/console/pipelines/learns?version=2", "/console/pipelines/learns/runs/" + someRun,
-	"/console/alerts", "/console/events", "/console/events/" + letter,
+	"/console/alerts", "/console/alerts/a1", "/console/events", "/console/events/" + letter,
 }
 
 // What the pages show of what the API says.
@@ -148,9 +161,11 @@ func TestRunsAlertsAndEvents(t *testing.T) {
 		"/console/pipelines/learns/runs/" + someRun + "/logs/fit":     {"trained 71 trees", "Older lines are left out"},
 		"/console/pipelines/learns/runs/" + someRun + "/logs/nowhere": {"There is no log of such a step"},
 		"/console/alerts":                                             {"0.6 (0.5 to 0.7)", "below 0.7", "version 1, carrier=B6", "/console/pipelines/learns/runs/" + someRun, "the value is back", "500 rows or more, the whole interval, 2 times in a row", "no verdict: there is no reference", "objective 99.9 %", "every one"},
-		"/console/events":                                             {"outcome.observed", "it is no outcome", "/console/events/" + letter, "feedback/events", "12", "after=" + letter},
-		"/console/events?type=other&after=" + letter:                  {"every dead letter of the type other"},
-		"/console/events/" + letter:                                   {"as often as the broker", "it was away", "mine", "stays", "12345678901234567890", "It is known what came true."},
+		"/console/alerts/a1": {"auc of flights version 1 is 0.6", "below 0.7", "order-7", "0.99", "log loss 4.61", "wrong", "812 µs", "/console/traces/" + aTrace, "no such prediction is in the log", "its median went from 40 to 71", "/console/predictions/odd-1",
+			"quality.svg?span=30d&amp;until=2026-11-26", "run started", "version 2 of flights published", "names version 2", "/console/pipelines/learns/runs/" + someRun + "#rollout", "?model=flights&amp;version=1"},
+		"/console/events": {"outcome.observed", "it is no outcome", "/console/events/" + letter, "feedback/events", "12", "after=" + letter},
+		"/console/events?type=other&after=" + letter: {"every dead letter of the type other"},
+		"/console/events/" + letter:                  {"as often as the broker", "it was away", "mine", "stays", "12345678901234567890", "It is known what came true."},
 	} {
 		_, page := d.open(path, http.StatusOK)
 		for _, want := range wants {

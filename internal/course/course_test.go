@@ -16,7 +16,7 @@ func TestWhatMoved(t *testing.T) {
 		},
 		"no value is left to compare": {},
 	} {
-		if got := whatMoved(&r); got != want {
+		if got := Moves(&r); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}

@@ -26,6 +26,19 @@ type Drifted struct {
 	Version int           `json:"version"`
 	Missing string        `json:"missing"` // why there is no report
 	Report  *drift.Report `json:"report"`
+	// Examples are the ids of predictions with values that training had least of, by the columns that have drifted.
+	Examples map[string][]string `json:"examples"`
+}
+
+// Strongest are the columns that have drifted, those that moved furthest first.
+func (d *Drifted) Strongest() (all []*drift.ColumnReport) {
+	for i := range d.Report.Columns {
+		if c := &d.Report.Columns[i]; c.Verdict == drift.Drifted {
+			all = append(all, c)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *drift.ColumnReport) int { return cmp.Compare(strengthOf(b), strengthOf(a)) })
+	return all
 }
 
 // DriftedWindow is how far it had moved in some of the time.
@@ -156,11 +169,11 @@ func (m *Moved) Sentence(c *Column) string {
 	if len(in) > 1 {
 		when += "; most in that from " + Date(m.Windows[at].From)
 	}
-	return fmt.Sprintf("%s drifted %s (PSI %.2f): %s.", clipped(c.Name, 60), when, r.PSI, whatMoved(r))
+	return fmt.Sprintf("%s drifted %s (PSI %.2f): %s.", clipped(c.Name, 60), when, r.PSI, Moves(r))
 }
 
-// whatMoved says how a column was other than in training.
-func whatMoved(r *drift.ColumnReport) string {
+// Moves says how a column was other than in training.
+func Moves(r *drift.ColumnReport) string {
 	var parts []string
 	say := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
 	switch r.Cause {

@@ -30,6 +30,7 @@ type Judged struct {
 	Estimate *quality.Estimate `json:"estimate"` // of all its answers, with or without outcomes; of binary ones
 	Unjudged int64             `json:"unjudged"` // answers that can't be judged
 	Why      string            `json:"why"`      // one of them can't be
+	Examples []string          `json:"examples"` // ids of the predictions that were furthest from what came true, the worst first
 }
 
 // JudgedWindow is how right it was for some of the time.

@@ -98,6 +98,18 @@ func sum(counts []uint64) (n uint64) {
 	return n
 }
 
+// Add counts a value of a column of the profile.
+func (s *State) Add(column int, v Value) {
+	switch v.is {
+	case isNumber:
+		s.AddNumber(column, v.number)
+	case isText:
+		s.AddText(column, v.text)
+	default:
+		s.AddMissing(column)
+	}
+}
+
 // AddMissing counts a row that has no value in a column of the profile.
 func (s *State) AddMissing(column int) { s.columns[column].missing++ }
 

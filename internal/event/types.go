@@ -253,6 +253,7 @@ type Raised struct {
 	Severity    string            `json:"severity" jsonschema:"page or ticket"`
 	Description string            `json:"description,omitempty" jsonschema:"of the rule"`
 	Summary     string            `json:"summary" jsonschema:"a sentence for people"`
+	Examples    []string          `json:"examples,omitempty" jsonschema:"ids of predictions that show it, that which shows it best first"`
 	Since       time.Time         `json:"since" jsonschema:"when it was first found beyond the threshold"`
 	At          time.Time         `json:"at" jsonschema:"when it was raised"`
 }

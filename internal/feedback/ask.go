@@ -120,6 +120,7 @@ type place struct {
 // found is what hours have of a question about quality.
 type found struct {
 	states   map[place]*quality.State
+	wrong    map[place]examples
 	unjudged map[int]*Judged // by version
 	outcomes Settlement
 	sliced   bool // there are the slices that were asked for, wherever there are rows
@@ -127,7 +128,7 @@ type found struct {
 
 // look merges the hours that a question is about.
 func (j *Journal) look(ctx context.Context, q *Question, f frame) (*found, error) {
-	all := &found{states: map[place]*quality.State{}, unjudged: map[int]*Judged{}, sliced: true}
+	all := &found{states: map[place]*quality.State{}, wrong: map[place]examples{}, unjudged: map[int]*Judged{}, sliced: true}
 	err := j.hours(ctx, q.Model, f, func(start int64, h *hour) error {
 		for version, t := range h.Versions {
 			if q.Version != 0 && version != q.Version {
@@ -158,6 +159,9 @@ func (j *Journal) look(ctx context.Context, q *Question, f frame) (*found, error
 				}
 				for _, n := range windows {
 					p := place{n, key{version, slice}}
+					wrong := all.wrong[p]
+					wrong.merge(t.Wrong[slice])
+					all.wrong[p] = wrong
 					if old := all.states[p]; old != nil {
 						if err := old.Merge(state); err != nil {
 							return fmt.Errorf("%s of %s: %w", time.UnixMicro(start).UTC().Format(time.RFC3339), q.Model, err)
@@ -206,7 +210,7 @@ func (j *Journal) Judge(ctx context.Context, q *Question) (*Judgement, error) {
 	windows := map[int64][]Judged{}
 	for p, state := range all.states {
 		// What scores mean is learnt from all outcomes of the version, as few windows have enough.
-		v := Judged{Version: p.version, Slice: p.slice, Report: state.Report()}
+		v := Judged{Version: p.version, Slice: p.slice, Report: state.Report(), Examples: all.wrong[p].ids()}
 		if state.Spec().Task == quality.Binary {
 			if v.Estimate, err = state.Estimate(all.states[place{whole, p.key}]); err != nil {
 				return nil, err
@@ -337,9 +341,10 @@ func (j *Journal) Moved(ctx context.Context, q *Question, o drift.Options) (*Dri
 				continue
 			}
 			for _, to := range m.at(version, start) {
-				if err := to.Merge(state); err != nil {
+				if err := to.state.Merge(state); err != nil {
 					return err
 				}
+				to.odd.merge(t.Odd)
 			}
 		}
 		return nil

@@ -37,6 +37,8 @@ type tally struct {
 	Settlement Settlement        `json:"settlement,omitzero"` // of outcomes
 	Reference  string            `json:"reference,omitempty"` // digest of the training reference that Drift compares with
 	Drift      []byte            `json:"drift,omitempty"`     // a drift.State
+	Wrong      shown             `json:"wrong,omitempty"`     // by slice, those that are furthest from what came true; of all as ""
+	Odd        shown             `json:"odd,omitempty"`       // by column, those with values that training had least
 }
 
 func (h *hour) of(version int) *tally {
@@ -66,8 +68,9 @@ func (h *hour) merge(ctx context.Context, model string, o *hour, reference refer
 		}
 		t.Settlement.add(&from.Settlement, 1)
 		if from.Spec != t.Spec && len(from.Quality) > 0 {
-			t.Spec, t.Quality = from.Spec, nil
+			t.Spec, t.Quality, t.Wrong = from.Spec, nil, nil
 		}
+		t.Wrong.merge(from.Wrong)
 		for slice, state := range from.Quality {
 			if t.Quality == nil {
 				t.Quality = map[string][]byte{}
@@ -82,7 +85,7 @@ func (h *hour) merge(ctx context.Context, model string, o *hour, reference refer
 			continue
 		}
 		if t.Reference != from.Reference {
-			t.Reference, t.Drift = from.Reference, from.Drift
+			t.Reference, t.Drift, t.Odd = from.Reference, from.Drift, from.Odd
 			continue
 		}
 		p, err := reference(ctx, model, version)
@@ -95,6 +98,7 @@ func (h *hour) merge(ctx context.Context, model string, o *hour, reference refer
 		if t.Drift, err = mergeDrift(p, t.Drift, from.Drift); err != nil {
 			return err
 		}
+		t.Odd.merge(from.Odd)
 	}
 	return nil
 }

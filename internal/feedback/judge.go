@@ -68,6 +68,8 @@ type Judged struct {
 	Estimate *quality.Estimate `json:"estimate,omitempty"` // of all its answers, with or without outcomes; of binary ones
 	Unjudged int64             `json:"unjudged,omitempty"` // answers that can't be judged
 	Why      string            `json:"why,omitempty"`      // one of them can't be
+	// Examples are the ids of the predictions that were furthest from what came true, the worst first. Those that were corrected since may be among them.
+	Examples []string `json:"examples,omitempty"`
 }
 
 // How a Judgement was come to.
@@ -107,7 +109,7 @@ type atTime struct {
 func Judge(ctx context.Context, blob store.Blob, q *Question) (*Judgement, error) {
 	j := &judge{
 		blob: blob, q: q, how: judging{spec: q.Spec, output: q.Output, labels: q.labels}, byID: map[predicted]*settled{},
-		states: map[key]*quality.State{}, out: &Judgement{Model: q.Model, From: q.From.UTC(), Until: q.Until.UTC(), By: ByLog, Versions: []Judged{}},
+		states: map[key]*quality.State{}, wrong: map[key]examples{}, out: &Judgement{Model: q.Model, From: q.From.UTC(), Until: q.Until.UTC(), By: ByLog, Versions: []Judged{}},
 	}
 	for _, prefix := range [...]string{InboxPrefix, LogPrefix} { // the way that outcomes go, so that none is missed
 		if err := j.outcomes(ctx, prefix); err != nil {
@@ -152,6 +154,7 @@ type judge struct {
 	entities []*by
 	kinds    kinds
 	states   map[key]*quality.State
+	wrong    map[key]examples
 	parsed   parsed
 	out      *Judgement
 }
@@ -365,6 +368,11 @@ func (j *judge) take(r *payload.Row) error {
 			if err := state.Add(a, truth, time.Duration(counts.time-r.At)*time.Microsecond); err != nil {
 				return err
 			}
+			if loss := j.how.spec.Loss(a, truth); loss > 0 {
+				worst := j.wrong[k]
+				worst.add(example{r.ID, loss, r.Sampled})
+				j.wrong[k] = worst
+			}
 		}
 	}
 	return nil
@@ -377,6 +385,7 @@ func (j *judge) judgement() (*Judgement, error) {
 		if err != nil {
 			return nil, err
 		}
+		v.Examples = j.wrong[k].ids()
 		j.out.Versions = append(j.out.Versions, v)
 	}
 	sortJudged(j.out.Versions)

@@ -51,6 +51,8 @@ type Drifted struct {
 	Version int           `json:"version"`
 	Missing string        `json:"missing,omitempty"` // why there is no report
 	Report  *drift.Report `json:"report,omitempty"`
+	// Examples are the ids of predictions with values that training had least of, by the columns that have drifted.
+	Examples map[string][]string `json:"examples,omitempty"`
 }
 
 // Moved compares the predictions of a model and time with the references of its versions, by the log. A column of a reference is the feature of its name or,
@@ -68,7 +70,7 @@ func Moved(ctx context.Context, blob store.Blob, q *Question, o drift.Options) (
 			return err
 		}
 		for _, s := range m.at(int(r.Version), r.At) {
-			observe(s, &j.parsed)
+			s.observe(r, &j.parsed)
 		}
 		return nil
 	})
@@ -88,11 +90,17 @@ type moving struct {
 	q          *Question
 	frame      frame
 	references map[int]*drift.Profile // by version; nil: there is none
-	states     map[place]*drift.State
+	states     map[place]*gathered
+}
+
+// gathered is the data of some predictions, beside a reference.
+type gathered struct {
+	state *drift.State
+	odd   shown
 }
 
 func newMoving(blob store.Blob, q *Question, f frame) *moving {
-	return &moving{blob, q, f, map[int]*drift.Profile{}, map[place]*drift.State{}}
+	return &moving{blob, q, f, map[int]*drift.Profile{}, map[place]*gathered{}}
 }
 
 // reference gives that of a version; nil: there is none.
@@ -109,16 +117,16 @@ func (m *moving) reference(ctx context.Context, version int) (*drift.Profile, er
 }
 
 // at gives the states of a version, which has a reference, that a time belongs to.
-func (m *moving) at(version int, micros int64) []*drift.State {
+func (m *moving) at(version int, micros int64) []*gathered {
 	windows := []int64{whole}
 	if m.frame.every > 0 {
 		windows = append(windows, m.frame.at(micros))
 	}
-	var of []*drift.State
+	var of []*gathered
 	for _, n := range windows {
 		p := place{n, key{version: version}}
 		if m.states[p] == nil {
-			m.states[p] = drift.NewState(m.references[version])
+			m.states[p] = &gathered{state: drift.NewState(m.references[version])}
 		}
 		of = append(of, m.states[p])
 	}
@@ -147,11 +155,22 @@ func (m *moving) report(by string, o drift.Options) (*Drift, error) {
 		var all []Drifted
 		slices.Sort(windows[n])
 		for _, version := range windows[n] {
-			report, err := drift.Compare(m.states[place{n, key{version: version}}], options)
+			own := m.states[place{n, key{version: version}}]
+			report, err := drift.Compare(own.state, options)
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, Drifted{Version: version, Report: report})
+			v := Drifted{Version: version, Report: report}
+			for i := range report.Columns {
+				c := &report.Columns[i]
+				if ids := own.odd[c.Name].ids(); c.Verdict == drift.Drifted && ids != nil {
+					if v.Examples == nil {
+						v.Examples = map[string][]string{}
+					}
+					v.Examples[c.Name] = ids
+				}
+			}
+			all = append(all, v)
 		}
 		if n == whole {
 			d.Versions = append(d.Versions, all...)
@@ -187,16 +206,26 @@ func findReference(ctx context.Context, blob store.Blob, name string, version in
 	return p, err
 }
 
-// observe counts the columns of a reference in a row of a prediction: the feature of its name, else the input or the output.
-func observe(s *drift.State, row *parsed) {
-	for at, c := range s.Profile().Columns() {
-		v, ok := row.column(c.Name)
-		if ok && v[0] == '"' {
-			s.AddText(at, v.text())
-		} else if f, number := v.number(); ok && number {
-			s.AddNumber(at, f)
-		} else { // an array, too
-			s.AddMissing(at)
+// observe counts the columns of the reference in a row of a prediction: the feature of its name, else the input or the output.
+func (g *gathered) observe(r *payload.Row, values *parsed) {
+	reference := g.state.Profile()
+	for at, c := range reference.Columns() {
+		v := values.valueOf(c.Name)
+		g.state.Add(at, v)
+		if surprise := reference.Surprise(at, v); surprise > 0 {
+			g.odd.add(c.Name, example{r.ID, surprise, r.Sampled})
 		}
 	}
+}
+
+// valueOf is the value of a column as drift has it; an array is missing.
+func (p *parsed) valueOf(column string) drift.Value {
+	v, ok := p.column(column)
+	if ok && v[0] == '"' {
+		return drift.Text(v.text())
+	}
+	if f, number := v.number(); ok && number {
+		return drift.Number(f)
+	}
+	return drift.Value{}
 }

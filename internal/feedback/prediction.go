@@ -24,6 +24,8 @@ type Prediction struct {
 	ID string `json:"id"`
 	// Answers are what was said to it, the first one first: one, unless a shadow was asked as well, or the id came twice.
 	Answers []Answered `json:"answers"`
+	// Partial says that more outcomes wait to be taken in than were looked through, which are the newest: there may be more of what came true.
+	Partial bool `json:"partial,omitempty"`
 }
 
 // Answered is one answer.
@@ -38,8 +40,10 @@ type Answered struct {
 	Duration int64         `json:"duration_us"`
 	Kind     string        `json:"kind,omitempty"` // of the error that it ended with
 	Error    string        `json:"error,omitempty"`
-	Trace    string        `json:"trace,omitempty"` // the id of its trace, which may not be kept
-	Weight   float64       `json:"weight"`          // how many predictions it stands for
+	Protocol string        `json:"protocol,omitempty"`
+	Trace    string        `json:"trace,omitempty"`  // the id of its trace, which may not be kept
+	Traced   bool          `json:"traced,omitempty"` // it is, whatever became of the request; those that failed or were slow are kept as well
+	Weight   float64       `json:"weight"`           // how many predictions it stands for
 	Rows     []AnsweredRow `json:"rows"`
 	More     bool          `json:"more,omitempty"` // there are rows beyond those
 }
@@ -107,6 +111,7 @@ type finding struct {
 	id       string
 	rows     []payload.Row
 	all      bool // there is nothing that was not looked at
+	partial  bool // but for outcomes that were not taken in yet
 	outcomes map[ledger.Key][]told
 }
 
@@ -205,24 +210,25 @@ func (o *Outcome) told() told {
 // inboxMost is how many objects of outcomes are looked through that were not taken yet.
 const inboxMost = 100
 
-// recent looks for outcomes that no commit has taken yet.
+// inboxLine is the inbox by the times at which its outcomes were taken in.
+var inboxLine = store.Line{Prefix: InboxPrefix, Key: func(at time.Time) string { return InboxPrefix + micros(min(at.UnixMicro(), latest)) }}
+
+// recent looks for outcomes that no commit has taken yet, among the newest of them.
 func (f *finding) recent(ctx context.Context) error {
-	n := 0
-	for o, err := range f.j.blob.List(ctx, InboxPrefix, "") {
-		if err != nil {
-			return fmt.Errorf("list outcomes: %w", err)
-		}
-		if n++; n > inboxMost {
-			return nil
-		}
-		data, _, err := store.ReadAll(ctx, f.j.blob, o.Key)
+	keys, err := inboxLine.Newest(ctx, f.j.blob, "", "", time.Time{}, inboxMost+1)
+	if err != nil {
+		return err
+	}
+	f.partial = len(keys) > inboxMost
+	for _, key := range slices.Backward(keys[:min(len(keys), inboxMost)]) {
+		data, _, err := store.ReadAll(ctx, f.j.blob, key)
 		if fault.Is(err, fault.NotFound) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("read %q: %w", o.Key, err)
+			return fmt.Errorf("read %q: %w", key, err)
 		}
-		all, err := readOutcomes(o.Key, data)
+		all, err := readOutcomes(key, data)
 		if errors.Is(err, errDamaged) {
 			continue
 		}
@@ -244,7 +250,7 @@ func (f *finding) tell(ctx context.Context) (*Prediction, error) {
 	slices.SortFunc(f.rows, func(a, b payload.Row) int {
 		return cmp.Or(cmp.Compare(a.Answered, b.Answered), cmp.Compare(a.Model, b.Model), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Row, b.Row))
 	})
-	p := &Prediction{ID: f.id}
+	p := &Prediction{ID: f.id, Partial: f.partial}
 	var last *payload.Row
 	for i := range f.rows {
 		r := &f.rows[i]
@@ -270,7 +276,7 @@ func (f *finding) tell(ctx context.Context) (*Prediction, error) {
 func answeredOf(r *payload.Row) Answered {
 	return Answered{
 		Time: time.UnixMicro(r.Answered).UTC(), AsOf: time.UnixMicro(r.At).UTC(), Model: r.Model, Version: int(r.Version), Digest: r.Digest,
-		Caller: r.Caller, Cache: r.Cache, Duration: r.Latency, Kind: r.Kind, Error: r.Error, Trace: r.Trace, Weight: finite(r.Weight),
+		Caller: r.Caller, Cache: r.Cache, Duration: r.Latency, Kind: r.Kind, Error: r.Error, Protocol: r.Wire, Trace: r.Trace, Traced: r.Sampled, Weight: finite(r.Weight),
 	}
 }
 

@@ -261,8 +261,14 @@ func day(minute int) string {
 	return url.QueryEscape(monday.Add(time.Duration(minute) * time.Minute).Format(time.RFC3339))
 }
 
-// A ledger of before there were places is read, and what it knows is found by looking through the log.
+// Ledgers of before there were places, or ids, are read, and what they know is found by looking through the log.
 func TestOldLedger(t *testing.T) {
+	for lacks, bytes := range map[string]int{"places": 3, "ids": 2} {
+		t.Run(lacks, func(t *testing.T) { readOldLedger(t, bytes) })
+	}
+}
+
+func readOldLedger(t *testing.T, lacks int) {
 	l := newLoop(t)
 	l.predict(1, 0, .1, .2)
 	if _, err := l.journal.CatchUp(t.Context()); err != nil {
@@ -279,9 +285,9 @@ func TestOldLedger(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			p.place = 0
+			p.place, p.id = 0, ""
 			b := p.append(nil)
-			old = append(old, ledger.Entry{Key: e.Key, Data: b[:len(b)-1]})
+			old = append(old, ledger.Entry{Key: e.Key, Data: b[:len(b)-lacks]})
 			return nil
 		})
 		if err != nil {
@@ -310,7 +316,7 @@ func TestOldLedger(t *testing.T) {
 
 // FuzzRecord reads what may stand in a damaged ledger.
 func FuzzRecord(f *testing.F) {
-	p := &prediction{commit: 5, model: "m", version: 1, at: 7, spec: quality.Spec{Task: quality.Binary}, slices: []string{"a=b"}, answer: quality.Answer{Number: .5}, place: 9}
+	p := &prediction{commit: 5, model: "m", version: 1, at: 7, spec: quality.Spec{Task: quality.Binary}, slices: []string{"a=b"}, answer: quality.Answer{Number: .5}, place: 9, id: "order-7", traced: true}
 	f.Add(p.append(nil))
 	f.Add((&prediction{model: "m", why: "no"}).append(nil))
 	f.Add(failed(77))
@@ -319,7 +325,7 @@ func FuzzRecord(f *testing.F) {
 			return
 		}
 		if p, err := readPrediction(b); err == nil {
-			if again, err := readPrediction(p.append(nil)); err != nil || again.place != p.place || again.model != p.model {
+			if again, err := readPrediction(p.append(nil)); err != nil || again.place != p.place || again.model != p.model || again.id != p.id || again.traced != p.traced {
 				t.Fatalf("%+v came back as %+v, %v", p, again, err)
 			}
 		}

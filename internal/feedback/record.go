@@ -30,6 +30,8 @@ type prediction struct {
 	answer  quality.Answer
 	why     string // it has no answer; "": it has
 	place   int64  // when the last prediction of its segment was answered, by which that is found; 0: not known
+	id      string // of the prediction; "": not known
+	traced  bool   // its trace is kept
 }
 
 // about is a prediction about an entity.
@@ -63,7 +65,11 @@ func (p *prediction) append(b []byte) []byte {
 	if p.why == "" {
 		b = p.answer.Append(b)
 	}
-	return binary.AppendUvarint(b, uint64(p.place))
+	b = appendText(binary.AppendUvarint(b, uint64(p.place)), p.id)
+	if p.traced {
+		return append(b, 1)
+	}
+	return append(b, 0)
 }
 
 // failed notes where a prediction is that ended with an error.
@@ -168,9 +174,13 @@ func readPrediction(b []byte) (*prediction, error) {
 		}
 	}
 	if len(r.b) > 0 { // else it was written before there were places
-		if p.place = r.uvarint(); r.bad {
-			return nil, errRecord
-		}
+		p.place = r.uvarint()
+	}
+	if len(r.b) > 0 { // or ids
+		p.id, p.traced = r.text(), r.take(1)[0] == 1
+	}
+	if r.bad {
+		return nil, errRecord
 	}
 	return p, nil
 }

@@ -81,7 +81,7 @@ type known struct {
 type counting struct {
 	tally
 	states map[string]*quality.State
-	drift  *drift.State
+	drift  gathered // no state: there is no reference
 }
 
 func newStep(j *Journal, old *commit, number int64, now time.Time) *step {
@@ -231,10 +231,10 @@ func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
 	}
 	at := s.hour(name, number, r.At, v)
 	at.Rows++
-	if at.drift != nil {
-		observe(at.drift, &s.parsed)
+	if at.drift.state != nil {
+		at.drift.observe(r, &s.parsed)
 	}
-	p := &prediction{commit: s.number, model: name, version: number, at: r.At, why: v.why, place: s.place}
+	p := &prediction{commit: s.number, model: name, version: number, at: r.At, why: v.why, place: s.place, id: strings.Clone(r.ID), traced: r.Sampled}
 	if v.judging != nil {
 		p.spec = v.judging.spec
 		if p.answer, err = v.judging.answer(s.parsed.outputs); err != nil {
@@ -353,8 +353,8 @@ func (s *step) hour(name string, number int, at int64, v *known) *counting {
 		c = &counting{states: map[string]*quality.State{}}
 		hours[start][number] = c
 	}
-	if c.drift == nil && v != nil && v.reference != nil {
-		c.drift = drift.NewState(v.reference)
+	if c.drift.state == nil && v != nil && v.reference != nil {
+		c.drift.state = drift.NewState(v.reference)
 		s.states++
 	}
 	return c
@@ -695,6 +695,9 @@ func (s *step) settle(ctx context.Context, p *prediction, before, news []told) e
 			if err := state.Add(p.answer, truth, time.Duration(counted.time-p.at)*time.Microsecond); err != nil {
 				return err
 			}
+			if loss := p.spec.Loss(p.answer, truth); loss > 0 {
+				at.Wrong.add(slice, example{p.id, loss, p.traced})
+			}
 		}
 	}
 	return nil
@@ -802,10 +805,10 @@ func (s *step) writeHours() error {
 				for slice, state := range c.states {
 					t.Quality[slice] = state.Append(nil)
 				}
-				if c.drift != nil {
+				if of := c.drift.state; of != nil {
 					var err error
-					t.Reference = c.drift.Profile().Digest()
-					if t.Drift, err = c.drift.AppendBinary(nil); err != nil {
+					t.Reference, t.Odd = of.Profile().Digest(), c.drift.odd
+					if t.Drift, err = of.AppendBinary(nil); err != nil {
 						return err
 					}
 				}

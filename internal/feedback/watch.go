@@ -1,6 +1,7 @@
 package feedback
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -43,12 +44,18 @@ func (w *watcher) Samples(ctx context.Context, q *alert.Query) ([]alert.Sample, 
 	var value func(t *traffic) (alert.Sample, bool)
 	switch q.Metric {
 	case alert.ErrorRate:
-		value = func(t *traffic) (alert.Sample, bool) { return errorRate(t), t.Kept > 0 }
+		value = func(t *traffic) (alert.Sample, bool) {
+			s := errorRate(t)
+			s.Examples = t.Faults.ids()
+			return s, t.Kept > 0
+		}
 	case "latency_p50", "latency_p95", "latency_p99":
 		p, _ := strconv.ParseFloat(q.Metric[len("latency_p"):], 64) // one of the three
 		value = func(t *traffic) (alert.Sample, bool) {
 			v, ok := t.quantile(p / 100)
-			return plain(v, t.Kept), ok
+			s := plain(v, t.Kept)
+			s.Examples = t.Slow.ids()
+			return s, ok
 		}
 	case "freshness_prediction":
 		value = func(t *traffic) (alert.Sample, bool) { return age(q, t.Last, t.Kept), t.Kept > 0 }
@@ -184,8 +191,9 @@ func (w *watcher) judged(ctx context.Context, question *Question, q *alert.Query
 			continue
 		}
 		var metrics map[string]quality.Metric
+		var worst []string
 		if !estimate {
-			metrics = state.Report().Metrics
+			metrics, worst = state.Report().Metrics, all.wrong[p].ids()
 		} else if state.Spec().Task == quality.Binary {
 			e, err := state.Estimate(labelled.states[p])
 			if err != nil {
@@ -198,7 +206,7 @@ func (w *watcher) judged(ctx context.Context, question *Question, q *alert.Query
 			continue
 		}
 		s := plain(m.Value, m.N)
-		s.Version = strconv.Itoa(p.version)
+		s.Version, s.Examples = strconv.Itoa(p.version), worst
 		if m.Interval != nil {
 			s.Low, s.High = m.Interval.Low, m.Interval.High
 		}
@@ -228,9 +236,9 @@ func (w *watcher) drifted(ctx context.Context, question *Question, q *alert.Quer
 		}
 		switch q.Metric {
 		case "drift":
-			s.Value = float64(moved)
+			s.Value, s.Examples = float64(moved), v.oddest()
 		case "drift_share":
-			s.Value = float64(moved) / float64(len(v.Report.Columns))
+			s.Value, s.Examples = float64(moved)/float64(len(v.Report.Columns)), v.oddest()
 		default:
 			at := slices.IndexFunc(v.Report.Columns, func(c drift.ColumnReport) bool { return c.Name == q.Column })
 			if at < 0 {
@@ -240,12 +248,26 @@ func (w *watcher) drifted(ctx context.Context, question *Question, q *alert.Quer
 			if !ok {
 				return nil, fault.New(fault.Invalid, "%s is of numbers, which %q are not", q.Metric, q.Column)
 			}
-			s.Value, s.Count = value, int64(v.Report.Columns[at].Values)
+			s.Value, s.Count, s.Examples = value, int64(v.Report.Columns[at].Values), v.Examples[q.Column]
 		}
 		s.Version = strconv.Itoa(v.Version)
 		samples = append(samples, s)
 	}
 	return samples, nil
+}
+
+// oddest names the oddest prediction of each column that has drifted, those first that have moved furthest.
+func (d *Drifted) oddest() (ids []string) {
+	columns := slices.Clone(d.Report.Columns)
+	slices.SortStableFunc(columns, func(a, b drift.ColumnReport) int { return cmp.Compare(b.PSI, a.PSI) })
+	for n := range examplesMost { // the oddest of each, then the second one
+		for i := range columns {
+			if own := d.Examples[columns[i].Name]; n < len(own) && len(ids) < examplesMost && !slices.Contains(ids, own[n]) {
+				ids = append(ids, own[n])
+			}
+		}
+	}
+	return ids
 }
 
 // distance is that of a column from its reference.

@@ -49,6 +49,8 @@ type traffic struct {
 	Last    int64           `json:"last"`              // when the last was answered, in microseconds since 1970
 	Feature int64           `json:"feature,omitempty"` // of when the newest feature was, likewise; 0: there was none
 	Latency map[int]float64 `json:"latency,omitempty"` // of those that did not fail: how many, by latencyBin
+	Faults  examples        `json:"faults,omitempty"`  // those that failed last
+	Slow    examples        `json:"slow,omitempty"`    // those that did not fail and took longest
 }
 
 // latencyBins is how many bins an octave of latencies has: a quantile is right to 2.2 %.
@@ -69,12 +71,14 @@ func (t *traffic) add(r *payload.Row, feature int64) {
 	t.Feature = max(t.Feature, feature)
 	if r.Kind != "" {
 		t.Failed += r.Weight
+		t.Faults.add(example{r.ID, float64(r.Answered), true})
 		return
 	}
 	if t.Latency == nil {
 		t.Latency = map[int]float64{}
 	}
 	t.Latency[latencyBin(r.Latency)] += r.Weight
+	t.Slow.add(example{r.ID, float64(r.Latency), r.Sampled})
 }
 
 func (t *traffic) merge(o *traffic) {
@@ -83,6 +87,8 @@ func (t *traffic) merge(o *traffic) {
 	t.Failed += o.Failed
 	t.Last = max(t.Last, o.Last)
 	t.Feature = max(t.Feature, o.Feature)
+	t.Faults.merge(o.Faults)
+	t.Slow.merge(o.Slow)
 	if t.Latency == nil && len(o.Latency) > 0 {
 		t.Latency = map[int]float64{}
 	}

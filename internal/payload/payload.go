@@ -72,6 +72,8 @@ type Prediction struct {
 	Caller  string        // an address, or what a gateway says
 	Cache   string        // how it met the cache, empty: not at all
 	Trace   [16]byte      // id of the trace of the request; zero: it has none
+	Sampled bool          // the trace is kept, whatever became of the request
+	Wire    string        // the protocol that it came by
 	Rows    int
 	First   int             // the number of its first row, where it is a part of one
 	more    bool            // other parts follow

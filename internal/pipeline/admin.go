@@ -88,7 +88,7 @@ type Detail struct {
 	Pending *Cause    `json:"pending,omitempty"` // the event that starts the next
 	Joined  int       `json:"joined"`            // events that came while one was pending
 	Paused  int       `json:"paused"`            // events that came within the pause
-	Runs    []*Brief  `json:"runs"`              // the newest, newest first
+	Page              // its newest runs
 	Outline
 }
 
@@ -189,7 +189,7 @@ func (m *Manager) Show(ctx context.Context, name string) (*Detail, error) {
 			d.Trouble = fault.Message(err)
 		}
 	}
-	d.Runs, err = m.Runs(ctx, name, runsUsual)
+	d.Runs, d.Next, err = m.RunsBefore(ctx, name, "", runsUsual)
 	return d, err
 }
 

@@ -66,3 +66,39 @@ func TestMoments(t *testing.T) {
 		t.Error("which way is better is told wrong")
 	}
 }
+
+// The loss of an answer is the mean that a state tells of it alone.
+func TestLoss(t *testing.T) {
+	for _, c := range []struct {
+		task   Task
+		answer Answer
+		truth  Truth
+		metric string
+	}{
+		{Binary, Answer{Number: .8}, Truth{Yes: true}, "log_loss"},
+		{Binary, Answer{Number: .8}, Truth{}, "log_loss"},
+		{Binary, Answer{Number: 1}, Truth{}, "log_loss"},
+		{Binary, Answer{Number: -slack / 2}, Truth{Yes: true}, "log_loss"},
+		{Multiclass, Answer{Class: "a", Probabilities: []Probability{{"a", .7}, {"b", .3}}}, Truth{Class: "b"}, "log_loss"},
+		{Multiclass, Answer{Class: "a", Probabilities: []Probability{{"a", .7}, {"b", .3}}}, Truth{Class: "c"}, "log_loss"},
+		{Regression, Answer{Number: 3}, Truth{Number: -1}, "mae"},
+	} {
+		s, err := NewState(Spec{Task: c.task})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Predicted(c.answer); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Add(c.answer, c.truth, 0); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := s.Spec().Loss(c.answer, c.truth), s.Moments(c.metric).Mean; math.Abs(got-want) > 1e-12 || want == 0 {
+			t.Errorf("%+v when %+v came true: got %g, want %g", c.answer, c.truth, got, want)
+		}
+	}
+	bare := Spec{Task: Multiclass}
+	if right, wrong := bare.Loss(Answer{Class: "a"}, Truth{Class: "a"}), bare.Loss(Answer{Class: "a"}, Truth{Class: "b"}); right != 0 || wrong != 1 {
+		t.Errorf("classes without probabilities: got %g and %g, want 0 and 1", right, wrong)
+	}
+}

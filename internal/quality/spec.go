@@ -242,6 +242,27 @@ func (s Spec) ParseTruth(value []byte) (Truth, error) {
 	return Truth{}, fault.New(fault.Invalid, "the outcome is %s, expected %s", clip(string(bytes.TrimSpace(value))), expected)
 }
 
+// Loss tells how far an answer is from what came true: by its log loss where it is told by probabilities, else by its absolute
+// error, or as 1 if it is the wrong class. Both are as Check and ParseTruth let them be.
+func (s Spec) Loss(a Answer, t Truth) float64 {
+	likely := 0.0
+	switch {
+	case s.Task == Regression:
+		return math.Abs(a.Number - t.Number)
+	case s.Task == Binary && t.Yes:
+		likely = a.Number
+	case s.Task == Binary:
+		likely = 1 - a.Number
+	case len(a.Probabilities) > 0:
+		likely, _ = a.probabilityOf(t.Class)
+	case a.Class != t.Class:
+		return 1
+	default:
+		return 0
+	}
+	return logLossOf(likely)
+}
+
 // checkTruth tells what keeps an outcome from being taken.
 func (s Spec) checkTruth(t Truth) error {
 	switch s.Task {

@@ -187,13 +187,16 @@ func (s *State) changeMulticlass(a *Answer, truth string, by int64) {
 }
 
 func (s *State) lose(likely, square float64, by int64) {
-	loss := -math.Log(min(max(likely, epsilon), 1-epsilon))
+	loss := logLossOf(likely)
 	b := float64(by)
 	s.sums[logLoss].add(b * loss)
 	s.sums[logLoss2].add(b * loss * loss)
 	s.sums[brier].add(b * square)
 	s.sums[brier2].add(b * square * square)
 }
+
+// logLossOf is that of an answer that gave a probability to what came true.
+func logLossOf(likely float64) float64 { return -math.Log(min(max(likely, epsilon), 1-epsilon)) }
 
 func (s *State) calibrate(p float64, hit bool, by int64) {
 	c := &s.calibration[min(int(p*calibrationBins), calibrationBins-1)]

@@ -165,6 +165,9 @@ func (l *Line) Trace() trace.TraceID {
 	return l.part.trace
 }
 
+// Sampled tells whether the trace is kept whatever becomes of the request.
+func (l *Line) Sampled() bool { return l != nil && l.part.sampled.Load() }
+
 // SpanContext is how others know the span of the line.
 func (l *Line) SpanContext() trace.SpanContext {
 	if l == nil || l.part.recorder == nil {

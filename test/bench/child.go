@@ -33,6 +33,8 @@ var roles = map[string]func(ctx context.Context, args []string) error{
 	"land":     land,
 	"load":     loadFlights,
 	"copy":     copyFlights,
+
+	"collector": takeAll,
 }
 
 func child(ctx context.Context, args []string) error {

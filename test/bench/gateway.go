@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -18,10 +17,8 @@ import (
 // gateway compares functions/gateway, with a key and limits in Redis, with the proxy of the standard library, which checks nothing.
 func (b *bench) gateway(ctx context.Context) (err error) {
 	binary := filepath.Join(b.dir, "gateway")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./functions/gateway")
-	build.Dir = b.root
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build functions/gateway: %w\n%s", err, out)
+	if err := b.build(ctx, binary, "./functions/gateway"); err != nil {
+		return err
 	}
 	bucket := url.URL{Scheme: "file", Path: filepath.Join(b.dir, "keys")}
 	key, err := issue(ctx, &bucket)

@@ -66,6 +66,7 @@ var books = []book{
 	{"etl.md", "ETL", 5, time.Second, []part{{"etl", (*bench).etl}}},
 	{"pipelines.md", "Pipelines", 5, 10 * time.Second, []part{{"pipelines", (*bench).pipelines}}},
 	{"gateway.md", "Gateway", 5, time.Second, []part{{"gateway", (*bench).gateway}}},
+	{"seeing.md", "Seeing", 21, time.Second, []part{{"seeing", (*bench).seeing}}},
 }
 
 func main() {
@@ -120,10 +121,8 @@ func parent(ctx context.Context) (err error) {
 	}
 	// Servers write what they log and cache into the folder of this run alone.
 	b.predict = filepath.Join(b.dir, "predict")
-	build := exec.CommandContext(ctx, "go", "build", "-o", b.predict, "./functions/predict")
-	build.Dir = b.root
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build functions/predict: %w\n%s", err, out)
+	if err := b.build(ctx, b.predict, "./functions/predict"); err != nil {
+		return err
 	}
 	if _, err := exec.LookPath("taskset"); err == nil && runtime.NumCPU() > 1 {
 		b.pinned = true
@@ -215,4 +214,14 @@ func (b *bench) pin(ctx context.Context) (func(), error) {
 		runtime.GOMAXPROCS(n)
 		_ = set(context.WithoutCancel(ctx), fmt.Sprint("0-", last)) // what was possible before
 	}, nil
+}
+
+// build makes a program of the repository.
+func (b *bench) build(ctx context.Context, binary, pkg string) error {
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, pkg)
+	build.Dir = b.root
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -34,10 +33,8 @@ const (
 // windows measures what functions/feedback takes to join predictions and outcomes, and the memory that it holds meanwhile.
 func (b *bench) windows(ctx context.Context) (err error) {
 	binary := filepath.Join(b.dir, "feedback")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./functions/feedback")
-	build.Dir = b.root
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build functions/feedback: %w\n%s", err, out)
+	if err := b.build(ctx, binary, "./functions/feedback"); err != nil {
+		return err
 	}
 	bucket := &url.URL{Scheme: "file", Path: filepath.Join(b.dir, "windows")}
 	blob, err := diskstore.OpenBlob(ctx, bucket)
