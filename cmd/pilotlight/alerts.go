@@ -66,8 +66,12 @@ func (c *client) showAlerts(s *alert.Status) error {
 		err = c.table(rows)
 	}
 	for i := range s.Active {
-		if a := &s.Active[i]; len(a.Examples) > 0 {
-			fmt.Fprintf(c.out, "%s is shown by the predictions %s\n", shown(a.Rule, 40), shown(strings.Join(a.Examples, ", "), 300))
+		var named []string
+		for _, e := range s.Active[i].Examples {
+			named = append(named, e.String())
+		}
+		if named != nil {
+			fmt.Fprintf(c.out, "%s is shown by the predictions %s\n", shown(s.Active[i].Rule, 40), shown(strings.Join(named, ", "), 300))
 		}
 	}
 	for _, rule := range slices.Sorted(maps.Keys(s.Troubles)) {

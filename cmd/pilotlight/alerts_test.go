@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/alert"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -25,7 +26,7 @@ func (worsening) Samples(_ context.Context, q *alert.Query) ([]alert.Sample, err
 	if q.Metric != "auc" {
 		return nil, fault.New(fault.Invalid, "%s is not known\x1b[2J of flights", q.Metric)
 	}
-	return []alert.Sample{{Model: "flights", Version: "1", Value: .9, Count: 10}, {Model: "flights", Version: "2", Value: .6, Low: .55, High: .65, Count: 10, Examples: []string{"order-7", "x\x1b[2J"}}}, nil
+	return []alert.Sample{{Model: "flights", Version: "1", Value: .9, Count: 10}, {Model: "flights", Version: "2", Value: .6, Low: .55, High: .65, Count: 10, Examples: []event.Example{{Prediction: "order-7", Row: 3}, {Prediction: "x\x1b[2J"}}}}, nil
 }
 
 func TestAlerts(t *testing.T) {
@@ -90,7 +91,7 @@ func TestAlerts(t *testing.T) {
 	}
 	prints(`STATE  SEVERITY  SINCE  RULE  WHAT
 active  page  TIME  auc  auc of flights version 2 is 0.6 (0.55 to 0.65) over 7d, below 0.7
-auc is shown by the predictions order-7, x [2J
+auc is shown by the predictions order-7#3, x [2J
 rule mae finds nothing out: mae is not known [2J of flights
 `, "")
 	var status alert.Status

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/yamlwire"
 )
 
@@ -32,7 +33,7 @@ type Alert struct {
 	Low         *float64          `json:"low,omitempty"` // the bounds of its interval, where it has one
 	High        *float64          `json:"high,omitempty"`
 	Count       int64             `json:"count"`
-	Examples    []string          `json:"examples,omitempty"` // ids of predictions that show it, that which shows it best first
+	Examples    []event.Example   `json:"examples,omitempty"` // predictions that show it, that which shows it best first
 	Side        string            `json:"side"`               // of the threshold: below or above
 	Threshold   float64           `json:"threshold"`
 	Window      yamlwire.Duration `json:"window"`

@@ -99,7 +99,9 @@ func TestExamples(t *testing.T) {
 	s := tell(t, auc+"}")
 	with := func(value float64, ids ...string) Sample {
 		shown := sample("1", value)
-		shown.Examples = ids
+		for _, id := range ids {
+			shown.Examples = append(shown.Examples, event.Example{Prediction: id})
+		}
 		return shown
 	}
 	many := strings.Split(strings.Repeat("x,", 2*ExamplesMost), ",")
@@ -110,7 +112,7 @@ func TestExamples(t *testing.T) {
 	s.then("", with(.4, "a", "b"))
 	s.then("recovered m1", with(.9, "c"))
 	c := s.state.Unsent[len(s.state.Unsent)-1]
-	if !slices.Equal(c.Examples, []string{"a", "b"}) {
+	if !slices.Equal(c.Examples, []event.Example{{Prediction: "a"}, {Prediction: "b"}}) {
 		t.Errorf("it was shown by %v", c.Examples)
 	}
 	if got := messageOf(&c).Alerts[0].Annotations["predictions"]; got != "a b" {

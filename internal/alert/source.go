@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
 
@@ -27,8 +28,8 @@ type Sample struct {
 	Low     float64 // the bounds of its confidence interval; NaN: there is none
 	High    float64
 	Count   int64 // rows that it is of
-	// Examples are the ids of predictions that show the metric at its worst, that which shows it best first; none: there are none, or no metric of single ones.
-	Examples []string
+	// Examples are rows of predictions that show the metric at its worst, that which shows it best first; none: there are none, or it is no metric of single ones.
+	Examples []event.Example
 }
 
 // Source knows what metrics were.

@@ -80,7 +80,11 @@ func messageOf(c *Change) *message {
 		annotations["description"] = c.Description
 	}
 	if len(c.Examples) > 0 {
-		annotations["predictions"] = strings.Join(c.Examples, " ")
+		var named []string
+		for _, e := range c.Examples {
+			named = append(named, e.String())
+		}
+		annotations["predictions"] = strings.Join(named, " ")
 	}
 	status := "firing"
 	if !c.Resolved.IsZero() {

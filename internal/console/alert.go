@@ -27,9 +27,10 @@ type alertPage struct {
 // alertPath is the page of an alert.
 func alertPath(id string) string { return at("/console/alerts", id) }
 
-// exhibit is a prediction that shows something.
+// exhibit is a row of a prediction that shows something.
 type exhibit struct {
 	ID, Path, Brief, Said string
+	Number                int    // of the row
 	Trace                 string // the page of its trace; "": it has none
 	Gone                  string // why there is no more of it than its id
 	*answer
@@ -45,11 +46,19 @@ type movedColumn struct {
 }
 
 // cited links to predictions, the first few of which say enough.
-func cited(ids []string) (all []exhibit) {
-	for _, id := range ids[:min(len(ids), 3)] {
-		all = append(all, exhibit{ID: id, Path: predictionPath(id)})
+func cited(examples []course.Example) (all []exhibit) {
+	for _, e := range examples[:min(len(examples), 3)] {
+		all = append(all, exhibitOf(e))
 	}
 	return all
+}
+
+func exhibitOf(e course.Example) exhibit {
+	x := exhibit{ID: e.Prediction, Number: e.Row, Path: predictionPath(e.Prediction)}
+	if e.Row > 0 {
+		x.Path = withQuery(x.Path, "row", strconv.Itoa(e.Row))
+	}
+	return x
 }
 
 func (c *Console) alert(q *Query) (*View, error) {
@@ -123,14 +132,14 @@ func (p *alertPage) examples(q *Query) (err error) {
 }
 
 // exhibits finds out about predictions: what the version of a model said to them.
-func (q *Query) exhibits(ids []string, model, version string) ([]exhibit, error) {
-	all := make([]exhibit, len(ids))
-	asks := make([]func(*Query) error, len(ids))
-	for i, id := range ids {
+func (q *Query) exhibits(examples []course.Example, model, version string) ([]exhibit, error) {
+	all := make([]exhibit, len(examples))
+	asks := make([]func(*Query) error, len(examples))
+	for i := range examples {
+		all[i] = exhibitOf(examples[i])
 		e := &all[i]
-		e.ID, e.Path = id, predictionPath(id)
 		asks[i] = func(q *Query) error {
-			found, err := q.predictionOf(id)
+			found, err := q.predictionOf(e.ID)
 			if err != nil {
 				e.Gone = fault.Message(err)
 				return unless(missing, err)
@@ -153,15 +162,17 @@ func (q *Query) exhibits(ids []string, model, version string) ([]exhibit, error)
 	return all, err
 }
 
-// show takes over what was said: of several rows that which was judged worst.
+// show takes over what was said.
 func (e *exhibit) show(a *answer) {
 	e.answer = a
 	for i := range a.Rows {
-		r := &a.Rows[i]
-		r.show(nil)
-		if e.Row == nil || r.lost() > e.Row.lost() {
+		if r := &a.Rows[i]; r.Row == e.Number {
+			r.show(nil)
 			e.Row, e.Brief, e.Said = r, short(r.Inputs), short(r.Outputs)
 		}
+	}
+	if e.Row == nil {
+		e.Gone = "of its many rows this one is not shown"
 	}
 	if a.Trace != "" && (a.Traced || a.Kind != "") { // it is kept
 		e.Trace = tracePath(a.Trace, a.Time)

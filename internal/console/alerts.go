@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pilotlight-ml/pilotlight/internal/course"
 )
 
 // alarm is an alert in a list.
@@ -21,7 +23,7 @@ type alarm struct {
 	Low         *float64          `json:"low"`
 	High        *float64          `json:"high"`
 	Count       int64             `json:"count"`
-	Examples    []string          `json:"examples"` // predictions that show it
+	Examples    []course.Example  `json:"examples"` // predictions that show it
 	Side        string            `json:"side"`
 	Threshold   float64           `json:"threshold"`
 	Window      string            `json:"window"`

@@ -4,13 +4,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"math"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/course"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
 
@@ -174,6 +175,7 @@ type answerRow struct {
 	Brief           string
 	Odd             int // features that are null or old
 	Right, Wrong    bool
+	Open            bool // it is what was asked for
 }
 
 // fetched is a feature as a model was given it.
@@ -224,6 +226,7 @@ func (c *Console) prediction(q *Query) (*View, error) {
 		}
 		for j := range a.Rows {
 			a.Rows[j].show(views[version])
+			a.Rows[j].Open = strconv.Itoa(a.Rows[j].Row) == q.FormValue("row")
 			settled = settled && (a.Kind != "" || len(a.Rows[j].Outcomes) > 0)
 		}
 		if p.Trace == "" && a.Trace != "" {
@@ -252,7 +255,7 @@ func (p *predictionPage) named(q *Query) error {
 	var status alertsNow
 	err := unless(missing, q.get("/admin/v1/alerts", &status))
 	for _, a := range slices.Concat(status.Active, status.Resolved) {
-		if slices.Contains(a.Examples, p.ID) {
+		if slices.ContainsFunc(a.Examples, func(e course.Example) bool { return e.Prediction == p.ID }) {
 			p.Alerts = append(p.Alerts, a)
 		}
 	}
@@ -323,21 +326,6 @@ func (q *Query) repeat(p *tryPage, id string) error {
 		return nil
 	}
 	return fault.New(fault.NotFound, "no prediction %.200q of %s has inputs in the log", id, p.Model)
-}
-
-// lost is how far a row was from what came true, as far as that is known.
-func (r *answerRow) lost() float64 {
-	switch v := r.Verdict; {
-	case v == nil:
-		return -1
-	case v.LogLoss != nil:
-		return *v.LogLoss
-	case v.Error != nil:
-		return math.Abs(*v.Error)
-	case v.Correct != nil && !*v.Correct:
-		return 1
-	}
-	return 0
 }
 
 // past tells whether an answer is as of another time than that at which it was given.

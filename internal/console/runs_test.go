@@ -36,7 +36,7 @@ func harmless(t *testing.T, path, page string, most int) {
 }
 
 // bounded are fields that are short, whoever writes them.
-var bounded = []string{"id", "name", "model", "alias", "pipeline", "state", "severity", "rule", "window", "took", "step", "use", "subscriber", "trigger", "sha256", "every", "pause", "key", "active", "next", "cursor", "end", "verdict", "better", "side", "place", "level", "event", "examples", "version"}
+var bounded = []string{"id", "name", "model", "alias", "pipeline", "state", "severity", "rule", "window", "took", "step", "use", "subscriber", "trigger", "sha256", "every", "pause", "key", "active", "next", "cursor", "end", "verdict", "better", "side", "place", "level", "event", "prediction", "version"}
 
 // spoilt puts hostile and long texts in place of all texts in an answer, apart from those that pages are found by.
 func spoilt(t *testing.T, answer string, text string) string {
@@ -62,11 +62,7 @@ func spoilt(t *testing.T, answer string, text string) string {
 			}
 		case map[string]any:
 			for name := range v {
-				of := name
-				if field == "examples" { // of each column
-					of = field
-				}
-				v[name] = spoil(v[name], of)
+				v[name] = spoil(v[name], name)
 			}
 		}
 		return v
@@ -97,11 +93,11 @@ const (
 		"steps":[{"at":"2026-11-26T10:14:55Z","share":0.1,"answers":113,"verdict":"advance","why":"well"}]}]}`
 	someAlerts = `{"at":"2026-11-26T10:14:08Z","rules":1,"active":[{"id":"a1","rule":"auc","model":"flights","version":"1","slice":{"carrier":"B6"},"metric":"auc","value":0.6,"low":0.5,"high":0.7,"count":840,"side":"below","threshold":0.7,"window":"14d","severity":"page","description":"wrong too often","since":"2026-11-26T10:14:00Z","seen":"2026-11-26T10:14:08Z","raised":"2026-11-26T10:14:08Z","summary":"auc of flights version 1 is 0.6"}],
 		"pending":[],"resolved":[{"id":"a0","rule":"auc","model":"flights","metric":"auc","value":0.6,"count":840,"side":"below","threshold":0.7,"window":"14d","severity":"ticket","since":"2026-11-25T10:14:00Z","raised":"2026-11-25T10:14:08Z","resolved":"2026-11-25T12:00:00Z","why":"recovered"}],"troubles":{"auc":"there is no reference"},"unsent":1}`
-	anAlert     = `{"id":"a1","rule":"auc","model":"flights","version":"1","metric":"auc","value":0.6,"low":0.5,"high":0.7,"count":840,"examples":["order-7","swept/away"],"side":"below","threshold":0.7,"window":"14d","severity":"page","description":"wrong too often","since":"2026-11-26T10:14:00Z","seen":"2026-11-26T10:14:08Z","raised":"2026-11-26T10:14:08Z","summary":"auc of flights version 1 is 0.6"}`
+	anAlert     = `{"id":"a1","rule":"auc","model":"flights","version":"1","metric":"auc","value":0.6,"low":0.5,"high":0.7,"count":840,"examples":[{"prediction":"order-7","row":1},{"prediction":"swept/away"}],"side":"below","threshold":0.7,"window":"14d","severity":"page","description":"wrong too often","since":"2026-11-26T10:14:00Z","seen":"2026-11-26T10:14:08Z","raised":"2026-11-26T10:14:08Z","summary":"auc of flights version 1 is 0.6"}`
 	aPrediction = `{"id":"order-7","answers":[{"time":"2026-11-26T09:00:00Z","as_of":"2026-11-26T09:00:00Z","model":"flights","version":1,"duration_us":812,"weight":1,"trace":"` + aTrace + `","traced":true,
 		"rows":[{"row":0,"inputs":{"carrier":"AA"},"outputs":{"probability":0.5},"verdict":{"task":"binary","correct":true,"log_loss":0.7}},
 			{"row":1,"inputs":{"carrier":"UA"},"outputs":{"probability":0.99},"outcomes":[{"value":false,"time":"2026-11-26T10:00:00Z","taken":"2026-11-26T10:05:00Z","counts":true,"joined":true}],"verdict":{"task":"binary","correct":false,"log_loss":4.61}}]}]}`
-	moved     = `{"model":"flights","versions":[{"version":1,"examples":{"dewp":["odd-1"]},"report":{"verdict":"drifted","columns":[{"name":"visib","kind":"numeric","verdict":"steady","psi":0.01},{"name":"dewp","kind":"numeric","verdict":"drifted","psi":1.5,"reference":{"p50":40},"current":{"p50":71}}]}}]}`
+	moved     = `{"model":"flights","versions":[{"version":1,"examples":{"dewp":[{"prediction":"odd-1","row":3}]},"report":{"verdict":"drifted","columns":[{"name":"visib","kind":"numeric","verdict":"steady","psi":0.01},{"name":"dewp","kind":"numeric","verdict":"drifted","psi":1.5,"reference":{"p50":40},"current":{"p50":71}}]}}]}`
 	someRules = `{"version":1,"rules":[{"name":"auc","model":"flights","version":"champion","metric":"auc","window":"14d","below":0.7,"min":500,"confident":true,"for":2,"severity":"page","description":"wrong too often"},{"name":"burns","model":"*","metric":"budget_burn","objective":0.999,"window":"1h","above":14.4}]}`
 	aModel    = `{"name":"flights","versions":[],"aliases":{"champion":2},"history":[{"seq":2,"alias":"champion","from":1,"to":1,"after":{"canaries":[{"version":2,"share":0.1}]},"at":"2026-11-26T10:14:53Z","by":"rollout","why":"rollout: it begins","cause":"learns:20261126T101409.843-3f9383d3"},
 		{"seq":3,"alias":"champion","from":1,"to":2,"at":"2026-11-26T10:15:00Z","by":"rollout","why":"rollout: no guard is beyond","cause":"learns:20261126T101409.843-3f9383d3"},{"seq":4,"alias":"champion","to":7,"at":"2026-11-26T10:16:00Z","why":"of another run","cause":"learns:other"}]}`
@@ -161,7 +157,7 @@ func TestRunsAlertsAndEvents(t *testing.T) {
 		"/console/pipelines/learns/runs/" + someRun + "/logs/fit":     {"trained 71 trees", "Older lines are left out"},
 		"/console/pipelines/learns/runs/" + someRun + "/logs/nowhere": {"There is no log of such a step"},
 		"/console/alerts":                                             {"0.6 (0.5 to 0.7)", "below 0.7", "version 1, carrier=B6", "/console/pipelines/learns/runs/" + someRun, "the value is back", "500 rows or more, the whole interval, 2 times in a row", "no verdict: there is no reference", "objective 99.9 %", "every one"},
-		"/console/alerts/a1": {"auc of flights version 1 is 0.6", "below 0.7", "order-7", "0.99", "log loss 4.61", "wrong", "812 µs", "/console/traces/" + aTrace, "no such prediction is in the log", "its median went from 40 to 71", "/console/predictions/odd-1",
+		"/console/alerts/a1": {"auc of flights version 1 is 0.6", "below 0.7", "order-7", "0.99", "log loss 4.61", "wrong", "812 µs", "/console/traces/" + aTrace, "no such prediction is in the log", "its median went from 40 to 71", "/console/predictions/odd-1?row=3", "/console/predictions/order-7?row=1", "row 1",
 			"quality.svg?span=30d&amp;until=2026-11-26", "run started", "version 2 of flights published", "names version 2", "/console/pipelines/learns/runs/" + someRun + "#rollout", "?model=flights&amp;version=1"},
 		"/console/events": {"outcome.observed", "it is no outcome", "/console/events/" + letter, "feedback/events", "12", "after=" + letter},
 		"/console/events?type=other&after=" + letter: {"every dead letter of the type other"},

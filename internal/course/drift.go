@@ -26,8 +26,8 @@ type Drifted struct {
 	Version int           `json:"version"`
 	Missing string        `json:"missing"` // why there is no report
 	Report  *drift.Report `json:"report"`
-	// Examples are the ids of predictions with values that training had least of, by the columns that have drifted.
-	Examples map[string][]string `json:"examples"`
+	// Examples are predictions with values that training had least of, by the columns that have drifted.
+	Examples map[string][]Example `json:"examples"`
 }
 
 // Strongest are the columns that have drifted, those that moved furthest first.

@@ -30,7 +30,13 @@ type Judged struct {
 	Estimate *quality.Estimate `json:"estimate"` // of all its answers, with or without outcomes; of binary ones
 	Unjudged int64             `json:"unjudged"` // answers that can't be judged
 	Why      string            `json:"why"`      // one of them can't be
-	Examples []string          `json:"examples"` // ids of the predictions that were furthest from what came true, the worst first
+	Examples []Example         `json:"examples"` // the answers that were furthest from what came true, the worst first
+}
+
+// Example is a row of a prediction.
+type Example struct {
+	Prediction string `json:"prediction"`
+	Row        int    `json:"row"`
 }
 
 // JudgedWindow is how right it was for some of the time.

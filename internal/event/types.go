@@ -253,9 +253,23 @@ type Raised struct {
 	Severity    string            `json:"severity" jsonschema:"page or ticket"`
 	Description string            `json:"description,omitempty" jsonschema:"of the rule"`
 	Summary     string            `json:"summary" jsonschema:"a sentence for people"`
-	Examples    []string          `json:"examples,omitempty" jsonschema:"ids of predictions that show it, that which shows it best first"`
+	Examples    []Example         `json:"examples,omitempty" jsonschema:"predictions that show it, that which shows it best first"`
 	Since       time.Time         `json:"since" jsonschema:"when it was first found beyond the threshold"`
 	At          time.Time         `json:"at" jsonschema:"when it was raised"`
+}
+
+// Example is a row of a prediction that shows something.
+type Example struct {
+	Prediction string `json:"prediction" jsonschema:"its id"`
+	Row        int32  `json:"row,omitempty" jsonschema:"the number of the row, from 0 on"`
+}
+
+// String is the id and, unless it is the first, the row: order-7#3.
+func (e Example) String() string {
+	if e.Row == 0 {
+		return e.Prediction
+	}
+	return e.Prediction + "#" + strconv.Itoa(int(e.Row))
 }
 
 // AlertRaised tells that a rule finds a model beyond its threshold.

@@ -210,7 +210,7 @@ func (j *Journal) Judge(ctx context.Context, q *Question) (*Judgement, error) {
 	windows := map[int64][]Judged{}
 	for p, state := range all.states {
 		// What scores mean is learnt from all outcomes of the version, as few windows have enough.
-		v := Judged{Version: p.version, Slice: p.slice, Report: state.Report(), Examples: all.wrong[p].ids()}
+		v := Judged{Version: p.version, Slice: p.slice, Report: state.Report(), Examples: all.wrong[p].told()}
 		if state.Spec().Task == quality.Binary {
 			if v.Estimate, err = state.Estimate(all.states[place{whole, p.key}]); err != nil {
 				return nil, err

@@ -6,11 +6,13 @@ import (
 	"strings"
 
 	"github.com/pilotlight-ml/pilotlight/internal/alert"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 )
 
-// example is a prediction that shows what a window counts: one that was very wrong, odd, slow, or failed.
+// example is a row of a prediction that shows what a window counts: one that was very wrong, odd, slow, or failed.
 type example struct {
 	ID     string  `json:"id"`
+	Row    int32   `json:"row,omitempty"`
 	Score  float64 `json:"score"`            // how well it shows it
 	Traced bool    `json:"traced,omitempty"` // its trace is kept
 }
@@ -31,7 +33,9 @@ func (e *examples) add(o example) {
 		return
 	}
 	if at := slices.IndexFunc(*e, func(own example) bool { return own.ID == o.ID }); at >= 0 {
-		o.Score = max(o.Score, (*e)[at].Score)
+		if own := (*e)[at]; own.Score > o.Score || own.Score == o.Score && own.Row < o.Row {
+			o.Score, o.Row = own.Score, own.Row
+		}
 		*e = slices.Delete(*e, at, at+1)
 	} else {
 		o.ID = strings.Clone(o.ID)
@@ -58,15 +62,15 @@ func (e *examples) merge(o examples) {
 	}
 }
 
-// ids names them: the best, the last of which gives way to one that is traced.
-func (e examples) ids() (ids []string) {
+// told are the best, the last of which gives way to one that is traced.
+func (e examples) told() (all []event.Example) {
 	for i := range e {
-		ids = append(ids, e[i].ID)
+		all = append(all, event.Example{Prediction: e[i].ID, Row: e[i].Row})
 	}
-	if len(ids) > examplesMost {
-		ids = slices.Delete(ids, examplesMost-1, examplesMost)
+	if len(all) > examplesMost {
+		all = slices.Delete(all, examplesMost-1, examplesMost)
 	}
-	return ids
+	return all
 }
 
 // shown are examples by what they are of: a slice, or a column.

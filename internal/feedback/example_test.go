@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/alert"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/tensor"
 )
@@ -20,7 +21,7 @@ func TestExamplesMerge(t *testing.T) {
 		var all []example
 		traced := 1 + random.IntN(20) // each such one is
 		for n := range 1 + random.IntN(40) {
-			all = append(all, example{fmt.Sprint("p", n/2), float64(random.IntN(8)), n/2%traced == 0}) // of two rows each, many of them as bad as others
+			all = append(all, example{fmt.Sprint("p", n/2), int32(n % 2), float64(random.IntN(8)), n/2%traced == 0}) // of two rows each, many of them as bad as others
 		}
 		var want examples
 		for _, e := range all {
@@ -35,10 +36,13 @@ func TestExamplesMerge(t *testing.T) {
 			}
 			got.merge(window)
 		}
-		if ids := got.ids(); !slices.Equal(got, want) || len(ids) != min(len(got), examplesMost) || ids[0] != want[0].ID {
+		told := got.told()
+		if !slices.Equal(got, want) || len(told) != min(len(got), examplesMost) || told[0].Prediction != want[0].ID {
 			t.Fatalf("got %v, want %v", got, want)
 		}
-		named := func(e example) bool { return e.Traced && slices.Contains(got.ids(), e.ID) }
+		named := func(e example) bool {
+			return e.Traced && slices.ContainsFunc(told, func(x event.Example) bool { return x.Prediction == e.ID })
+		}
 		if slices.ContainsFunc(all, isTraced) && !slices.ContainsFunc(all, named) {
 			t.Fatalf("none of %v is traced", got)
 		}
@@ -115,7 +119,10 @@ func TestExamplesOfAlerts(t *testing.T) {
 			if len(samples) == 0 {
 				return
 			}
-			got := samples[0].Examples
+			var got []string
+			for _, e := range samples[0].Examples {
+				got = append(got, e.String())
+			}
 			if len(got) > alert.ExamplesMost || !slices.Equal(got[:min(len(c.first), len(got))], c.first) || c.metric == "freshness_prediction" && got != nil {
 				t.Errorf("got %v, want %v first", got, c.first)
 			}
@@ -124,7 +131,7 @@ func TestExamplesOfAlerts(t *testing.T) {
 	// They are told beside the numbers, too, and of those numbers alone.
 	q := &Question{Model: "m", From: begun.Add(-time.Hour), Until: time.Now().Add(time.Hour), Slice: "carrier"}
 	judged, err := source.Judge(t.Context(), q)
-	if err != nil || len(judged.Versions) != 5 || judged.Versions[0].Examples[0] != "p3-07" {
+	if err != nil || len(judged.Versions) != 5 || judged.Versions[0].Examples[0].Prediction != "p3-07" {
 		t.Errorf("got %+v, %v", judged, err)
 	}
 }

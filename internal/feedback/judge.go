@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/ledger"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
@@ -68,8 +69,8 @@ type Judged struct {
 	Estimate *quality.Estimate `json:"estimate,omitempty"` // of all its answers, with or without outcomes; of binary ones
 	Unjudged int64             `json:"unjudged,omitempty"` // answers that can't be judged
 	Why      string            `json:"why,omitempty"`      // one of them can't be
-	// Examples are the ids of the predictions that were furthest from what came true, the worst first. Those that were corrected since may be among them.
-	Examples []string `json:"examples,omitempty"`
+	// Examples are the answers that were furthest from what came true, the worst first. Those whose outcomes were corrected since may be among them.
+	Examples []event.Example `json:"examples,omitempty"`
 }
 
 // How a Judgement was come to.
@@ -370,7 +371,7 @@ func (j *judge) take(r *payload.Row) error {
 			}
 			if loss := j.how.spec.Loss(a, truth); loss > 0 {
 				worst := j.wrong[k]
-				worst.add(example{r.ID, loss, r.Sampled})
+				worst.add(example{r.ID, r.Row, loss, r.Sampled})
 				j.wrong[k] = worst
 			}
 		}
@@ -385,7 +386,7 @@ func (j *judge) judgement() (*Judgement, error) {
 		if err != nil {
 			return nil, err
 		}
-		v.Examples = j.wrong[k].ids()
+		v.Examples = j.wrong[k].told()
 		j.out.Versions = append(j.out.Versions, v)
 	}
 	sortJudged(j.out.Versions)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/payload"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
@@ -51,8 +52,8 @@ type Drifted struct {
 	Version int           `json:"version"`
 	Missing string        `json:"missing,omitempty"` // why there is no report
 	Report  *drift.Report `json:"report,omitempty"`
-	// Examples are the ids of predictions with values that training had least of, by the columns that have drifted.
-	Examples map[string][]string `json:"examples,omitempty"`
+	// Examples are predictions with values that training had least of, by the columns that have drifted.
+	Examples map[string][]event.Example `json:"examples,omitempty"`
 }
 
 // Moved compares the predictions of a model and time with the references of its versions, by the log. A column of a reference is the feature of its name or,
@@ -163,11 +164,11 @@ func (m *moving) report(by string, o drift.Options) (*Drift, error) {
 			v := Drifted{Version: version, Report: report}
 			for i := range report.Columns {
 				c := &report.Columns[i]
-				if ids := own.odd[c.Name].ids(); c.Verdict == drift.Drifted && ids != nil {
+				if odd := own.odd[c.Name].told(); c.Verdict == drift.Drifted && odd != nil {
 					if v.Examples == nil {
-						v.Examples = map[string][]string{}
+						v.Examples = map[string][]event.Example{}
 					}
-					v.Examples[c.Name] = ids
+					v.Examples[c.Name] = odd
 				}
 			}
 			all = append(all, v)
@@ -213,7 +214,7 @@ func (g *gathered) observe(r *payload.Row, values *parsed) {
 		v := values.valueOf(c.Name)
 		g.state.Add(at, v)
 		if surprise := reference.Surprise(at, v); surprise > 0 {
-			g.odd.add(c.Name, example{r.ID, surprise, r.Sampled})
+			g.odd.add(c.Name, example{r.ID, r.Row, surprise, r.Sampled})
 		}
 	}
 }

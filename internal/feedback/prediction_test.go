@@ -263,7 +263,7 @@ func day(minute int) string {
 
 // Ledgers of before there were places, or ids, are read, and what they know is found by looking through the log.
 func TestOldLedger(t *testing.T) {
-	for lacks, bytes := range map[string]int{"places": 3, "ids": 2} {
+	for lacks, bytes := range map[string]int{"places": 4, "ids": 3} {
 		t.Run(lacks, func(t *testing.T) { readOldLedger(t, bytes) })
 	}
 }
@@ -285,7 +285,7 @@ func readOldLedger(t *testing.T, lacks int) {
 			if err != nil {
 				return err
 			}
-			p.place, p.id = 0, ""
+			p.place, p.id, p.row = 0, "", 0
 			b := p.append(nil)
 			old = append(old, ledger.Entry{Key: e.Key, Data: b[:len(b)-lacks]})
 			return nil
@@ -316,7 +316,7 @@ func readOldLedger(t *testing.T, lacks int) {
 
 // FuzzRecord reads what may stand in a damaged ledger.
 func FuzzRecord(f *testing.F) {
-	p := &prediction{commit: 5, model: "m", version: 1, at: 7, spec: quality.Spec{Task: quality.Binary}, slices: []string{"a=b"}, answer: quality.Answer{Number: .5}, place: 9, id: "order-7", traced: true}
+	p := &prediction{commit: 5, model: "m", version: 1, at: 7, spec: quality.Spec{Task: quality.Binary}, slices: []string{"a=b"}, answer: quality.Answer{Number: .5}, place: 9, id: "order-7", row: 7, traced: true}
 	f.Add(p.append(nil))
 	f.Add((&prediction{model: "m", why: "no"}).append(nil))
 	f.Add(failed(77))
@@ -325,7 +325,7 @@ func FuzzRecord(f *testing.F) {
 			return
 		}
 		if p, err := readPrediction(b); err == nil {
-			if again, err := readPrediction(p.append(nil)); err != nil || again.place != p.place || again.model != p.model || again.id != p.id || again.traced != p.traced {
+			if again, err := readPrediction(p.append(nil)); err != nil || again.place != p.place || again.model != p.model || again.id != p.id || again.row != p.row || again.traced != p.traced {
 				t.Fatalf("%+v came back as %+v, %v", p, again, err)
 			}
 		}

@@ -31,7 +31,8 @@ type prediction struct {
 	why     string // it has no answer; "": it has
 	place   int64  // when the last prediction of its segment was answered, by which that is found; 0: not known
 	id      string // of the prediction; "": not known
-	traced  bool   // its trace is kept
+	row     int32
+	traced  bool // its trace is kept
 }
 
 // about is a prediction about an entity.
@@ -66,6 +67,7 @@ func (p *prediction) append(b []byte) []byte {
 		b = p.answer.Append(b)
 	}
 	b = appendText(binary.AppendUvarint(b, uint64(p.place)), p.id)
+	b = binary.AppendUvarint(b, uint64(p.row))
 	if p.traced {
 		return append(b, 1)
 	}
@@ -177,7 +179,7 @@ func readPrediction(b []byte) (*prediction, error) {
 		p.place = r.uvarint()
 	}
 	if len(r.b) > 0 { // or ids
-		p.id, p.traced = r.text(), r.take(1)[0] == 1
+		p.id, p.row, p.traced = r.text(), int32(r.uvarint()), r.take(1)[0] == 1
 	}
 	if r.bad {
 		return nil, errRecord

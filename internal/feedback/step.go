@@ -234,7 +234,7 @@ func (s *step) takeRow(ctx context.Context, r *payload.Row) error {
 	if at.drift.state != nil {
 		at.drift.observe(r, &s.parsed)
 	}
-	p := &prediction{commit: s.number, model: name, version: number, at: r.At, why: v.why, place: s.place, id: strings.Clone(r.ID), traced: r.Sampled}
+	p := &prediction{commit: s.number, model: name, version: number, at: r.At, why: v.why, place: s.place, id: strings.Clone(r.ID), row: r.Row, traced: r.Sampled}
 	if v.judging != nil {
 		p.spec = v.judging.spec
 		if p.answer, err = v.judging.answer(s.parsed.outputs); err != nil {
@@ -696,7 +696,7 @@ func (s *step) settle(ctx context.Context, p *prediction, before, news []told) e
 				return err
 			}
 			if loss := p.spec.Loss(p.answer, truth); loss > 0 {
-				at.Wrong.add(slice, example{p.id, loss, p.traced})
+				at.Wrong.add(slice, example{p.id, p.row, loss, p.traced})
 			}
 		}
 	}

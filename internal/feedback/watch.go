@@ -13,6 +13,7 @@ import (
 
 	"github.com/pilotlight-ml/pilotlight/internal/alert"
 	"github.com/pilotlight-ml/pilotlight/internal/drift"
+	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/model"
 	"github.com/pilotlight-ml/pilotlight/internal/quality"
@@ -46,7 +47,7 @@ func (w *watcher) Samples(ctx context.Context, q *alert.Query) ([]alert.Sample, 
 	case alert.ErrorRate:
 		value = func(t *traffic) (alert.Sample, bool) {
 			s := errorRate(t)
-			s.Examples = t.Faults.ids()
+			s.Examples = t.Faults.told()
 			return s, t.Kept > 0
 		}
 	case "latency_p50", "latency_p95", "latency_p99":
@@ -54,7 +55,7 @@ func (w *watcher) Samples(ctx context.Context, q *alert.Query) ([]alert.Sample, 
 		value = func(t *traffic) (alert.Sample, bool) {
 			v, ok := t.quantile(p / 100)
 			s := plain(v, t.Kept)
-			s.Examples = t.Slow.ids()
+			s.Examples = t.Slow.told()
 			return s, ok
 		}
 	case "freshness_prediction":
@@ -191,9 +192,9 @@ func (w *watcher) judged(ctx context.Context, question *Question, q *alert.Query
 			continue
 		}
 		var metrics map[string]quality.Metric
-		var worst []string
+		var worst []event.Example
 		if !estimate {
-			metrics, worst = state.Report().Metrics, all.wrong[p].ids()
+			metrics, worst = state.Report().Metrics, all.wrong[p].told()
 		} else if state.Spec().Task == quality.Binary {
 			e, err := state.Estimate(labelled.states[p])
 			if err != nil {
@@ -257,17 +258,17 @@ func (w *watcher) drifted(ctx context.Context, question *Question, q *alert.Quer
 }
 
 // oddest names the oddest prediction of each column that has drifted, those first that have moved furthest.
-func (d *Drifted) oddest() (ids []string) {
+func (d *Drifted) oddest() (all []event.Example) {
 	columns := slices.Clone(d.Report.Columns)
 	slices.SortStableFunc(columns, func(a, b drift.ColumnReport) int { return cmp.Compare(b.PSI, a.PSI) })
 	for n := range examplesMost { // the oddest of each, then the second one
 		for i := range columns {
-			if own := d.Examples[columns[i].Name]; n < len(own) && len(ids) < examplesMost && !slices.Contains(ids, own[n]) {
-				ids = append(ids, own[n])
+			if own := d.Examples[columns[i].Name]; n < len(own) && len(all) < examplesMost && !slices.Contains(all, own[n]) {
+				all = append(all, own[n])
 			}
 		}
 	}
-	return ids
+	return all
 }
 
 // distance is that of a column from its reference.

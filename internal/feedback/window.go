@@ -71,14 +71,14 @@ func (t *traffic) add(r *payload.Row, feature int64) {
 	t.Feature = max(t.Feature, feature)
 	if r.Kind != "" {
 		t.Failed += r.Weight
-		t.Faults.add(example{r.ID, float64(r.Answered), true})
+		t.Faults.add(example{r.ID, 0, float64(r.Answered), true})
 		return
 	}
 	if t.Latency == nil {
 		t.Latency = map[int]float64{}
 	}
 	t.Latency[latencyBin(r.Latency)] += r.Weight
-	t.Slow.add(example{r.ID, float64(r.Latency), r.Sampled})
+	t.Slow.add(example{r.ID, 0, float64(r.Latency), r.Sampled})
 }
 
 func (t *traffic) merge(o *traffic) {

@@ -31,7 +31,7 @@ func TestQuotasOutliveTheProcess(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- p.Run(ctx) }()
 		for range requests {
-			v, err := meter.Take(t.Context(), time.Now(), l)
+			v, err := meter.Take(t.Context(), time.Now(), l, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

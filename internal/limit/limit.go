@@ -1,7 +1,7 @@
 // Package limit keeps callers, tenants and models within how much may be asked for.
 //
 // What is taken lies in a store.Meter that all gateways share, and is taken in one round trip for all limits
-// of a request. When it does not answer, each gateway goes on with a meter of its own, which begins
+// of a request, or of several of a busy caller's. When it does not answer, each gateway goes on with a meter of its own, which begins
 // where the shared one was last seen and grants an nth part of what is left, n being LIMIT_INSTANCES. If so many gateways run, all of them
 // together then grant no more than the limits say, but for one request each; if they are m, at most m/n times that. What was used meanwhile is told the
 // shared meter once it is back. Answers say so in the header Pilotlight-Limits, and a metric does.
@@ -65,6 +65,7 @@ type Limiter struct {
 	own   store.Meter // of this time of being away; nil: the shared one answers
 	seen  *otter.Cache[string, use]
 	owed  map[string]store.Amount
+	ahead ahead
 	timer *time.Timer
 	flush sync.WaitGroup
 	over  bool
@@ -77,7 +78,7 @@ type Limiter struct {
 func New(c *Config, policies *Policies, shared store.Meter, own func() store.Meter, tel *telemetry.Telemetry) (*Limiter, error) {
 	l := &Limiter{
 		policies: policies, shared: shared, makeOwn: own, timeout: c.Timeout, share: int64(c.Instances), names: c.Names, now: time.Now, tel: tel,
-		owed: map[string]store.Amount{}, seen: otter.Must(&otter.Options[string, use]{MaximumSize: seenMost}), // the options are right
+		owed: map[string]store.Amount{}, ahead: ahead{all: map[who]*advance{}}, seen: otter.Must(&otter.Options[string, use]{MaximumSize: seenMost}), // the options are right
 	}
 	var err error
 	if l.decisions, err = tel.Meter.Int64Counter("pilotlight.limit.decisions", metric.WithDescription("Requests by whether limits granted them: granted, or whose limit refused.")); err != nil {
@@ -103,6 +104,7 @@ func New(c *Config, policies *Policies, shared store.Meter, own func() store.Met
 
 // Close charges what is owed.
 func (l *Limiter) Close() error {
+	l.ahead.close(l.giveBack)
 	l.mu.Lock()
 	l.over = true
 	if l.timer != nil && l.timer.Stop() {
@@ -159,12 +161,21 @@ var refusedBy = map[string]metric.AddOption{
 // take asks the shared meter or, when that is away, the own one.
 func (l *Limiter) take(ctx context.Context, t *Taken, limits []store.Limit) (err error) {
 	now := l.now()
+	verdict, granted, want := l.ahead.take(limits, now)
+	if granted {
+		t.verdict = verdict
+		return nil
+	}
 	if away := l.away.Load(); away == 0 || now.UnixNano()-away >= int64(tryAgain) && l.away.CompareAndSwap(away, now.UnixNano()) {
 		limited, cancel := context.WithTimeout(ctx, l.timeout)
-		t.verdict, err = l.shared.Take(limited, now, limits)
+		t.verdict, err = l.shared.Take(limited, now, limits, want)
 		cancel()
 		if err == nil {
 			l.answered(now, limits, t.verdict)
+			if t.verdict.Why == store.Granted {
+				l.ahead.put(limits, &t.verdict, now, l.giveBack)
+				t.verdict.Used = lessOf(t.verdict.Used, limits, t.verdict.Ahead)
+			}
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -179,7 +190,7 @@ func (l *Limiter) take(ctx context.Context, t *Taken, limits []store.Limit) (err
 	if own == nil { // the shared one came back this moment
 		own = l.makeOwn()
 	}
-	t.verdict, err = own.Take(ctx, now, l.shares(limits))
+	t.verdict, err = own.Take(ctx, now, l.shares(limits), 0)
 	if err == nil && t.verdict.Why == store.Granted {
 		for i := range limits {
 			if limits[i].Day != (store.Amount{}) || limits[i].Month != (store.Amount{}) {
@@ -212,6 +223,15 @@ func (l *Limiter) gone(ctx context.Context, now time.Time, err error) {
 		l.own = l.makeOwn()
 		l.mu.Unlock()
 		l.tel.Log.WarnContext(ctx, "the store of limits is away: this gateway counts for itself", "error", err)
+	}
+}
+
+// giveBack tells the shared meter that requests which were taken ahead were not needed.
+func (l *Limiter) giveBack(limits []store.Limit, n int) {
+	for i := range limits {
+		if limits[i].Day != (store.Amount{}) || limits[i].Month != (store.Amount{}) {
+			l.owe(limits[i].Key, store.Amount{Requests: -int64(n)})
+		}
 	}
 }
 

@@ -30,12 +30,12 @@ type moody struct {
 	tried atomic.Int64
 }
 
-func (m *moody) Take(ctx context.Context, now time.Time, l []store.Limit) (store.Verdict, error) {
+func (m *moody) Take(ctx context.Context, now time.Time, l []store.Limit, ahead int) (store.Verdict, error) {
 	m.tried.Add(1)
 	if m.away.Load() {
 		return store.Verdict{}, fault.New(fault.Unavailable, "away")
 	}
-	return m.Meter.Take(ctx, now, l)
+	return m.Meter.Take(ctx, now, l, ahead)
 }
 
 func (m *moody) Add(ctx context.Context, now time.Time, c []store.Charge) error {
@@ -163,7 +163,7 @@ func TestRowsAreChargedBehindTheAnswer(t *testing.T) {
 		if err := l.Close(); err != nil { // charges what is owed
 			t.Fatal(err)
 		}
-		v, err := shared.Take(t.Context(), time.Now(), []store.Limit{{Key: "tenant:acme", Month: store.Amount{Rows: 150}}})
+		v, err := shared.Take(t.Context(), time.Now(), []store.Limit{{Key: "tenant:acme", Month: store.Amount{Rows: 150}}}, 0)
 		if err != nil || v.Why != store.MonthUsed || v.Used[0].Month.Rows != 150 {
 			t.Errorf("got %+v %v", v, err)
 		}

@@ -87,6 +87,7 @@ func (b *Board) record(first int64) (r record, sum uint64) {
 	var all []busy
 	b.mu.Lock()
 	for of, c := range b.counters {
+		c.forget(first)
 		v := busy{named: of, slots: c.since(first)}
 		for _, s := range v.slots {
 			n := uint64(s.failures)

@@ -9,6 +9,7 @@ package pulse
 
 import (
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,6 +159,18 @@ func (s *counting) pack() packed {
 }
 
 func (p *packed) empty() bool { return p.failures == 0 && len(p.bins) == 0 }
+
+// forget lets go of slots before a number: a version that nobody asks any more takes next to nothing.
+func (c *Counter) forget(before int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.past = slices.DeleteFunc(c.past, func(p packed) bool { return p.slot < before }); len(c.past) == 0 {
+		c.past = nil
+	}
+	if s := c.now.Load(); s != nil && s.slot < before {
+		c.now.Store(nil)
+	}
+}
 
 // since gives the slots from a number on in which something happened.
 func (c *Counter) since(first int64) (all []packed) {

@@ -238,6 +238,15 @@ func TestManyVersions(t *testing.T) {
 	if len(live.Models) != versionsMost || live.Models[0].Model != "m299" || sum(live.Total.Requests) != n*(n+1)/2 {
 		t.Errorf("got %d models, the first %s, %d requests", len(live.Models), live.Models[0].Model, sum(live.Total.Requests))
 	}
+	// Of versions that nobody asks any more nothing is kept.
+	b.Counter("m299", 1).Answered(now.Add(Slots*Every), time.Millisecond)
+	now = now.Add((Slots + 1) * Every)
+	b.tell(t.Context())
+	for of, c := range b.counters {
+		if kept := len(c.since(0)); kept > 1 || (kept == 1) != (of.model == "m299") || of.model != "m299" && c.now.Load() != nil {
+			t.Fatalf("%v keeps %d slots", of, kept)
+		}
+	}
 }
 
 // Whatever lies in the KV, there is an answer.

@@ -8,15 +8,19 @@ import (
 // Meter counts what many take of limits that they share. All methods are safe for concurrent use, also by
 // several processes where the backend is shared.
 type Meter interface {
-	// Take takes one request from all limits, or from none: then the verdict names the first that refuses. It is one round trip.
+	// Take takes one request from all limits, or from none: then the verdict names the first that refuses. It is one round trip. Up to ahead further
+	// ones are taken with it for a caller who wishes to grant them by itself: as many as are no more than one in AheadOf of what is left of each limit.
 	// What is counted by the day and by the month is counted from anew when that is over, by the UTC of the caller's now; a caller whose clock is
 	// behind others' counts for their day. What is metered by rate goes by the clock of the backend.
-	Take(ctx context.Context, now time.Time, limits []Limit) (Verdict, error)
-	// Add adds to what was used of quotas, whether they allow it or not. Keys that nothing was taken of yet begin with it.
+	Take(ctx context.Context, now time.Time, limits []Limit, ahead int) (Verdict, error)
+	// Add adds to what was used of quotas, whether they allow it or not, or takes off what was taken ahead and not used, but no more than there is. Keys that nothing was taken of yet begin with it.
 	Add(ctx context.Context, now time.Time, charges []Charge) error
 	// Close lets go of connections. No call may be under way or follow.
 	Close() error
 }
+
+// AheadOf is of how many requests that are left of a limit one may be taken ahead.
+const AheadOf = 64
 
 // Limit is how much may be taken by somebody.
 type Limit struct {
@@ -69,6 +73,7 @@ type Verdict struct {
 	Refused int           // the limit that refuses, unless it is Granted
 	After   time.Duration // until it may be granted
 	Used    []Used        // by limit
+	Ahead   int           // requests that were taken beside this one; they count in Used
 }
 
 // Days gives the numbers of a moment's day and month, in UTC, and when they are over.

@@ -15,7 +15,7 @@ import (
 // seen is a variant that somebody may look at.
 type seen struct {
 	variant
-	watched bool // its metrics are scraped and the console's numbers asked for, each once a second
+	watched bool // its metrics are scraped and the console's numbers asked for
 }
 
 // seeing compares functions/predict as it is seen in production with one that nobody can see.
@@ -41,7 +41,7 @@ func (b *bench) seeing(ctx context.Context) (err error) {
 		silent, silent,
 		{"LOG_LEVEL=WARN"},
 		nil,
-		{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + collector.addr, "OTEL_METRIC_EXPORT_INTERVAL=1000"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + collector.addr},
 	}
 	for i, v := range all {
 		place := fmt.Sprintf("seeing-%d", i)
@@ -65,7 +65,7 @@ func (b *bench) seeing(ctx context.Context) (err error) {
 		progress("seeing: round %d of %d", round+1, b.rounds)
 		for i := range all {
 			v := all[(i+round)%len(all)] // so that none is always behind the same one
-			stop := v.watch(ctx)
+			stop := v.watch(ctx, round%scrapedIn == 0)
 			m, err := b.measure(ctx, &v.variant)
 			if err = errors.Join(err, stop()); err != nil {
 				unpin()
@@ -76,19 +76,26 @@ func (b *bench) seeing(ctx context.Context) (err error) {
 	}
 	unpin()
 	b.tellSeeing(all)
-	return b.seeingMemory(ctx)
+	return nil
 }
 
-// watch reads what a console and a Prometheus read, until it is stopped.
-func (v *seen) watch(ctx context.Context) (stop func() error) {
+// scrapedIn is of how many rounds one has a scrape: a round of two seconds, and Prometheus comes every fifteen.
+const scrapedIn = 7
+
+// watch reads what an open console reads every two seconds, and what a Prometheus does, until it is stopped.
+func (v *seen) watch(ctx context.Context, scrape bool) (stop func() error) {
 	if !v.watched {
 		return func() error { return nil }
+	}
+	paths := []string{"/admin/v1/live"}
+	if scrape {
+		paths = append(paths, "/metrics")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() {
 		for {
-			for _, path := range []string{"/metrics", "/admin/v1/live"} {
+			for _, path := range paths {
 				if _, err := call(ctx, http.DefaultClient, http.MethodGet, "http://"+v.server.addr+path, nil, http.StatusOK); err != nil {
 					if ctx.Err() != nil {
 						err = nil
@@ -101,7 +108,7 @@ func (v *seen) watch(ctx context.Context) (stop func() error) {
 			case <-ctx.Done():
 				done <- nil
 				return
-			case <-time.After(time.Second):
+			case <-time.After(2 * time.Second):
 			}
 		}
 	}()
@@ -137,8 +144,8 @@ func (b *bench) tellSeeing(all []*seen) {
 	b.report.table([]string{"", fmt.Sprintf("%d callers: per s", many), "share", "CPU each", "µs more", "1 caller: p50"}, rows)
 }
 
-// seeingMemory measures what the whole system takes on a laptop more when its console is open and its metrics are read.
-func (b *bench) seeingMemory(ctx context.Context) (err error) {
+// watching measures what the whole system takes on a laptop more when its console is open and its metrics are read.
+func (b *bench) watching(ctx context.Context) (err error) {
 	binary := filepath.Join(b.dir, "all")
 	if err := b.build(ctx, binary, "./functions/all"); err != nil {
 		return err
@@ -165,7 +172,7 @@ func (b *bench) seeingMemory(ctx context.Context) (err error) {
 		to[0], to[1] = append(to[0], most), append(to[1], last)
 	}
 	b.report.section("What it takes of memory")
-	b.report.add("functions/all with the flights model and a thousand predictions, then 20 seconds of %d readers who open page after page of the console, four of them live, and metrics scraped each second; and the same without them. Resident memory, the median of %d.\n\n", readers, rounds)
+	b.report.add("functions/all with the flights model and a thousand predictions, then 20 seconds of %d readers who open page after page of the console, four of them live, and metrics scraped every two seconds; and the same without them. Resident memory, the median of %d.\n\n", readers, rounds)
 	b.report.table([]string{"", "nobody looks", "looked at", "more"}, [][]string{
 		{"at its most", megabytes(median(grown[0])), megabytes(median(watched[0])), megabytes(median(watched[0]) - median(grown[0]))},
 		{"in the end", megabytes(median(grown[1])), megabytes(median(watched[1])), megabytes(median(watched[1]) - median(grown[1]))},
@@ -201,7 +208,7 @@ func (b *bench) look(ctx context.Context, p *process, readers int) (most, last i
 	}
 	if readers > 0 {
 		v := seen{variant: variant{server: p}, watched: true}
-		stop := v.watch(ctx)
+		stop := v.watch(ctx, true)
 		all.Go(func() {
 			<-ctx.Done()
 			errs <- stop()

@@ -2,6 +2,7 @@ package browser
 
 import (
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -87,9 +88,10 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// TestModelForms tries a model, and moves an alias, by what their pages offer.
+// TestModelForms tries a model, moves an alias, and brings a version out and takes it back, by what their pages offer.
 func TestModelForms(t *testing.T) {
 	s := start(t)
+	s.push("flights", filepath.Join(root, "examples/flights/loop/january.onnx"))
 	b := open(t, s.url)
 	b.visit("/console/models")
 	b.click("/console/models/flights")
@@ -104,4 +106,37 @@ func TestModelForms(t *testing.T) {
 	if answer := asks[string](b, `document.querySelector("main").textContent`); !strings.Contains(answer, "probability") || strings.Contains(b.told(), "expected") {
 		t.Errorf("the model that was tried answers nothing: %.400s", answer)
 	}
+
+	// A canary of a quarter, another one that is promoted, and back.
+	share := func() string {
+		b.visit("/console/models/flights")
+		return strings.Join(strings.Fields(b.reads("#answers")), " ")
+	}
+	s.call("PUT", "/admin/v1/models/flights/aliases/champion", `{"version": 1, "why": "to begin with"}`, http.StatusOK, nil, "Content-Type", "application/json")
+	for _, c := range []struct{ form, fill, want string }{
+		{"#start-canary form", `form.version.value = 2; form.share.value = 25; form.why.value = "to see"`, "version 1 75 % version 2 25 %"},
+		{"#promote-champion-2 form", `form.why.value = "enough"; form.querySelector("button").value = "end"`, "version 1 100 %"},
+		{"#start-canary form", `form.version.value = 2; form.share.value = 0.5; form.why.value = "again"`, "version 1 99.5 % version 2 0.5 %"},
+		{"#promote-champion-2 form", `form.why.value = "it is well"`, "version 2 100 %"},
+		{"#rollback-champion form", `form.why.value = "it is not"`, "version 1 100 %"},
+	} {
+		if share(); asks[bool](b, `document.querySelector('`+c.form+`') === null`) {
+			t.Fatalf("there is no %s: %s", c.form, b.reads("main"))
+		}
+		b.submit(c.form, c.fill)
+		if bad := asks[bool](b, `document.querySelector(".told.bad") !== null`); bad {
+			t.Errorf("%s: the page says %q", c.form, b.told())
+		}
+		if got := share(); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q answer, want %q", c.form, got, c.want)
+		}
+	}
+
+	// What somebody else has changed meanwhile is not undone unseen.
+	b.visit("/console/models/flights")
+	s.call("PUT", "/admin/v1/models/flights/aliases/champion", `{"version": 2, "why": "by another"}`, http.StatusOK, nil, "Content-Type", "application/json")
+	if b.load(chromedp.Steps(ran(`const form = document.querySelector("#move-alias form"); form.version.value = 1; form.why.value = "late"; form.querySelector("button").click()`))); !strings.Contains(share(), "version 2 100 %") {
+		t.Errorf("a form that knew nothing of it took the move back: %s", share())
+	}
+	b.noted() // of the refusal
 }

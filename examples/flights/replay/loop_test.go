@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,12 +31,14 @@ import (
 func TestTheLoop(t *testing.T) {
 	folder := part(t, "month = 1 AND day BETWEEN 2 AND 10")
 	program := build(t)
-	want := newMachine(t, program, "").tended(t, folder, nil)
+	first := newMachine(t, program, "")
+	want := first.tended(t, folder, nil)
 	if len(want.versions) != 2 || want.champion != 2 || !strings.Contains(want.said, "alert     no-better-than-chance: auc of flights version 1 is 0.5") ||
 		!strings.Contains(want.said, "resolved  no-better-than-chance") {
 		t.Fatalf("got versions %v, champion %d: %s", want.versions, want.champion, want.said)
 	}
 	t.Logf("%s", want.said)
+	first.followed(t)
 
 	relay := &relay{t: t, seen: map[string]bool{}}
 	server := httptest.NewServer(relay)
@@ -171,6 +174,115 @@ func (m *machine) tended(t *testing.T, folder string, kill []string) (o outcome)
 	}
 	o.champion, o.said = model.Aliases["champion"], out.String()
 	return o
+}
+
+// followed goes from the alert to a prediction that it names, the trace of that, the run that the alert started, the version that came of it,
+// and who answers now, each by what the one before says.
+func (m *machine) followed(t *testing.T) {
+	t.Helper()
+	ask := func(path string, into any) {
+		t.Helper()
+		if err := json.Unmarshal(call(t, "GET", m.url+path, nil), into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type span struct{ Span, Parent, Name, Service, Start string }
+	type trail struct{ Spans []span }
+	names := func(tr trail) (all []string) {
+		for _, s := range tr.Spans {
+			all = append(all, s.Name)
+		}
+		return all
+	}
+	has := func(tr trail, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if !slices.ContainsFunc(names(tr), func(n string) bool { return strings.HasPrefix(n, w) }) {
+				t.Errorf("the trace has no span %q, but %q", w, names(tr))
+			}
+		}
+	}
+	var alerts struct {
+		Resolved []struct {
+			ID, Rule string
+			Examples []struct {
+				Prediction string
+				Row        int
+			}
+		}
+	}
+	ask("/admin/v1/alerts", &alerts)
+	if len(alerts.Resolved) == 0 || len(alerts.Resolved[len(alerts.Resolved)-1].Examples) == 0 {
+		t.Fatalf("got %+v", alerts)
+	}
+	alert := alerts.Resolved[len(alerts.Resolved)-1]
+	traced := 0
+	for _, e := range alert.Examples {
+		var p struct {
+			Answers []struct {
+				Model, Trace, Time string
+				Traced             bool
+				Rows               []struct {
+					Row      int
+					Features []struct{ Name string }
+					Verdict  *struct {
+						LogLoss float64 `json:"log_loss"`
+					}
+				}
+			}
+		}
+		ask("/admin/v1/predictions/"+e.Prediction, &p)
+		at := 0
+		for at+1 < len(p.Answers) && p.Answers[at].Model != "flights" { // the frozen one was asked the same
+			at++
+		}
+		a := p.Answers[at]
+		if a.Model != "flights" || e.Row >= len(a.Rows) || a.Rows[e.Row].Row != e.Row || a.Rows[e.Row].Verdict == nil || a.Rows[e.Row].Verdict.LogLoss <= 0 || len(a.Rows[e.Row].Features) == 0 {
+			t.Errorf("%+v of the alert %s: got %+v", e, alert.Rule, p)
+		}
+		if a.Traced {
+			traced++
+			var tr trail
+			ask("/admin/v1/traces/"+a.Trace+"?at="+a.Time, &tr)
+			has(tr, "POST /v2/models/", "features", "run")
+			t.Logf("the trace of %+v: %q", e, names(tr))
+		}
+	}
+	if traced == 0 {
+		t.Errorf("none of %+v is traced", alert.Examples)
+	}
+	var run struct {
+		ID, State, Trace string
+		Cause            struct{ ID string }
+		Steps            []struct {
+			Name    string
+			Outputs map[string]struct{ Value json.RawMessage }
+		}
+	}
+	var runs struct{ Runs []struct{ ID string } }
+	ask("/admin/v1/pipelines/flights/runs", &runs)
+	ask("/admin/v1/pipelines/flights/runs/"+runs.Runs[len(runs.Runs)-1].ID, &run)
+	if run.Cause.ID != alert.ID || run.State != "succeeded" || len(run.Trace) != 55 {
+		t.Fatalf("got the run %+v of the alert %+v", run, alert)
+	}
+	var tr trail
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Second) { // spans are written within ten seconds
+		if ask("/admin/v1/traces/"+run.Trace[3:35], &tr); slices.Contains(names(tr), "pipeline flights") || time.Now().After(end) {
+			break
+		}
+	}
+	t.Logf("the trace of the run: %q", names(tr))
+	has(tr, "process dev.pilotlight.alert.raised", "pipeline flights", "step data", "step fit", "step judge", "step publish", "step rollout", "process dev.pilotlight.model.published", "process dev.pilotlight.alias.moved")
+	var model struct {
+		History []struct {
+			To    int
+			Cause string
+		}
+	}
+	ask("/admin/v1/models/flights", &model)
+	if last := model.History[len(model.History)-1]; last.To != 2 || last.Cause != "flights:"+run.ID {
+		t.Errorf("got the last move %+v, want version 2 by the run %s", last, run.ID)
+	}
 }
 
 // pushModel pushes a version of a model, with settings.

@@ -2,6 +2,7 @@ package memstore
 
 import (
 	"context"
+	"math"
 	"net/url"
 	"sync"
 	"time"
@@ -67,8 +68,8 @@ func (m *Meter) sweep(day, month int64) {
 	m.sweepAt = max(minSweep, 2*len(m.taken))
 }
 
-// Take takes one request.
-func (m *Meter) Take(ctx context.Context, now time.Time, limits []store.Limit) (store.Verdict, error) {
+// Take takes requests.
+func (m *Meter) Take(ctx context.Context, now time.Time, limits []store.Limit, ahead int) (store.Verdict, error) {
 	if err := ctx.Err(); err != nil {
 		return store.Verdict{}, err
 	}
@@ -84,6 +85,7 @@ func (m *Meter) Take(ctx context.Context, now time.Time, limits []store.Limit) (
 			continue
 		}
 		late := later(t.full, clock).Add(l.Every).Sub(clock) - time.Duration(l.Burst)*l.Every
+		ahead = min(ahead, roomOf(l, t, late)/store.AheadOf)
 		switch {
 		case l.Every > 0 && late > 0:
 			v.Why, v.After = store.TooFast, late
@@ -95,19 +97,19 @@ func (m *Meter) Take(ctx context.Context, now time.Time, limits []store.Limit) (
 		v.Refused = i
 	}
 	if v.Why == store.Granted {
-		v.Refused = 0
+		v.Refused, v.Ahead = 0, max(0, ahead)
 	}
 	for i := range limits {
 		l := &limits[i]
 		t := m.taken[l.Key]
 		if v.Why == store.Granted {
 			if l.Day != (store.Amount{}) || l.Month != (store.Amount{}) {
-				t.byDay.Requests++
-				t.byMonth.Requests++
+				t.byDay.Requests += 1 + int64(v.Ahead)
+				t.byMonth.Requests += 1 + int64(v.Ahead)
 				m.changed[l.Key] = struct{}{}
 			}
 			if l.Every > 0 {
-				t.full = later(t.full, clock).Add(l.Every)
+				t.full = later(t.full, clock).Add(l.Every * time.Duration(1+v.Ahead))
 			}
 		}
 		v.Used[i] = store.Used{Day: t.byDay, Month: t.byMonth}
@@ -117,6 +119,20 @@ func (m *Meter) Take(ctx context.Context, now time.Time, limits []store.Limit) (
 		}
 	}
 	return v, nil
+}
+
+// roomOf is how many requests a limit leaves behind one more; late is by how much that one comes too early.
+func roomOf(l *store.Limit, t *taken, late time.Duration) int {
+	room := math.MaxInt
+	if l.Every > 0 {
+		room = int(-late / l.Every)
+	}
+	for _, c := range [...]struct{ quota, used int64 }{{l.Day.Requests, t.byDay.Requests}, {l.Month.Requests, t.byMonth.Requests}} {
+		if c.quota > 0 {
+			room = min(room, int(c.quota-c.used-1))
+		}
+	}
+	return room
 }
 
 func used(a, of store.Amount) bool {
@@ -141,7 +157,7 @@ func (m *Meter) Add(ctx context.Context, now time.Time, charges []store.Charge) 
 	for _, c := range charges {
 		t := m.of(c.Key, day, month)
 		for _, a := range []*store.Amount{&t.byDay, &t.byMonth} {
-			a.Requests += c.Requests
+			a.Requests = max(0, a.Requests+c.Requests)
 			a.Rows += c.Rows
 		}
 		m.changed[c.Key] = struct{}{}

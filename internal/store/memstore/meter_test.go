@@ -18,7 +18,7 @@ func TestAMeterForgets(t *testing.T) {
 	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	m.clock = func() time.Time { return now }
 	for i := range 50 * minSweep {
-		if _, err := m.Take(t.Context(), now, []store.Limit{{Key: fmt.Sprint(i), Every: time.Second, Burst: 1}}); err != nil {
+		if _, err := m.Take(t.Context(), now, []store.Limit{{Key: fmt.Sprint(i), Every: time.Second, Burst: 1}}, 0); err != nil {
 			t.Fatal(err)
 		}
 		now = now.Add(10 * time.Millisecond)

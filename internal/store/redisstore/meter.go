@@ -34,14 +34,15 @@ func OpenMeter(_ context.Context, u *url.URL) (store.Meter, error) {
 	return &Meter{client: client, prefix: prefix + "limit/"}, nil
 }
 
-// take has for each key six arguments, behind the numbers of the day and the month and the milliseconds until they end: µs between requests,
-// burst, and the quotas. Its answer has why, which and how long, and for each key what is left and used.
+// take has for each key six arguments, behind the numbers of the day and the month, the milliseconds until they end, and how many requests are wanted ahead: µs between requests,
+// burst, and the quotas. Its answer has why, which and how long, how many were taken ahead, and for each key what is left and used.
 var take = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local day, month, dayEnds, monthEnds = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local ahead, of = tonumber(ARGV[5]), tonumber(ARGV[6])
 local why, refused, after = 0, 0, 0
-local states, n = {}, 5
+local states, n = {}, 7
 for i, key in ipairs(KEYS) do
 	local every, burst = tonumber(ARGV[n]), tonumber(ARGV[n+1])
 	local dayq, dayr, monthq, monthr = tonumber(ARGV[n+2]), tonumber(ARGV[n+3]), tonumber(ARGV[n+4]), tonumber(ARGV[n+5])
@@ -62,18 +63,25 @@ for i, key in ipairs(KEYS) do
 			why, after = 3, monthEnds * 1000
 		end
 		if why > 0 then refused = i - 1 end
+		if ahead > 0 then
+			if every > 0 then ahead = math.min(ahead, math.floor(-late / every / of)) end
+			if dayq > 0 then ahead = math.min(ahead, math.floor((dayq - dq - 1) / of)) end
+			if monthq > 0 then ahead = math.min(ahead, math.floor((monthq - mq - 1) / of)) end
+			if ahead < 0 then ahead = 0 end
+		end
 	end
 	local life = 0
 	if dayq + dayr > 0 then life = dayEnds end
 	if monthq + monthr > 0 then life = monthEnds end
 	states[i] = {every, burst, life, full, d, dq, dr, m, mq, mr}
 end
-local out = {why, refused, after}
+if why > 0 then ahead = 0 end
+local out = {why, refused, after, ahead}
 for i, key in ipairs(KEYS) do
 	local every, burst, life, full, d, dq, dr, m, mq, mr = unpack(states[i])
 	if why == 0 then
-		full = full + every
-		if life > 0 then dq, mq = dq + 1, mq + 1 end
+		full = full + every * (1 + ahead)
+		if life > 0 then dq, mq = dq + 1 + ahead, mq + 1 + ahead end
 		life = math.max(life, math.ceil((full - now) / 1000))
 		if life > 0 then redis.call('SET', key, cmsgpack.pack(full, d, dq, dr, m, mq, mr), 'PX', life) end
 	end
@@ -84,16 +92,16 @@ for i, key in ipairs(KEYS) do
 end
 return out`)
 
-// Take takes one request.
-func (m *Meter) Take(ctx context.Context, now time.Time, limits []store.Limit) (store.Verdict, error) {
+// Take takes requests.
+func (m *Meter) Take(ctx context.Context, now time.Time, limits []store.Limit, ahead int) (store.Verdict, error) {
 	if err := ctx.Err(); err != nil {
 		return store.Verdict{}, err
 	}
 	if len(limits) == 0 {
 		return store.Verdict{}, nil
 	}
-	keys, args := make([]string, len(limits)), make([]any, 0, 4+6*len(limits))
-	args = appendDays(args, now)
+	keys, args := make([]string, len(limits)), make([]any, 0, 6+6*len(limits))
+	args = append(appendDays(args, now), max(ahead, 0), store.AheadOf)
 	for i := range limits {
 		l := &limits[i]
 		keys[i] = m.prefix + l.Key
@@ -103,12 +111,12 @@ func (m *Meter) Take(ctx context.Context, now time.Time, limits []store.Limit) (
 	if err != nil {
 		return store.Verdict{}, redisFault(ctx, err)
 	}
-	if len(got) != 3+6*len(limits) {
+	if len(got) != 4+6*len(limits) {
 		return store.Verdict{}, fault.New(fault.Internal, "Redis answered with %d numbers for %d limits", len(got), len(limits))
 	}
-	v := store.Verdict{Why: store.Why(got[0]), Refused: int(got[1]), After: time.Duration(got[2]) * time.Microsecond, Used: make([]store.Used, len(limits))}
+	v := store.Verdict{Why: store.Why(got[0]), Refused: int(got[1]), After: time.Duration(got[2]) * time.Microsecond, Used: make([]store.Used, len(limits)), Ahead: int(got[3])}
 	for i := range limits {
-		u := got[3+6*i:]
+		u := got[4+6*i:]
 		v.Used[i] = store.Used{
 			Left: int(u[0]), Full: time.Duration(u[1]) * time.Microsecond,
 			Day: store.Amount{Requests: u[2], Rows: u[3]}, Month: store.Amount{Requests: u[4], Rows: u[5]},
@@ -132,7 +140,7 @@ for i, key in ipairs(KEYS) do
 	if had then full, d, dq, dr, m, mq, mr = cmsgpack.unpack(had) end
 	if d < day then d, dq, dr = day, 0, 0 end
 	if m < month then m, mq, mr = month, 0, 0 end
-	redis.call('SET', key, cmsgpack.pack(full, d, dq + requests, dr + rows, m, mq + requests, mr + rows), 'PX', life)
+	redis.call('SET', key, cmsgpack.pack(full, d, math.max(0, dq + requests), dr + rows, m, math.max(0, mq + requests), mr + rows), 'PX', life)
 end
 return #KEYS`)
 

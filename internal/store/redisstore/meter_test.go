@@ -41,7 +41,7 @@ func TestMetersShareWhatTheyCount(t *testing.T) {
 	granted := 0
 	for range 5 {
 		for _, m := range []store.Meter{a, b} {
-			v, err := m.Take(t.Context(), time.Now(), l)
+			v, err := m.Take(t.Context(), time.Now(), l, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -57,7 +57,7 @@ func TestMetersShareWhatTheyCount(t *testing.T) {
 
 func TestAMeterThatIsAway(t *testing.T) {
 	m := openMeter(t, "redis://127.0.0.1:1")
-	if _, err := m.Take(t.Context(), time.Now(), []store.Limit{{Key: "k", Day: store.Amount{Requests: 1}}}); !fault.Is(err, fault.Unavailable) {
+	if _, err := m.Take(t.Context(), time.Now(), []store.Limit{{Key: "k", Day: store.Amount{Requests: 1}}}, 0); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -74,15 +74,15 @@ func TestAnAnswerThatIsLostIsNotTakenTwice(t *testing.T) {
 	m := openMeter(t, u.String())
 	l := []store.Limit{{Key: "k", Every: time.Hour, Burst: 10}}
 	for range 2 { // the first loads the script
-		if _, err := m.Take(t.Context(), time.Now(), l); err != nil {
+		if _, err := m.Take(t.Context(), time.Now(), l, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
 	cut()
-	if _, err := m.Take(t.Context(), time.Now(), l); !fault.Is(err, fault.Unavailable) {
+	if _, err := m.Take(t.Context(), time.Now(), l, 0); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("got %v, want that Redis is unavailable", err)
 	}
-	v, err := straight.Take(t.Context(), time.Now(), l)
+	v, err := straight.Take(t.Context(), time.Now(), l, 0)
 	if err != nil || v.Used[0].Left != 6 {
 		t.Errorf("got %+v %v, want that four were taken in all", v, err)
 	}
@@ -121,7 +121,7 @@ func TestAMillionLimitsFit(t *testing.T) {
 		for j := range 4 {
 			limits = append(limits, store.Limit{Key: fmt.Sprintf("key:%012d", i+j), Every: time.Hour, Burst: 100, Day: store.Amount{Requests: 1e6, Rows: 1e6}, Month: store.Amount{Requests: 1e7, Rows: 1e7}})
 		}
-		if _, err := m.Take(t.Context(), time.Now(), limits); err != nil {
+		if _, err := m.Take(t.Context(), time.Now(), limits, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -137,7 +137,7 @@ func BenchmarkMeter(b *testing.B) {
 	day := store.Amount{Requests: 1 << 40, Rows: 1 << 40}
 	l := []store.Limit{{Key: "key:x", Every: time.Microsecond, Burst: 1e6, Day: day, Month: day}, {Key: "tenant:y", Every: time.Microsecond, Burst: 1e6}, {Key: "model:z", Every: time.Microsecond, Burst: 1e6}}
 	for b.Loop() {
-		if v, err := m.Take(b.Context(), time.Now(), l); err != nil || v.Why != store.Granted {
+		if v, err := m.Take(b.Context(), time.Now(), l, 0); err != nil || v.Why != store.Granted {
 			b.Fatal(v, err)
 		}
 	}

@@ -15,7 +15,7 @@ func Meter(t *testing.T, open func(t *testing.T) store.Meter) {
 	noon := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	take := func(t *testing.T, m store.Meter, now time.Time, limits ...store.Limit) store.Verdict {
 		t.Helper()
-		v, err := m.Take(t.Context(), now, limits)
+		v, err := m.Take(t.Context(), now, limits, 0)
 		if err != nil || len(v.Used) != len(limits) {
 			t.Fatalf("got %+v %v", v, err)
 		}
@@ -119,7 +119,7 @@ func Meter(t *testing.T, open func(t *testing.T) store.Meter) {
 		for range 8 {
 			all.Go(func() {
 				for range 20 {
-					v, err := m.Take(context.WithoutCancel(t.Context()), noon, []store.Limit{l})
+					v, err := m.Take(context.WithoutCancel(t.Context()), noon, []store.Limit{l}, 0)
 					if err != nil {
 						t.Error(err)
 					} else if v.Why == store.Granted {
@@ -133,6 +133,47 @@ func Meter(t *testing.T, open func(t *testing.T) store.Meter) {
 			t.Errorf("%d were granted, want 40", got)
 		}
 	})
+	t.Run("ahead", func(t *testing.T) {
+		m := open(t)
+		fast := store.Limit{Key: "fast", Every: time.Hour, Burst: 10*store.AheadOf + 1}
+		quota := store.Limit{Key: "quota", Day: store.Amount{Requests: 3*store.AheadOf + 1}, Month: store.Amount{Requests: 1 << 40}}
+		for _, c := range []struct {
+			limits      []store.Limit
+			want, ahead int
+		}{
+			{[]store.Limit{fast}, 4, 4},          // as many as are wanted
+			{[]store.Limit{fast}, 100, 9},        // or as there may be: 636 are left
+			{[]store.Limit{fast, quota}, 100, 3}, // of each
+			{[]store.Limit{quota}, 100, 2},       // 188 are left
+			{[]store.Limit{quota}, -5, 0},        // never fewer than none
+			{[]store.Limit{{Key: "none"}}, 7, 7}, // what is not limited
+			{[]store.Limit{{Key: "one", Every: 1e9, Burst: 1}}, 100, 0},
+		} {
+			v, err := m.Take(t.Context(), noon, c.limits, c.want)
+			if err != nil || v.Why != store.Granted || v.Ahead != c.ahead {
+				t.Errorf("%d ahead of %+v: got %+v, %v, want %d", c.want, c.limits, v, err, c.ahead)
+			}
+		}
+		if v := take(t, m, noon, fast); v.Used[0].Left != 10*store.AheadOf+1-5-10-4-1 {
+			t.Errorf("%d are left", v.Used[0].Left)
+		}
+		if v := take(t, m, noon, quota); v.Used[0].Day.Requests != 4+3+1+1 || v.Used[0].Month.Requests != 9 {
+			t.Errorf("got %+v", v)
+		}
+		full := store.Limit{Key: "quota", Day: store.Amount{Requests: 9}}
+		if v, err := m.Take(t.Context(), noon, []store.Limit{fast, full}, 5); err != nil || v.Why != store.DayUsed || v.Ahead != 0 || v.Used[0].Left != 10*store.AheadOf+1-20 {
+			t.Errorf("what is refused takes nothing ahead: got %+v, %v", v, err)
+		}
+		// What was not needed is given back, and no more than there is.
+		for _, c := range []struct{ back, used int64 }{{3, 7}, {99, 1}} {
+			if err := m.Add(t.Context(), noon, []store.Charge{{Key: "quota", Amount: store.Amount{Requests: -c.back}}}); err != nil {
+				t.Fatal(err)
+			}
+			if v := take(t, m, noon, quota); v.Used[0].Day.Requests != c.used || v.Used[0].Month.Requests != c.used {
+				t.Errorf("with %d given back: got %+v, want %d used", c.back, v, c.used)
+			}
+		}
+	})
 	t.Run("no limits", func(t *testing.T) {
 		if v := take(t, open(t), noon); v.Why != store.Granted {
 			t.Errorf("got %+v", v)
@@ -142,7 +183,7 @@ func Meter(t *testing.T, open func(t *testing.T) store.Meter) {
 		m := open(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := m.Take(ctx, noon, []store.Limit{{Key: "k"}}); err == nil {
+		if _, err := m.Take(ctx, noon, []store.Limit{{Key: "k"}}, 0); err == nil {
 			t.Error("a caller that is gone is granted something")
 		}
 	})
