@@ -42,6 +42,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -63,7 +64,7 @@ type Config struct {
 	Protocol        string        `env:"OTEL_EXPORTER_OTLP_PROTOCOL" default:"http/protobuf" help:"How OTLP is sent; http/protobuf is the one way."`
 	Disabled        bool          `env:"OTEL_SDK_DISABLED" default:"false" help:"Send nothing by OTLP, whatever the endpoints say."`
 	Sample          float64       `env:"TRACE_SAMPLE" default:"0.01" help:"Share of traces that are kept although nothing was wrong with them, from 0 to 1; by the trace's id, so that all functions keep the same ones. Failed and slow ones are kept beside them, and those that come with the sampled flag of traceparent."`
-	Rate            int           `env:"TRACE_RATE" default:"100" help:"Traces that a process keeps in a second for each reason at most: sampled, asked for by the caller, failed, slow; 0: any number. More are dropped, and counted."`
+	Rate            int           `env:"TRACE_RATE" default:"20" help:"Traces that a process keeps in a second for each reason at most: sampled, asked for by the caller, failed, slow; 0: any number. More are dropped, and counted."`
 	Sampler         string        `env:"OTEL_TRACES_SAMPLER" help:"If set it says in the place of TRACE_SAMPLE which traces are sampled: always_on, always_off, traceidratio, and each of them behind parentbased_; without that the sampled flag of callers does not count. Failed and slow ones are kept in any case."`
 	SamplerArg      string        `env:"OTEL_TRACES_SAMPLER_ARG" help:"The share for traceidratio, from 0 to 1."`
 	Service         string        `env:"K_SERVICE" help:"Name of the Knative service; Knative sets it."`
@@ -205,17 +206,40 @@ func (t *Telemetry) startMetrics(ctx context.Context, c *Config, res *resource.R
 	}
 	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	options := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(pull)}
+	var sends *sdkmetric.MeterProvider
 	if target := c.target(c.MetricsEndpoint, "/v1/metrics"); target != "" {
 		push, err := otlpmetrichttp.New(ctx, otlpmetrichttp.WithEndpointURL(target))
 		if err != nil {
 			return fmt.Errorf("prepare sending metrics: %w", err)
 		}
-		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(push)))
+		if cumulative(push) {
+			sends = sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(sdkmetric.NewPeriodicReader(push, sdkmetric.WithProducer(pulled{pull}))))
+		} else { // the differences that it wants are counted apart
+			options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(push)))
+		}
 	}
 	provider := sdkmetric.NewMeterProvider(options...)
 	t.stops = append(t.stops, provider.Shutdown)
+	if sends != nil {
+		t.stops = append(t.stops, sends.Shutdown) // before the other, as it sends once more what that has
+	}
 	t.Meter = provider.Meter(scope)
 	return nil
+}
+
+// pulled gives what a reader has counted. The SDK counts everything once for each reader; this spares requests the second time.
+type pulled struct{ reader sdkmetric.Reader }
+
+// Produce implements sdkmetric.Producer.
+func (p pulled) Produce(ctx context.Context) ([]metricdata.ScopeMetrics, error) {
+	var all metricdata.ResourceMetrics
+	err := p.reader.Collect(ctx, &all)
+	return all.ScopeMetrics, err
+}
+
+// cumulative tells whether an exporter wants what Prometheus is told: sums since the beginning.
+func cumulative(e sdkmetric.Exporter) bool {
+	return e.Temporality(sdkmetric.InstrumentKindCounter) == metricdata.CumulativeTemporality && e.Temporality(sdkmetric.InstrumentKindHistogram) == metricdata.CumulativeTemporality
 }
 
 func (t *Telemetry) startTraces(ctx context.Context, c *Config, res *resource.Resource) error {

@@ -195,6 +195,39 @@ func TestTracesAndMetricsAreSent(t *testing.T) {
 	}
 }
 
+// What is sent is what /metrics has, once; or the differences, for who wants those.
+func TestWhatIsCountedIsSent(t *testing.T) {
+	for preference, want := range map[string]string{"": "AGGREGATION_TEMPORALITY_CUMULATIVE", "delta": "AGGREGATION_TEMPORALITY_DELTA"} {
+		t.Run(preference, func(t *testing.T) {
+			t.Setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference)
+			t.Setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
+			collector := telemetrytest.NewCollector(t)
+			tel := start(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL})
+			asked, err := tel.Meter.Int64Counter("asked")
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked.Add(t.Context(), 3)
+			for end := time.Now().Add(10 * time.Second); collector.Metric("asked") == nil && time.Now().Before(end); {
+				time.Sleep(10 * time.Millisecond)
+			}
+			asked.Add(t.Context(), 4)
+			scraped := httptest.NewRecorder()
+			tel.Metrics().ServeHTTP(scraped, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
+			if !strings.Contains(scraped.Body.String(), "asked_total 7") {
+				t.Errorf("got %s", scraped.Body)
+			}
+			if err := tel.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			sum := collector.Metric("asked").GetSum()
+			if sum == nil || sum.AggregationTemporality.String() != want || preference == "" && sum.DataPoints[0].GetAsInt() != 7 {
+				t.Errorf("got %v, want %s", sum, want)
+			}
+		})
+	}
+}
+
 func TestNothingIsSentWhenDisabled(t *testing.T) {
 	collector := telemetrytest.NewCollector(t)
 	tel := start(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL, "OTEL_SDK_DISABLED": "true"})
