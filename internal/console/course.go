@@ -259,9 +259,18 @@ func (c *Console) overTime(q *Query) (*View, error) {
 	if moved != nil {
 		for _, v := range moved.Versions {
 			m := moved.Of(v.Version)
+			told := map[string]bool{}
 			for i := range m.Columns {
+				name := m.Columns[i].Name
 				if s := m.Sentence(&m.Columns[i]); s != "" {
-					p.Drift.Words = append(p.Drift.Words, sentence{fmt.Sprintf("Version %d: %s", v.Version, s), cited(v.Examples[m.Columns[i].Name])})
+					told[name] = true
+					p.Drift.Words = append(p.Drift.Words, sentence{fmt.Sprintf("Version %d: %s", v.Version, s), cited(v.Examples[name])})
+				}
+			}
+			for _, c := range v.Strongest() { // what no window by itself has enough of to tell
+				if !told[c.Name] {
+					s := fmt.Sprintf("Version %d: %s drifted over the whole time (PSI %.2f): %s.", v.Version, clipped(c.Name, 60), c.PSI, course.Moves(c))
+					p.Drift.Words = append(p.Drift.Words, sentence{s, cited(v.Examples[c.Name])})
 				}
 			}
 			if v.Missing != "" {

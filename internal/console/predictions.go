@@ -190,7 +190,7 @@ type fetched struct {
 	Path  string // of that, looked up by what the caller brought
 	TTL   string
 	Old   bool    // older than the view lets it be
-	PSI   float64 // how far the feature had drifted in the week before
+	PSI   float64 // how far the feature had drifted in the week about then
 	Drift string  // the page that shows it; "": it had not
 }
 
@@ -262,17 +262,17 @@ func (p *predictionPage) named(q *Query) error {
 	return err
 }
 
-// drifted marks the features that had drifted in the week before the first answer.
+// drifted marks the features that had drifted in the week about the first answer.
 func (p *predictionPage) drifted(q *Query) error {
 	if len(p.Answers) == 0 {
 		return nil
 	}
 	a := &p.Answers[0]
-	d, err := q.drifted(a.Model, a.Version, a.AsOf.Add(-7*day), a.AsOf)
+	d, err := q.drifted(a.Model, a.Version, a.AsOf.Add(-4*day), a.AsOf.Add(3*day))
 	if err != nil || d == nil || d.Report == nil {
 		return err
 	}
-	page := withQuery(at("/console/models", a.Model, "over-time"), "span", "7d", "until", a.AsOf.UTC().Format(time.DateOnly)) + "#drift"
+	page := withQuery(at("/console/models", a.Model, "over-time"), "span", "7d", "until", a.AsOf.Add(3*day).UTC().Format(time.DateOnly)) + "#drift"
 	for _, c := range d.Strongest() {
 		for i := range a.Rows {
 			for j := range a.Rows[i].Features {

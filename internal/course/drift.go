@@ -30,8 +30,11 @@ type Drifted struct {
 	Examples map[string][]Example `json:"examples"`
 }
 
-// Strongest are the columns that have drifted, those that moved furthest first.
+// Strongest are the columns that have drifted, those that moved furthest first; none without a report.
 func (d *Drifted) Strongest() (all []*drift.ColumnReport) {
+	if d.Report == nil {
+		return nil
+	}
 	for i := range d.Report.Columns {
 		if c := &d.Report.Columns[i]; c.Verdict == drift.Drifted {
 			all = append(all, c)

@@ -72,7 +72,7 @@ func start(t testing.TB, environ ...string) *server {
 	data, seed := t.TempDir(), filepath.Join(root, "examples/flights")
 	cmd := exec.CommandContext(t.Context(), path)
 	cmd.Env = append(append(os.Environ(), "PORT=0", "DATA_DIR="+data, "SEED="+seed, "MODEL_CACHE_DIR="+filepath.Join(data, "cache"),
-		"LOG_LEVEL=INFO", "TICKS=off", "ALERT_EVERY=1ms", "PAYLOAD_EVERY=50ms"), environ...)
+		"LOG_LEVEL=INFO", "TICKS=off", "ALERT_EVERY=1ms", "PAYLOAD_EVERY=50ms", "TRACES_EVERY=50ms"), environ...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
 	log, err := cmd.StderrPipe()
@@ -190,7 +190,7 @@ on:
 steps:
   - {name: data, use: training-set, with: {model: flights, holdout: 12h}}
   - {name: fit, use: train, in: {data: data.dataset, rows: data.train, holdout: data.holdout}, with: {trainer: logistic}}
-  - {name: judge, use: evaluate, in: {data: data.dataset, train: data.train, holdout: data.holdout, model: fit.model}, with: {against: champion, metric: log_loss, may_be_worse_by: 1}}
+  - {name: judge, use: evaluate, in: {data: data.dataset, train: data.train, holdout: data.holdout, model: fit.model}, with: {against: champion, metric: log_loss, may_be_worse_by: 1, rows: 30, block: 1h}}
   - {name: publish, use: publish, in: {data: data.dataset, model: fit.model, verdict: judge.verdict, card: judge.card, reference: judge.reference}}
   - {name: rollout, use: rollout, in: {version: publish.version}, with: {shares: [0.5], hold: 1ms, patience: 1h, least: 1, guards: {error_rate: 0.9}}}
 `
@@ -234,16 +234,25 @@ func (s *server) live() {
 	})
 	tries := 0
 	s.until("the run that it starts has ended", func() bool {
-		var list struct{ Runs []struct{ State string } }
-		s.call("GET", "/admin/v1/pipelines/learns/runs", "", http.StatusOK, &list)
-		if len(list.Runs) == 1 && list.Runs[0].State == "waiting" { // for answers of the new version, and the time to look at them
-			tries++
-			fly(fmt.Sprintf("later-%d", tries), time.Now())
-			for job, tick := range map[string]string{"sweep-feedback": "feedback", "tend-pipelines": "pipelines"} {
-				s.event("dev.knative.sources.ping", fmt.Sprint(job, tries), fmt.Sprintf(`{"job":%q}`, job), "Ce-Tick", tick)
+		var run struct {
+			State string
+			Steps []struct{ State string }
+		}
+		var list struct{ Runs []struct{} }
+		if s.call("GET", "/admin/v1/pipelines/learns/runs", "", http.StatusOK, &list); len(list.Runs) == 0 {
+			return false
+		}
+		s.call("GET", "/admin/v1/pipelines/learns/runs/latest", "", http.StatusOK, &run)
+		for _, step := range run.Steps {
+			if step.State == "waiting" { // for answers of the new version, and the time to look at them
+				tries++
+				fly(fmt.Sprintf("later-%d", tries), time.Now())
+				for job, tick := range map[string]string{"evaluate-alerts": "alerts", "tend-pipelines": "pipelines"} {
+					s.event("dev.knative.sources.ping", fmt.Sprint(job, tries), fmt.Sprintf(`{"job":%q}`, job), "Ce-Tick", tick)
+				}
 			}
 		}
-		return len(list.Runs) == 1 && list.Runs[0].State != "queued" && list.Runs[0].State != "running" && list.Runs[0].State != "waiting"
+		return run.State == "succeeded"
 	})
 	for i := range 3 {
 		s.event("dev.pilotlight.outcome.observed.v1", fmt.Sprintf("broken-%d", i), `{"outcomes": "<script>alert(1)</script>"}`)

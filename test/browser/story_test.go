@@ -57,13 +57,14 @@ func TestTheStory(t *testing.T) {
 		t.Errorf("drift over time says %q", got)
 	}
 	b.visit(alert)
-	b.follow("#moved", "/console/features/views/")
+	b.follow("#moved", "/console/features/views/weather")
 	if got := b.reads("h1"); !strings.Contains(got, "weather") {
 		t.Errorf("the feature's view is %q", got)
 	}
 	b.visit(alert)
 
 	// What came of it.
+	t.Logf("what it led to: %s", b.reads("#led"))
 	b.follow("#led", "/console/models/flights/versions/2")
 	if got := b.reads("main"); !strings.Contains(got, "learns") {
 		t.Errorf("the version says %q", got)

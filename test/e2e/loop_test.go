@@ -165,6 +165,7 @@ spec:
 	// A bad one.
 	bad := p.publish(t, delays, onnxtest.Flights(.99).Bytes(), `{"features":"flights"}`)
 	p.must(t, c, http.MethodPut, "/admin/v1/rollouts/"+delays+"/champion", fmt.Appendf(nil, `{"version":%d,"shares":[0.3,0.6],"hold":"1h","patience":"2h","guards":[{"metric":"log_loss","worse":0.05}]}`, bad))
+	within(t, 2*time.Minute, "a third of the traffic is split off", func() bool { return shareOf(t, 30) })
 	begin = time.Now()
 	replay.run(t, "2013-01-06T05:00:00Z", "2013-01-07T01:00:00Z")
 	var r2 rollout.Rollout
