@@ -19,7 +19,7 @@ func BenchmarkAdd(b *testing.B) {
 			s := NewState(p)
 			b.ReportAllocs()
 			for n := 0; b.Loop(); n++ {
-				s.add(i, values[n&(1<<16-1)])
+				s.Add(i, values[n&(1<<16-1)])
 			}
 		})
 	}
@@ -42,7 +42,7 @@ func BenchmarkState(b *testing.B) {
 	s, into := NewState(p), NewState(p)
 	for range 2000 {
 		for i := range all {
-			s.add(i, all[i].draw(r))
+			s.Add(i, all[i].draw(r))
 		}
 	}
 	data, _ := s.AppendBinary(nil)

@@ -117,17 +117,6 @@ func reference(t testing.TB, r *rand.Rand, sources []source, rows int) *Profile 
 	return p
 }
 
-func (s *State) add(column int, v Value) {
-	switch v.is {
-	case isNumber:
-		s.AddNumber(column, v.number)
-	case isText:
-		s.AddText(column, v.text)
-	default:
-		s.AddMissing(column)
-	}
-}
-
 // TestFalseAlarms looks at 10,000 windows without drift, of 14 columns each, with nothing
 // but significance to keep an alarm from being raised: no more of them may raise one than
 // was promised, give or take three standard errors.
@@ -146,7 +135,7 @@ func TestFalseAlarms(t *testing.T) {
 			s.Reset()
 			for range size.window {
 				for j := range all {
-					s.add(j, all[j].draw(r))
+					s.Add(j, all[j].draw(r))
 				}
 			}
 			report, err := Compare(s, o)
@@ -221,7 +210,7 @@ func TestPower(t *testing.T) {
 					if all[i].name == c.column {
 						v = c.change(v)
 					}
-					s.add(i, v)
+					s.Add(i, v)
 				}
 			}
 			report, err := Compare(s, Default)
@@ -259,7 +248,7 @@ func TestReport(t *testing.T) {
 				case j == few && r.IntN(4) == 0:
 					v = Text("new")
 				}
-				s.add(j, v)
+				s.Add(j, v)
 			}
 		}
 		return s
@@ -325,7 +314,7 @@ func TestReport(t *testing.T) {
 			if j == i {
 				v = Number(v.number + 0.1)
 			}
-			s.add(j, v)
+			s.Add(j, v)
 		}
 	}
 	report, err = Compare(s, Default)

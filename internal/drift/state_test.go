@@ -53,8 +53,8 @@ func TestMergeIsOneState(t *testing.T) {
 			into := parts[r.IntN(len(parts))]
 			for i := range all {
 				v := strange(r, all[i].draw(r))
-				into.add(i, v)
-				one.add(i, v)
+				into.Add(i, v)
+				one.Add(i, v)
 			}
 		}
 		rows := one.Rows()
@@ -173,7 +173,7 @@ func FuzzDecodeState(f *testing.F) {
 	f.Add(encode(f, s))
 	for range 100 {
 		for i := range all {
-			s.add(i, strange(r, all[i].draw(r)))
+			s.Add(i, strange(r, all[i].draw(r)))
 		}
 	}
 	f.Add(encode(f, s))
