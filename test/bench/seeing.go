@@ -150,10 +150,10 @@ func (b *bench) watching(ctx context.Context) (err error) {
 	if err := b.build(ctx, binary, "./functions/all"); err != nil {
 		return err
 	}
-	const rounds, readers = 5, 8
+	const readers = 8
 	var grown, watched [2][]int64 // at its most, and a second later
-	for round := range 2 * rounds {
-		progress("seeing: memory, %d of %d", round+1, 2*rounds)
+	for round := range 2 * b.rounds {
+		progress("watching: %d of %d", round+1, 2*b.rounds)
 		place := filepath.Join(b.dir, fmt.Sprintf("memory-%d", round))
 		p, err := b.start(ctx, launch{args: []string{binary}, core: anyCore, ready: "/readyz", env: []string{
 			"DATA_DIR=" + place, "MODEL_CACHE_DIR=" + filepath.Join(place, "cache"), "SEED=" + filepath.Join(b.root, "examples/flights"), "LOG_LEVEL=WARN", "PAYLOAD_EVERY=200ms",
@@ -172,7 +172,7 @@ func (b *bench) watching(ctx context.Context) (err error) {
 		to[0], to[1] = append(to[0], most), append(to[1], last)
 	}
 	b.report.section("What it takes of memory")
-	b.report.add("functions/all with the flights model and a thousand predictions, then 20 seconds of %d readers who open page after page of the console, four of them live, and metrics scraped every two seconds; and the same without them. Resident memory, the median of %d.\n\n", readers, rounds)
+	b.report.add("functions/all with the flights model and a thousand predictions, then 20 seconds of %d readers who open page after page of the console, four of them live, and metrics scraped every two seconds; and the same without them. Resident memory, the median of %d.\n\n", readers, b.rounds)
 	b.report.table([]string{"", "nobody looks", "looked at", "more"}, [][]string{
 		{"at its most", megabytes(median(grown[0])), megabytes(median(watched[0])), megabytes(median(watched[0]) - median(grown[0]))},
 		{"in the end", megabytes(median(grown[1])), megabytes(median(watched[1])), megabytes(median(watched[1]) - median(grown[1]))},
