@@ -167,8 +167,13 @@ func (c *Counter) forget(before int64) {
 	if c.past = slices.DeleteFunc(c.past, func(p packed) bool { return p.slot < before }); len(c.past) == 0 {
 		c.past = nil
 	}
-	if s := c.now.Load(); s != nil && s.slot < before {
+	s := c.now.Load()
+	switch {
+	case s == nil:
+	case s.slot < before:
 		c.now.Store(nil)
+	case s.before != nil && s.before.slot < before:
+		s.before = nil
 	}
 }
 
