@@ -320,8 +320,8 @@ func TestSkewIsNamed(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// From the next hour on, when everybody knows the definitions.
-			begin := time.Now().Add(time.Hour).Truncate(time.Hour).UTC()
+			// From the hour after the next on, when everybody knows the definitions, however soon the next one is.
+			begin := time.Now().Add(2 * time.Hour).Truncate(time.Hour).UTC()
 			rows := map[string][]segment.Row{}
 			const vectors, wrong = 40, 7
 			for i := range vectors {
