@@ -229,7 +229,7 @@ func (p *alertPage) led(q *Query) error {
 		return err
 	}
 	s := started[p.ID]
-	p.alarm.Run = s.page()
+	p.Run = s.page()
 	run := &runPage{}
 	if err := q.get("/admin/v1"+s.path(), run); err != nil {
 		return unless(missing, err)

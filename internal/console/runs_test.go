@@ -157,8 +157,10 @@ func TestRunsAlertsAndEvents(t *testing.T) {
 		"/console/pipelines/learns/runs/" + someRun + "/logs/fit":     {"trained 71 trees", "Older lines are left out"},
 		"/console/pipelines/learns/runs/" + someRun + "/logs/nowhere": {"There is no log of such a step"},
 		"/console/alerts":                                             {"0.6 (0.5 to 0.7)", "below 0.7", "version 1, carrier=B6", "/console/pipelines/learns/runs/" + someRun, "the value is back", "500 rows or more, the whole interval, 2 times in a row", "no verdict: there is no reference", "objective 99.9 %", "every one"},
-		"/console/alerts/a1": {"auc of flights version 1 is 0.6", "below 0.7", "order-7", "0.99", "log loss 4.61", "wrong", "812 µs", "/console/traces/" + aTrace, "no such prediction is in the log", "its median went from 40 to 71", "/console/predictions/odd-1?row=3", "/console/predictions/order-7?row=1", "row 1",
-			"quality.svg?span=30d&amp;until=2026-11-26", "run started", "version 2 of flights published", "names version 2", "/console/pipelines/learns/runs/" + someRun + "#rollout", "?model=flights&amp;version=1"},
+		"/console/alerts/a1": {
+			"auc of flights version 1 is 0.6", "below 0.7", "order-7", "0.99", "log loss 4.61", "wrong", "812 µs", "/console/traces/" + aTrace, "no such prediction is in the log", "its median went from 40 to 71", "/console/predictions/odd-1?row=3", "/console/predictions/order-7?row=1", "row 1",
+			"quality.svg?span=30d&amp;until=2026-11-26", "run started", "version 2 of flights published", "names version 2", "/console/pipelines/learns/runs/" + someRun + "#rollout", "?model=flights&amp;version=1",
+		},
 		"/console/events": {"outcome.observed", "it is no outcome", "/console/events/" + letter, "feedback/events", "12", "after=" + letter},
 		"/console/events?type=other&after=" + letter: {"every dead letter of the type other"},
 		"/console/events/" + letter:                  {"as often as the broker", "it was away", "mine", "stays", "12345678901234567890", "It is known what came true."},

@@ -65,12 +65,12 @@ func TestExamplesOfAlerts(t *testing.T) {
 			at = at.Add(time.Second)
 			id := fmt.Sprintf("p%d-%02d", part, n)
 			probability, distance, took := .5, float64(540+n%10), time.Duration(n)*time.Millisecond
-			switch {
-			case n == 7: // certain, and wrong: by part more so
+			switch n {
+			case 7: // certain, and wrong: by part more so
 				probability = .90 + float64(part)/50
-			case n == 8: // farther than training ever saw
+			case 8: // farther than training ever saw
 				distance = float64(800 + 100*part)
-			case n == 9:
+			case 9:
 				took = time.Duration(1+part) * time.Second
 			}
 			p := &payload.Prediction{
