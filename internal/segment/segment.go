@@ -339,14 +339,14 @@ func Read[T any](data []byte, each func([]T) error) error {
 		}
 		r := parquet.NewGenericReader[T](f)
 		defer func() { err = errors.Join(err, r.Close()) }()
-		rows := make([]T, 1024)
+		rows := make([]T, max(1, min(1024, f.NumRows()))) // the reader makes room for as many values as it is asked for
 		for {
 			n, err := r.Read(rows)
 			if n > 0 {
 				if err := each(rows[:n]); err != nil {
 					return err
 				}
-				clear(rows)
+				clear(rows[:n])
 			}
 			if errors.Is(err, io.EOF) {
 				return nil
