@@ -68,7 +68,7 @@ func (c *Console) alert(q *Query) (*View, error) {
 	}
 	v := &View{Title: "Alert " + p.Rule, Nav: "/console/alerts", Data: p}
 	if p.Resolved.IsZero() {
-		v.Every = 10 * time.Second
+		v.Every = 30 * time.Second // as often as rules are evaluated; each look reads the windows that the rule looks back at
 	}
 	p.picture()
 	p.List = withQuery("/console/predictions", "model", p.Model, "version", p.Version)

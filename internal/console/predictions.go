@@ -245,7 +245,7 @@ func (c *Console) prediction(q *Query) (*View, error) {
 	}
 	p.Away, p.Lost = away[0], p.Trace != "" && p.Trail == nil
 	if !settled {
-		v.Every = 5 * time.Second // its outcome may come
+		v.Every = 15 * time.Second // its outcome may come; each look reads a week's windows
 	}
 	return v, nil
 }

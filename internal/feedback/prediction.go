@@ -276,7 +276,7 @@ func (f *finding) tell(ctx context.Context) (*Prediction, error) {
 func answeredOf(r *payload.Row) Answered {
 	return Answered{
 		Time: time.UnixMicro(r.Answered).UTC(), AsOf: time.UnixMicro(r.At).UTC(), Model: r.Model, Version: int(r.Version), Digest: r.Digest,
-		Caller: r.Caller, Cache: r.Cache, Duration: r.Latency, Kind: r.Kind, Error: r.Error, Protocol: r.Wire, Trace: r.Trace, Traced: r.Sampled, Weight: finite(r.Weight),
+		Caller: r.Caller, Cache: r.Cache, Duration: r.Latency, Kind: r.Kind, Error: r.Error, Protocol: r.Protocol, Trace: r.Trace, Traced: r.Sampled, Weight: finite(r.Weight),
 	}
 }
 

@@ -218,7 +218,7 @@ func (w *Wanted) pick(key string, data []byte, last int) (own []Listed, err erro
 // clone makes a row that stays.
 func (r *Row) clone() Row {
 	c := *r
-	for _, text := range [...]*string{&c.ID, &c.Model, &c.Digest, &c.Caller, &c.Cache, &c.Kind, &c.Error, &c.Trace, &c.Wire, &c.Inputs, &c.Features, &c.FeatureTimes, &c.Outputs} {
+	for _, text := range [...]*string{&c.ID, &c.Model, &c.Digest, &c.Caller, &c.Cache, &c.Kind, &c.Error, &c.Trace, &c.Protocol, &c.Inputs, &c.Features, &c.FeatureTimes, &c.Outputs} {
 		*text = strings.Clone(*text)
 	}
 	return c

@@ -65,20 +65,20 @@ type Origin struct {
 
 // Prediction is one answered request, of one row or more.
 type Prediction struct {
-	ID      string // by which outcomes find it
-	Asked   time.Time
-	At      time.Time     // as of when it is: mostly Asked
-	Latency time.Duration // from when its body was read until it was encoded
-	Caller  string        // an address, or what a gateway says
-	Cache   string        // how it met the cache, empty: not at all
-	Trace   [16]byte      // id of the trace of the request; zero: it has none
-	Sampled bool          // the trace is kept, whatever became of the request
-	Wire    string        // the protocol that it came by
-	Rows    int
-	First   int             // the number of its first row, where it is a part of one
-	more    bool            // other parts follow
-	Given   []tensor.Tensor // what the caller brought
-	Outputs []tensor.Tensor
+	ID       string // by which outcomes find it
+	Asked    time.Time
+	At       time.Time     // as of when it is: mostly Asked
+	Latency  time.Duration // from when its body was read until it was encoded
+	Caller   string        // an address, or what a gateway says
+	Cache    string        // how it met the cache, empty: not at all
+	Trace    [16]byte      // id of the trace of the request; zero: it has none
+	Sampled  bool          // the trace is kept, whatever became of the request
+	Protocol string        // that it came by
+	Rows     int
+	First    int             // the number of its first row, where it is a part of one
+	more     bool            // other parts follow
+	Given    []tensor.Tensor // what the caller brought
+	Outputs  []tensor.Tensor
 	// Features are those that were fetched, by AppendFeatures one row after the other; Fields are what they are.
 	Features []byte
 	Fields   []row.Field

@@ -136,7 +136,7 @@ func TestWhatIsWritten(t *testing.T) {
 	features := payload.AppendFeatures(nil, fields, []row.Value{row.OfInt64(42), row.OfString(`W"ien`), row.OfString("555")}, []int64{7, 8, 9})
 	features = payload.AppendFeatures(features, fields, []row.Value{{}, row.OfString("Graz"), {}}, []int64{0, 8, 0})
 	l.Add(o, &payload.Prediction{
-		ID: "a", Asked: asked, At: asked.Add(-time.Hour), Latency: 1500 * time.Microsecond, Caller: "10.0.0.1", Cache: "hit", Rows: 2, Trace: [16]byte{0xab, 15: 1}, Sampled: true, Wire: "v1",
+		ID: "a", Asked: asked, At: asked.Add(-time.Hour), Latency: 1500 * time.Microsecond, Caller: "10.0.0.1", Cache: "hit", Rows: 2, Trace: [16]byte{0xab, 15: 1}, Sampled: true, Protocol: "v1",
 		Given: []tensor.Tensor{
 			tensor.OfStrings("key", []int64{2}, []string{"d7", "ä\xff"}),
 			tensor.Of("x", []int64{2, 3}, []float32{1, 2.5, float32(math.NaN()), 4, 5, 6}),
@@ -162,11 +162,11 @@ func TestWhatIsWritten(t *testing.T) {
 	hour := time.Hour.Microseconds()
 	want := []payload.Row{
 		{
-			At: micros - hour, Answered: micros + 1500, Hash: payload.Hash("a", 0), ID: "a", Trace: "ab000000000000000000000000000001", Sampled: true, Wire: "v1", Model: "m", Version: 3, Digest: "sha256:x", Cache: "hit", Latency: 1500, Weight: 2,
+			At: micros - hour, Answered: micros + 1500, Hash: payload.Hash("a", 0), ID: "a", Trace: "ab000000000000000000000000000001", Sampled: true, Protocol: "v1", Model: "m", Version: 3, Digest: "sha256:x", Cache: "hit", Latency: 1500, Weight: 2,
 			Inputs: `{"key":"d7","x":[1,2.5,null],"half":1.5}`, Features: `{"trips":42,"city":"W\"ien"}`, FeatureTimes: `{"trips":7,"city":8}`, Outputs: `{"p":0.25,"all":[true,false,true]}`,
 		},
 		{
-			At: micros - hour, Answered: micros + 1500, Hash: payload.Hash("a", 1), ID: "a", Row: 1, Trace: "ab000000000000000000000000000001", Sampled: true, Wire: "v1", Model: "m", Version: 3, Digest: "sha256:x", Cache: "hit", Latency: 1500, Weight: 2,
+			At: micros - hour, Answered: micros + 1500, Hash: payload.Hash("a", 1), ID: "a", Row: 1, Trace: "ab000000000000000000000000000001", Sampled: true, Protocol: "v1", Model: "m", Version: 3, Digest: "sha256:x", Cache: "hit", Latency: 1500, Weight: 2,
 			Inputs: `{"key":"ä�","x":[4,5,6],"half":-2}`, Features: `{"trips":null,"city":"Graz"}`, FeatureTimes: `{"city":8}`, Outputs: `{"p":0.75,"all":[true,false,true]}`,
 		},
 		{At: micros, Answered: micros, Hash: payload.Hash("b", 0), ID: "b", Model: "m", Version: 3, Digest: "sha256:x", Kind: "invalid", Error: "input x is wrong", Weight: 1},

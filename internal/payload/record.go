@@ -126,7 +126,7 @@ func (p *Prediction) append(dst []byte, o *Origin, most int) []byte {
 	if p.Sampled {
 		sampled = 1
 	}
-	dst = appendText(append(dst, sampled), p.Wire)
+	dst = appendText(append(dst, sampled), p.Protocol)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(p.Features)))
 	dst = append(dst, p.Features...)
 	dst = appendTensors(dst, p.Given, most)
@@ -176,7 +176,7 @@ type record struct {
 	caller, cache  string
 	trace          [16]byte
 	sampled        bool
-	wire           string
+	protocol       string
 	features       []byte
 	given, outputs []part
 }
@@ -212,7 +212,7 @@ func (r *record) read(b []byte) {
 	}
 	r.weight = math.Float64frombits(c.u64())
 	r.caller, r.cache = c.text(), c.text()
-	r.trace, r.sampled, r.wire = [16]byte(c.cut(16)), c.cut(1)[0] != 0, c.text()
+	r.trace, r.sampled, r.protocol = [16]byte(c.cut(16)), c.cut(1)[0] != 0, c.text()
 	r.features = c.cut(c.u32())
 	r.given = c.tensors(r.given[:0])
 	r.outputs = c.tensors(r.outputs[:0])

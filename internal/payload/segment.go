@@ -24,20 +24,20 @@ type Row struct {
 	Answered int64  `parquet:"_created,timestamp(microsecond)"` // when it was answered
 	Hash     uint64 `parquet:"_id"`                             // of ID and Row
 
-	ID      string  `parquet:"id,optional"`
-	Row     int32   `parquet:"row,optional"`
-	Model   string  `parquet:"model,optional"`
-	Version int32   `parquet:"version,optional"`
-	Digest  string  `parquet:"digest,optional"`
-	Caller  string  `parquet:"caller,optional"`
-	Cache   string  `parquet:"cache,optional"`
-	Latency int64   `parquet:"latency,optional"` // of the whole prediction, in microseconds
-	Kind    string  `parquet:"kind,optional"`    // of the error that it ended with; empty: it was answered
-	Error   string  `parquet:"error,optional"`
-	Weight  float64 `parquet:"weight,optional"`  // how many it stands for: 1 / the share that is kept
-	Trace   string  `parquet:"trace,optional"`   // id of the request's trace, 32 hexadecimal digits; empty: it is not known, as in older segments
-	Sampled bool    `parquet:"sampled,optional"` // the trace is kept whatever became of the request; those that failed or were slow are kept as well
-	Wire    string  `parquet:"protocol,optional"`
+	ID       string  `parquet:"id,optional"`
+	Row      int32   `parquet:"row,optional"`
+	Model    string  `parquet:"model,optional"`
+	Version  int32   `parquet:"version,optional"`
+	Digest   string  `parquet:"digest,optional"`
+	Caller   string  `parquet:"caller,optional"`
+	Cache    string  `parquet:"cache,optional"`
+	Latency  int64   `parquet:"latency,optional"` // of the whole prediction, in microseconds
+	Kind     string  `parquet:"kind,optional"`    // of the error that it ended with; empty: it was answered
+	Error    string  `parquet:"error,optional"`
+	Weight   float64 `parquet:"weight,optional"`  // how many it stands for: 1 / the share that is kept
+	Trace    string  `parquet:"trace,optional"`   // id of the request's trace, 32 hexadecimal digits; empty: it is not known, as in older segments
+	Sampled  bool    `parquet:"sampled,optional"` // the trace is kept whatever became of the request; those that failed or were slow are kept as well
+	Protocol string  `parquet:"protocol,optional"`
 
 	// JSON objects by name. Of a tensor it is what belongs to the row: a number, text or
 	// boolean, or an array of its elements, row-major; of one that was too large to be kept its shape. FeatureTimes
@@ -145,7 +145,7 @@ func (w *writer) add(h *head, encoded []byte) error {
 			text(r.id), row.OfInt32(int32(n)), row.OfString(h.origin.Model), row.OfInt32(int32(h.origin.Version)),
 			text(h.origin.Digest), text(caller), text(r.cache), row.OfInt64(r.latency.Microseconds()),
 			text(r.kind), text(r.err), row.OfFloat64(r.weight),
-			w.tensors(h.origin, r.given, r.rows, i), names, times, w.tensors(h.origin, r.outputs, r.rows, i), trace, sampled, text(r.wire))
+			w.tensors(h.origin, r.given, r.rows, i), names, times, w.tensors(h.origin, r.outputs, r.rows, i), trace, sampled, text(r.protocol))
 		w.batch = append(w.batch, segment.Row{Event: r.at, Created: answered, ID: Hash(r.id, n)})
 		w.rows++
 		if len(w.batch) == batchRows {

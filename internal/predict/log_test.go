@@ -84,18 +84,18 @@ func TestPredictionsAreLogged(t *testing.T) {
 	answered(t, s.Do(t, "POST", "/v2/models/none/infer", body), 404) // no version's prediction
 
 	rows := logged(t, b, 9)
-	for i, w := range []struct{ id, inputs, outputs, cache, kind string }{
-		{plain.Header.Get("Prediction-Id"), `{"INPUT0":1}`, `{"OUTPUT0":1}`, "miss", ""},
-		{plain.Header.Get("Prediction-Id"), `{"INPUT0":2.5}`, `{"OUTPUT0":2.5}`, "miss", ""},
-		{"order-7", `{"INPUT0":1}`, `{"OUTPUT0":1}`, "hit", ""},
-		{"order-7", `{"INPUT0":2.5}`, `{"OUTPUT0":2.5}`, "hit", ""},
-		{v1.Header.Get("Prediction-Id"), `{"INPUT0":4}`, `{"OUTPUT0":4}`, "miss", ""},
-		{e.Header.Get("Ce-Id"), `{"INPUT0":5}`, `{"OUTPUT0":5}`, "miss", ""},
-		{"a\r\nSet-Cookie: x", `{"INPUT0":1}`, `{"OUTPUT0":1}`, "hit", ""},
-		{"a\r\nSet-Cookie: x", `{"INPUT0":2.5}`, `{"OUTPUT0":2.5}`, "hit", ""},
+	for i, w := range []struct{ id, inputs, outputs, cache, kind, protocol string }{
+		{plain.Header.Get("Prediction-Id"), `{"INPUT0":1}`, `{"OUTPUT0":1}`, "miss", "", "v2_json"},
+		{plain.Header.Get("Prediction-Id"), `{"INPUT0":2.5}`, `{"OUTPUT0":2.5}`, "miss", "", "v2_json"},
+		{"order-7", `{"INPUT0":1}`, `{"OUTPUT0":1}`, "hit", "", "v2_json"},
+		{"order-7", `{"INPUT0":2.5}`, `{"OUTPUT0":2.5}`, "hit", "", "v2_json"},
+		{v1.Header.Get("Prediction-Id"), `{"INPUT0":4}`, `{"OUTPUT0":4}`, "miss", "", "v1"},
+		{e.Header.Get("Ce-Id"), `{"INPUT0":5}`, `{"OUTPUT0":5}`, "miss", "", "event"},
+		{"a\r\nSet-Cookie: x", `{"INPUT0":1}`, `{"OUTPUT0":1}`, "hit", "", "v2_json"},
+		{"a\r\nSet-Cookie: x", `{"INPUT0":2.5}`, `{"OUTPUT0":2.5}`, "hit", "", "v2_json"},
 	} {
 		r := rows[i]
-		if w.id == "" || r.ID != w.id || r.Inputs != w.inputs || r.Outputs != w.outputs || r.Cache != w.cache || r.Kind != w.kind ||
+		if w.id == "" || r.ID != w.id || r.Inputs != w.inputs || r.Outputs != w.outputs || r.Cache != w.cache || r.Kind != w.kind || r.Protocol != w.protocol ||
 			r.Model != "x" || r.Version != 1 || r.Digest != string(m.Digest) || r.Weight != 1 || r.Latency < 0 || r.Caller == "" {
 			t.Errorf("row %d: got %+v, want %+v", i, r, w)
 		}
@@ -114,15 +114,18 @@ func TestEventsOfABatchAreLoggedUnderTheirTraces(t *testing.T) {
 	s := predicttest.Start(t, b, map[string]string{"PAYLOAD_LOG": "on", "PAYLOAD_EVERY": "20ms"})
 	s.Push(t, "x", onnxtest.Identity(spec(tensor.FP32, -1)).Bytes(), model.Settings{})
 	var want, events []string
-	for i := range 3 {
+	for i := range 3 { // the last of which is asked to be kept
 		id := fmt.Sprintf("0af7651916cd43dd8448eb211c8031%02d", i)
 		want = append(want, id)
-		events = append(events, envelope(fmt.Sprint(i), fmt.Sprintf(`"traceparent":"00-%s-b7ad6b7169203331-00","data":{"instances":[%d]}`, id, i)))
+		events = append(events, envelope(fmt.Sprint(i), fmt.Sprintf(`"traceparent":"00-%s-b7ad6b7169203331-0%d","data":{"instances":[%d]}`, id, i/2, i)))
 	}
 	answered(t, s.Do(t, "POST", "/v1/models/x:predict", "["+strings.Join(events, ",")+"]", "Content-Type: application/cloudevents-batch+json"), 200)
 	var got []string
 	for _, r := range logged(t, b, 3) {
 		got = append(got, r.Trace)
+		if r.Sampled != (r.Trace == want[2]) {
+			t.Errorf("that the trace %s is kept: got %t", r.Trace, r.Sampled)
+		}
 	}
 	if slices.Sort(got); !slices.Equal(got, want) {
 		t.Errorf("got traces %v, want %v", got, want)

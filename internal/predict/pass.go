@@ -110,7 +110,7 @@ func (f *Flow) pass(ctx context.Context, ask *asking, e edge) (told, error) {
 	f.tel.request(ctx, s.labels, e.protocol(), end.Sub(ask.begin), err)
 	switch {
 	case keep != nil && (err != nil || keep.wanted):
-		keep.Trace, keep.Sampled, keep.Wire = line.Trace(), line.Sampled(), protocolNames[e.protocol()]
+		keep.Trace, keep.Sampled, keep.Protocol = line.Trace(), line.Sampled(), protocolNames[e.protocol()]
 		keep.add(f.log, s.origin, ask, err)
 		about.id = keep.ID
 		if split != nil && err == nil {

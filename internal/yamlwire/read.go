@@ -9,6 +9,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -240,6 +241,13 @@ func (p *reader) read(n ast.Node, v reflect.Value, what string) error {
 		case *ast.FloatNode:
 			v.SetFloat(n.Value)
 			return nil
+		case *ast.StringNode: // to the parser 1e-06 is none, which the core schema of YAML 1.2 has, and its own encoder writes
+			if n.Token.Type == token.StringType && strings.Trim(n.Value, "0123456789.eE+-") == "" {
+				if f, err := strconv.ParseFloat(n.Value, 64); err == nil {
+					v.SetFloat(f)
+					return nil
+				}
+			}
 		}
 		return p.fail(n.GetToken(), "%s is not a number", what)
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml"
+
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 )
 
@@ -41,6 +43,24 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// Numbers are read however they are written, also by the encoder.
+func TestNumbers(t *testing.T) {
+	for text, want := range map[string]float64{"7": 7, "-0.5": -.5, ".5": .5, "1e-06": 1e-6, "1E+3": 1000, "-2.5e-7": -2.5e-7, "1.5e300": 1.5e300} {
+		if got, err := Read[thing]("f.yaml", []byte("size: "+text)); err != nil || *got[0].Size != want {
+			t.Errorf("%s: got %+v, %v", text, got, err)
+		}
+	}
+	for _, f := range []float64{1e-6, 1e-300, 123456789e12, 1. / 3, -5e-324} {
+		b, err := yaml.Marshal(map[string]float64{"size": f})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Read[thing]("f.yaml", b); err != nil || *got[0].Size != f {
+			t.Errorf("%s: got %+v, %v", b, got, err)
+		}
+	}
+}
+
 func TestReadRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"n: 1.5":                    "f.yaml:1:4: n is not a whole number",
@@ -52,6 +72,11 @@ func TestReadRefuses(t *testing.T) {
 		"of: {[a]: b}":              "f.yaml:1:",
 		"all: {a: {b: c}}":          `"a" in all is not a value or a list of values`,
 		"size: .inf":                "size is not a number",
+		"size: '1e-06'":             "size is not a number",
+		"size: 1e":                  "size is not a number",
+		"size: 1e999":               "size is not a number",
+		"size: 0x1p-2":              "size is not a number",
+		"size: e":                   "size is not a number",
 		strings.Repeat("#", Most+1): "more than 1048576",
 	} {
 		if got, err := Read[thing]("f.yaml", []byte(text)); !fault.Is(err, fault.Invalid) || !strings.Contains(fault.Message(err), want) {
