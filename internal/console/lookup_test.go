@@ -305,3 +305,22 @@ func TestUsesAreAway(t *testing.T) {
 		has(t, page, "Not all models could be asked what they take: too many requests", "None of the models that were looked through takes it.", "!No model takes it")
 	}
 }
+
+// A prediction says which alerts name it and which of its features had drifted, or why that is not known.
+func TestWhatAPredictionShows(t *testing.T) {
+	routes := api()
+	routes["GET /admin/v1/alerts"] = says(`{"active":[{"id":"a1","rule":"auc","severity":"page","summary":"auc is 0.6","examples":[{"prediction":"order-7","row":3}]},{"id":"a2","rule":"other","examples":[{"prediction":"order-8"}]}],"resolved":[]}`)
+	routes["GET /admin/v1/drift/flights"] = func(w http.ResponseWriter, r *http.Request) {
+		if q := r.URL.Query(); q.Get("version") != "3" || q.Get("from") != "2013-06-27T10:00:00Z" || q.Get("until") != "2013-07-04T10:00:00Z" {
+			t.Errorf("asked %s", r.URL.RawQuery)
+		}
+		_, _ = io.WriteString(w, `{"versions":[{"version":3,"report":{"columns":[{"name":"wind_speed","verdict":"drifted","psi":1.25},{"name":"visib","verdict":"steady","psi":0.05}]}}]}`)
+	}
+	_, page := newDesk(t, false, routes).open("/console/predictions/order-7", http.StatusOK)
+	has(t, page, `href="/console/alerts/a1"`, "auc is 0.6", "drifted: PSI 1.25", "over-time?span=7d&amp;until=2013-07-04#drift", "!/console/alerts/a2", "!PSI 0.05", "!can't be told")
+	for _, away := range []string{"GET /admin/v1/alerts", "GET /admin/v1/drift/flights"} {
+		routes[away] = refuses(fault.Unavailable, "feedback is away")
+	}
+	_, page = newDesk(t, false, routes).open("/console/predictions/order-7", http.StatusOK)
+	has(t, page, "order-7", "Which alerts name it can't be told: feedback is away", "Which of its features had drifted can't be told: feedback is away")
+}

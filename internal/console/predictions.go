@@ -124,6 +124,8 @@ type predictionPage struct {
 	Lost             bool    // there is a trace's name and no trace
 	Away             string  // why it is not known whether there is
 	Alerts           []alarm // that name it
+	Unnamed          string  // why it is not known which do
+	Unmarked         string  // why it is not known which of its features had drifted
 }
 
 // answer is one answer to a prediction.
@@ -243,7 +245,8 @@ func (c *Console) prediction(q *Query) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Away, p.Lost = away[0], p.Trace != "" && p.Trail == nil
+	p.Away, p.Unnamed, p.Unmarked = away[0], away[1], away[2]
+	p.Lost = p.Trace != "" && p.Trail == nil
 	if !settled {
 		v.Every = 15 * time.Second // its outcome may come; each look reads a week's windows
 	}
