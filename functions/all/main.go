@@ -106,6 +106,7 @@ func function(register serve.Register) *serve.Function {
 		if err != nil {
 			return err
 		}
+		online = fc.Near.Open(p, online)
 		if err := span.Open(p, &tc, blob); err != nil {
 			return err
 		}

@@ -76,6 +76,7 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(online.Close)
+		online = fc.Near.Open(p, online)
 		opened()
 		sink, err := event.Open(&ec, p.Tel)
 		if err != nil {

@@ -52,6 +52,7 @@ func function(register serve.Register) *serve.Function {
 	var pc predict.Config
 	var fc feature.Config
 	var lc feature.LayoutConfig
+	var nc feature.NearConfig
 	var ec event.Config
 	var ac auth.Config
 	var tc span.Config
@@ -90,6 +91,7 @@ func function(register serve.Register) *serve.Function {
 			return err
 		}
 		p.Defer(online.Close)
+		online = nc.Open(p, online)
 		opened()
 		sink, err := event.Open(&ec, p.Tel)
 		if err != nil {
@@ -109,5 +111,5 @@ func function(register serve.Register) *serve.Function {
 		})
 		return err
 	}
-	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &fc, &lc, &own, &oc, &ec, &ac, &tc), Wire: wire, Register: register}
+	return &serve.Function{Name: "predict", Configs: append(pc.Parts(), &fc, &lc, &nc, &own, &oc, &ec, &ac, &tc), Wire: wire, Register: register}
 }

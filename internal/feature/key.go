@@ -8,9 +8,12 @@ func (v *CompiledView) Key(keys ...row.Value) string {
 	return string(row.AppendKey(v.keyPrefix(nil), keys...))
 }
 
+// keyRoot is what all keys begin with.
+const keyRoot = "feature/"
+
 // keyPrefix sets views apart, and features from what else may lie in the store.
 func (v *CompiledView) keyPrefix(dst []byte) []byte {
-	return append(append(append(dst, "feature/"...), v.Name...), '/')
+	return append(append(append(dst, keyRoot...), v.Name...), '/')
 }
 
 // appendKeyOf is Key of the entity that a row of the view's source is about;
@@ -28,7 +31,7 @@ func (v *CompiledView) appendKeyOf(dst []byte, values []row.Value) ([]byte, bool
 
 // keySize is how long the key of appendKeyOf is, and a little more.
 func (v *CompiledView) keySize(values []row.Value) int {
-	n := len("feature/") + len(v.Name) + len("/")
+	n := len(keyRoot) + len(v.Name) + len("/")
 	for _, at := range v.KeyAt {
 		n += 1 + 8 + len(values[at].Text())
 	}

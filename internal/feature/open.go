@@ -3,6 +3,7 @@ package feature
 import (
 	"context"
 
+	"github.com/pilotlight-ml/pilotlight/internal/env"
 	"github.com/pilotlight-ml/pilotlight/internal/event"
 	"github.com/pilotlight-ml/pilotlight/internal/rpc"
 	"github.com/pilotlight-ml/pilotlight/internal/serve"
@@ -17,14 +18,31 @@ type Deps struct {
 	Events *event.Mux   // brings rows
 }
 
+// NearConfig says what is kept of the online store in the process.
+type NearConfig struct {
+	Size env.Size `env:"ONLINE_CACHE" default:"16MiB" help:"How much memory of the process rows of the online store may take, of a Redis that tells at once when they change; 0: each read asks Redis."`
+}
+
+// Open has rows kept in the process where the store tells what changes in it. The store is still to be closed by whoever opened it.
+func (c *NearConfig) Open(p *serve.Process, online store.Online) store.Online {
+	telling, ok := online.(store.Telling)
+	if !ok || c.Size <= 0 {
+		return online
+	}
+	near := store.NewNear(telling, keyRoot, int64(c.Size), p.Tel.Log)
+	p.Defer(near.Stop)
+	return near
+}
+
 // Options are what the function reads from the environment.
 type Options struct {
 	Catalog Config
 	Ingest  IngestConfig
+	Near    NearConfig
 }
 
 // Parts are the configurations that it is made of, for whoever loads them.
-func (o *Options) Parts() []any { return []any{&o.Catalog, &o.Ingest} }
+func (o *Options) Parts() []any { return []any{&o.Catalog, &o.Ingest, &o.Near} }
 
 // Flow is the function: what is defined, what takes rows in, what answers.
 type Flow struct {

@@ -28,6 +28,8 @@ type reads struct {
 	asked atomic.Uint64
 	rows  atomic.Int64 // of entities
 
+	inMemory, inStore atomic.Int64 // rows of the online store that were looked up, by where they were
+
 	read, failed []metric.RecordOption
 
 	mu    sync.RWMutex
@@ -48,7 +50,7 @@ func (t *Table) Measure(tel *telemetry.Telemetry) error {
 		return []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", name)))}
 	}
 	r := &reads{views: map[string]*viewReads{}, read: outcome("read"), failed: outcome("failed")}
-	var errs [6]error
+	var errs [7]error
 	r.took, errs[0] = tel.Meter.Float64Histogram("pilotlight.features.read.duration", metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1),
 		metric.WithDescription("How long it took to read and compute the features of a request, by outcome: read or failed."))
@@ -64,8 +66,14 @@ func (t *Table) Measure(tel *telemetry.Telemetry) error {
 		metric.WithDescription("Values that were read, by view (or expression) and status: present, null_value, not_found, outside_max_age, invalid. The share of present ones is the hit rate."))
 	newest, errs[4] = tel.Meter.Float64ObservableGauge("pilotlight.features.newest.age", metric.WithUnit("s"),
 		metric.WithDescription("How old the newest value is that was read, by view."))
-	_, errs[5] = tel.Meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	var lookups metric.Int64ObservableCounter
+	lookups, errs[5] = tel.Meter.Int64ObservableCounter("pilotlight.features.lookups",
+		metric.WithDescription("Rows of the online store that reads needed, by where they came from: the process's memory (ONLINE_CACHE) or the store."))
+	memory, online := metric.WithAttributes(attribute.String("from", "memory")), metric.WithAttributes(attribute.String("from", "store"))
+	_, errs[6] = tel.Meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(rows, r.rows.Load())
+		o.ObserveInt64(lookups, r.inMemory.Load(), memory)
+		o.ObserveInt64(lookups, r.inStore.Load(), online)
 		r.mu.RLock()
 		views := maps.Clone(r.views)
 		r.mu.RUnlock()
@@ -81,7 +89,7 @@ func (t *Table) Measure(tel *telemetry.Telemetry) error {
 			}
 		}
 		return nil
-	}, rows, values, newest)
+	}, rows, lookups, values, newest)
 	t.measured = r
 	return errors.Join(errs[:]...)
 }

@@ -14,6 +14,7 @@ import (
 // Table reads features of the online store. It is safe for concurrent use.
 type Table struct {
 	online   store.Online
+	near     *store.Near // online, if it keeps rows in the process
 	defined  func(context.Context) (*Compiled, error)
 	reads    sync.Pool // of *reading
 	measured *reads    // nil: they are not
@@ -21,7 +22,8 @@ type Table struct {
 
 // NewTable makes a table of what lies in online, by the definitions that defined gives (Catalog.Current).
 func NewTable(online store.Online, defined func(context.Context) (*Compiled, error)) *Table {
-	return &Table{online: online, defined: defined, reads: sync.Pool{New: func() any {
+	near, _ := online.(*store.Near)
+	return &Table{online: online, near: near, defined: defined, reads: sync.Pool{New: func() any {
 		return &reading{seen: map[string]int32{}}
 	}}}
 }
@@ -242,7 +244,7 @@ func (t *Table) fetch(ctx context.Context, r *reading, at int64) (err error) {
 	if len(r.wanted) == 0 {
 		return nil
 	}
-	if r.rows, err = t.online.Read(ctx, r.wanted, r.rows[:0]); err != nil {
+	if r.rows, err = t.lookUp(ctx, r.wanted, r.rows[:0]); err != nil {
 		return fmt.Errorf("read features: %w", err)
 	}
 	rest := r.stored
@@ -254,6 +256,21 @@ func (t *Table) fetch(ctx context.Context, r *reading, at int64) (err error) {
 		rest = rest[len(v.Columns):]
 	}
 	return nil
+}
+
+// lookUp reads rows, from the process's memory if they are there.
+func (t *Table) lookUp(ctx context.Context, keys []string, dst []store.OnlineRow) (rows []store.OnlineRow, err error) {
+	had := 0
+	if t.near == nil {
+		rows, err = t.online.Read(ctx, keys, dst)
+	} else {
+		rows, had, err = t.near.ReadNear(ctx, keys, dst)
+	}
+	if err == nil && t.measured != nil {
+		t.measured.inMemory.Add(int64(had))
+		t.measured.inStore.Add(int64(len(keys) - had))
+	}
+	return rows, err
 }
 
 // answer finds what is at a place for an entity row.

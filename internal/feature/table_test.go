@@ -3,6 +3,7 @@ package feature
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/url"
 	"slices"
@@ -164,6 +165,24 @@ func openRedis(t testing.TB) store.Online {
 	return o
 }
 
+// openNear gives a Redis near which rows are kept by now.
+func openNear(t testing.TB) store.Online {
+	t.Helper()
+	n := store.NewNear(openRedis(t).(store.Telling), keyRoot, 1<<20, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { _ = n.Stop() })
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, had, err := n.ReadNear(t.Context(), []string{keyRoot}, nil)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case had == 1:
+			return n
+		case time.Now().After(end):
+			t.Fatal("nothing is kept near Redis")
+		}
+	}
+}
+
 func texts(s ...string) []row.Value {
 	values := make([]row.Value, len(s))
 	for i, v := range s {
@@ -215,7 +234,7 @@ func TestRead(t *testing.T) {
 		all = append(all, ref)
 	}
 	slices.Sort(all)
-	for name, open := range map[string]func(testing.TB) store.Online{"mem": openMem, "redis": openRedis} {
+	for name, open := range map[string]func(testing.TB) store.Online{"mem": openMem, "redis": openRedis, "near": openNear} {
 		t.Run(name, func(t *testing.T) {
 			o := open(t)
 			fill(t, o, c)
@@ -501,7 +520,7 @@ func BenchmarkRead(b *testing.B) {
 	for i := range refs {
 		refs[i] = fmt.Sprint("drivers:f", i)
 	}
-	for name, open := range map[string]func(testing.TB) store.Online{"mem": openMem, "redis": openRedis} {
+	for name, open := range map[string]func(testing.TB) store.Online{"mem": openMem, "redis": openRedis, "near": openNear} {
 		o := open(b)
 		for id := range 1000 {
 			r := map[string]row.Value{"driver_id": row.OfInt64(int64(id)), "event_timestamp": row.OfMicros(ago(0))}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,6 +66,7 @@ func (b *bench) features(ctx context.Context) (err error) {
 			python, "-W", "ignore", filepath.Join(b.root, "test/bench/peers/feast_server.py"), filepath.Join(b.dir, "feast"), redis, featureView, strconv.Itoa(featureEntities), strconv.Itoa(featureCount),
 		}, env: []string{"FEAST_USAGE=False"}, ready: "/health"}},
 		{"**Pilotlight**", launch{args: []string{b.self, "child", "features", redis}, env: []string{"LOG_LEVEL=ERROR"}, ready: "/health"}},
+		{"Pilotlight with ONLINE_CACHE=0", launch{args: []string{b.self, "child", "features", redis}, env: []string{"LOG_LEVEL=ERROR", "ONLINE_CACHE=0"}, ready: "/health"}},
 	}
 	cases := []*featureCase{{entities: 1}, {entities: 50}}
 	for _, p := range peers {
@@ -197,7 +199,7 @@ func featureRequest(ctx context.Context, s *process, entities int) (request, err
 
 func (b *bench) tellFeatures(cases []*featureCase) {
 	b.report.section("Reading features, on one core")
-	b.report.add("Through /get-online-features, from a local Redis, %d features of each entity; the last line reads what Feast has stored by HMGETs in one pipeline, and does nothing else.\n\n", featureCount)
+	b.report.add("Through /get-online-features, from a local Redis, %d features of each entity, always the same ones: what is kept in the process is found there each time, which ONLINE_CACHE=0 shows without; the last line reads what Feast has stored by HMGETs in one pipeline, and does nothing else.\n\n", featureCount)
 	var rows [][]string
 	for _, c := range cases {
 		for _, s := range c.servers {
@@ -215,8 +217,13 @@ func (b *bench) tellFeatures(cases []*featureCase) {
 	b.report.table([]string{"", "CPU each", "1 caller: per s", "p50", "p99", fmt.Sprintf("%d callers: per s", many), "p50", "p99"}, rows)
 	b.report.add("Ours to Feast's within a round, and to HMGET alone (one caller each): median (least to most).\n\n")
 	rows = nil
-	for _, c := range cases {
-		theirs, ours := c.servers[0].rounds, c.servers[1].rounds
+	for _, at := range []struct {
+		c      *featureCase
+		server int
+		name   string
+	}{{cases[0], 1, ""}, {cases[1], 1, ""}, {cases[0], 2, ", ONLINE_CACHE=0"}, {cases[1], 2, ", ONLINE_CACHE=0"}} {
+		c := at.c
+		theirs, ours := c.servers[0].rounds, c.servers[at.server].rounds
 		each := func(f func(i int) float64) string {
 			var all []float64
 			for i := range ours {
@@ -225,7 +232,7 @@ func (b *bench) tellFeatures(cases []*featureCase) {
 			return spread(all, "%.2f")
 		}
 		rows = append(rows, []string{
-			fmt.Sprintf("%d × %d", c.entities, featureCount),
+			fmt.Sprintf("%d × %d%s", c.entities, featureCount, at.name),
 			each(func(i int) float64 { return ours[i].alone.perSecond() / theirs[i].alone.perSecond() }),
 			each(func(i int) float64 { return ours[i].crowded.perSecond() / theirs[i].crowded.perSecond() }),
 			each(func(i int) float64 {
@@ -243,17 +250,20 @@ func (b *bench) tellFeatures(cases []*featureCase) {
 // serveFeatures is the edge of Feast's protocol, on a Redis that it fills first.
 func serveFeatures(ctx context.Context, args []string) error {
 	var c feature.Config
-	f := serve.Function{Name: "features", Configs: []any{&c}, Wire: func(ctx context.Context, p *serve.Process) error {
+	var nc feature.NearConfig
+	f := serve.Function{Name: "features", Configs: []any{&c, &nc}, Wire: func(ctx context.Context, p *serve.Process) error {
 		blob, err := memstore.OpenBlob(ctx, nil)
 		if err != nil {
 			return err
 		}
 		p.Defer(blob.Close)
-		online, err := redisstore.OpenOnline(ctx, &url.URL{Scheme: "redis", Host: args[0]})
+		own := url.Values{"prefix": {nc.Size.String() + "/"}} // each server has rows of its own, of times of their own
+		online, err := redisstore.OpenOnline(ctx, &url.URL{Scheme: "redis", Host: args[0], RawQuery: own.Encode()})
 		if err != nil {
 			return err
 		}
 		p.Defer(online.Close)
+		online = nc.Open(p, online)
 		catalog := feature.NewCatalog(&c, blob, nil, p.Tel.Log)
 		set := &feature.Set{
 			Entities: []feature.Entity{{Name: "driver", Keys: []feature.Field{{Name: "driver_id", Type: row.Int64}}}},
@@ -295,7 +305,7 @@ func serveFeatures(ctx context.Context, args []string) error {
 		feature.NewFeast(feature.NewTable(online, catalog.Current), in, catalog, "bench").Register(p.Mux)
 		return nil
 	}}
-	p, err := f.Start(ctx, map[string]string{"PORT": os.Getenv("PORT"), "LOG_LEVEL": os.Getenv("LOG_LEVEL")})
+	p, err := f.Start(ctx, map[string]string{"PORT": os.Getenv("PORT"), "LOG_LEVEL": os.Getenv("LOG_LEVEL"), "ONLINE_CACHE": cmp.Or(os.Getenv("ONLINE_CACHE"), "16MiB")})
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ var _ store.Online = (*Online)(nil)
 type Online struct {
 	client *redis.Client
 	prefix string
+	url    url.URL
 }
 
 const (
@@ -52,11 +53,20 @@ func OpenOnline(_ context.Context, u *url.URL) (store.Online, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Online{client: client, prefix: prefix}, nil
+	return &Online{client: client, prefix: prefix, url: *u}, nil
 }
 
 // Read gives rows.
 func (o *Online) Read(ctx context.Context, keys []string, dst []store.OnlineRow) ([]store.OnlineRow, error) {
+	return o.readBy(ctx, o.read, keys, dst)
+}
+
+// ReadTTL gives rows and how long they live.
+func (o *Online) ReadTTL(ctx context.Context, keys []string, dst []store.OnlineRow) ([]store.OnlineRow, error) {
+	return o.readBy(ctx, o.readTTL, keys, dst)
+}
+
+func (o *Online) readBy(ctx context.Context, read func(context.Context, []string, []store.OnlineRow) ([]store.OnlineRow, error), keys []string, dst []store.OnlineRow) ([]store.OnlineRow, error) {
 	if err := ctx.Err(); err != nil {
 		return dst, err
 	}
@@ -66,7 +76,7 @@ func (o *Online) Read(ctx context.Context, keys []string, dst []store.OnlineRow)
 	rows := slices.Grow(dst, len(keys))
 	for some := range slices.Chunk(keys, readKeys) {
 		var err error
-		if rows, err = o.read(ctx, some, rows); err != nil {
+		if rows, err = read(ctx, some, rows); err != nil {
 			return dst, err
 		}
 	}
@@ -74,12 +84,19 @@ func (o *Online) Read(ctx context.Context, keys []string, dst []store.OnlineRow)
 }
 
 func (o *Online) read(ctx context.Context, keys []string, rows []store.OnlineRow) ([]store.OnlineRow, error) {
-	args := append(make([]any, 0, 1+len(keys)), "mget")
-	cmd := redis.NewSliceCmd(ctx, appendPointers(args, prefixed(o.prefix, keys))...)
+	cmd := mget(ctx, prefixed(o.prefix, keys))
 	if err := o.client.Process(ctx, cmd); err != nil {
 		return nil, redisFault(ctx, err)
 	}
-	found := cmd.Val()
+	return appendRows(rows, keys, cmd.Val())
+}
+
+func mget(ctx context.Context, keys []string) *redis.SliceCmd {
+	return redis.NewSliceCmd(ctx, appendPointers(append(make([]any, 0, 1+len(keys)), "mget"), keys)...)
+}
+
+// appendRows adds the rows of keys that were found.
+func appendRows(rows []store.OnlineRow, keys []string, found []any) ([]store.OnlineRow, error) {
 	if len(found) != len(keys) {
 		return nil, fault.New(fault.Internal, "Redis answered for %d keys, not for the %d that were read", len(found), len(keys))
 	}

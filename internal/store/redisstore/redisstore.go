@@ -55,12 +55,20 @@ func OpenKV(_ context.Context, u *url.URL) (store.KV, error) {
 }
 
 func open(u *url.URL) (client *redis.Client, prefix string, err error) {
+	o, prefix, err := options(u)
+	if err != nil {
+		return nil, "", err
+	}
+	return redis.NewClient(o), prefix, nil
+}
+
+func options(u *url.URL) (o *redis.Options, prefix string, err error) {
 	q := u.Query()
 	prefix = q.Get("prefix")
 	q.Del("prefix")
 	plain := *u
 	plain.RawQuery = q.Encode()
-	o, err := redis.ParseURL(plain.String())
+	o, err = redis.ParseURL(plain.String())
 	if err != nil {
 		return nil, "", fault.Wrap(fault.Invalid, err, "store URL %q is not one for Redis", u.Redacted())
 	}
@@ -76,7 +84,7 @@ func open(u *url.URL) (client *redis.Client, prefix string, err error) {
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	logging.Disable() // it would write to stderr what every caller is told anyway
-	return redis.NewClient(o), prefix, nil
+	return o, prefix, nil
 }
 
 func setDefault[T comparable](field *T, value T) {
