@@ -32,10 +32,15 @@ type curve struct {
 }
 
 const (
-	gain  = 0.95 // of the time of a row alone is little enough to join it
+	gain  = 0.95 // of the time of a row is little enough to join more
+	first = 0.9  // and of that of a row alone to join at all: all of a joined run wait until its last row is done
 	known = 3    // samples that an average must have to be believed
 	// probe is how often, in decisions, more rows are tried than have been worth it.
 	probe = 256
+	// recheck is how often, in decisions, fewer rows are run than are thought to be best: what was learned of a model's first runs,
+	// which are slow, would else stand for ever where all that comes is joined. It costs little, as the others have theirs in the next run.
+	recheck = 32
+	early   = 4 // instead, as long as few runs are known
 )
 
 func bucket(rows int64) int {
@@ -66,8 +71,9 @@ func (c *curve) expect(rows int64) (took time.Duration, ok bool) {
 // and what was learned while the machine was elsewhere has to be forgotten.
 func (c *curve) most(rows int64) int64 {
 	c.asked++
-	probing := c.asked%probe == 0
-	best := bucket(rows)
+	least := bucket(rows)
+	best, young := least, c.perRow[least].n < recent
+	probing, checking := c.asked%probe == 0, c.asked%recheck == recheck/2 || young && c.asked%early == 0
 	if c.perRow[best].n < known {
 		return rows // alone first, to compare with
 	}
@@ -78,11 +84,20 @@ func (c *curve) most(rows int64) int64 {
 			}
 			break
 		}
-		if c.perRow[i].value <= gain*c.perRow[best].value {
+		enough := gain
+		if best == least {
+			enough = first
+		}
+		if c.perRow[i].value <= enough*c.perRow[best].value {
 			best = i
 		}
 	}
-	if probing {
+	switch {
+	case checking && best > least:
+		if best = least + c.asked/recheck%(best-least); best == least || young {
+			return rows
+		}
+	case probing:
 		best = min(best+2, len(c.perRow)-1)
 	}
 	return 1<<(best+1) - 1

@@ -19,6 +19,7 @@ func TestHowManyRowsAreWorthJoining(t *testing.T) {
 	fixed := func(int64) time.Duration { return time.Millisecond }
 	each := func(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 	until8 := func(n int64) time.Duration { return time.Duration(max(n, 8)) * time.Millisecond }
+	little := func(n int64) time.Duration { return time.Duration(n)*time.Millisecond + 70*time.Microsecond }
 	steps := func(n int64) time.Duration {
 		return time.Duration(map[int64]float64{1: 10, 2: 20, 4: 24, 8: 48}[n] * 1e6)
 	}
@@ -32,6 +33,7 @@ func TestHowManyRowsAreWorthJoining(t *testing.T) {
 		{"alone is known: two are tried", learn(fixed, 1), 1, 3},
 		{"each doubling is cheaper", learn(fixed, 1, 2, 4, 8), 1, 31},
 		{"no gain", learn(each, 1, 2), 1, 1},
+		{"a little", learn(little, 1, 2, 4), 1, 1},
 		{"no gain beyond eight", learn(until8, 1, 2, 4, 8, 16), 1, 15},
 		{"two don't pay, four do", learn(steps, 1, 2, 4, 8), 1, 7},
 		{"two don't pay, four are not known", learn(steps, 1, 2), 1, 1},
@@ -59,6 +61,37 @@ func TestALostGainIsTriedAgain(t *testing.T) {
 	c.asked = probe - 1
 	if got := c.most(1); got != 7 {
 		t.Errorf("got %d, want 7", got)
+	}
+}
+
+// The first runs of a model are slow. That must not have it seem for ever that joining pays.
+func TestASlowBeginningIsForgotten(t *testing.T) {
+	var c curve
+	for range known {
+		c.record(1, 10*time.Millisecond)
+	}
+	joined := 0
+	for i := range 10 * probe {
+		rows := min(c.most(1), 3)
+		c.record(rows, time.Duration(rows)*8*time.Millisecond)
+		if i >= early*recent && rows > 1 {
+			joined++
+		}
+	}
+	if joined > 10 {
+		t.Errorf("%d of %d runs were joined though it gains nothing, want 10, to try", joined, 10*probe)
+	}
+	// Where it pays, few runs are given to finding out.
+	c, alone := curve{}, 0
+	for range 100 * recheck {
+		rows := min(c.most(1), 8)
+		c.record(rows, 8*time.Millisecond)
+		if rows == 1 {
+			alone++
+		}
+	}
+	if alone > 100+recent {
+		t.Errorf("%d of %d runs were alone though joining pays", alone, 100*recheck)
 	}
 }
 
