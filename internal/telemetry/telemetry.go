@@ -196,7 +196,9 @@ func Start(ctx context.Context, c *Config, service string) (*Telemetry, error) {
 }
 
 func (t *Telemetry) startMetrics(ctx context.Context, c *Config, res *resource.Resource) error {
+	all := &histograms{begun: time.Now()}
 	pull, err := otelprometheus.New(
+		otelprometheus.WithProducer(all),
 		otelprometheus.WithRegisterer(t.registry),
 		otelprometheus.WithTranslationStrategy(otlptranslator.UnderscoreEscapingWithSuffixes),
 		otelprometheus.WithoutScopeInfo(), // one scope, said on each series, tells nothing
@@ -215,7 +217,7 @@ func (t *Telemetry) startMetrics(ctx context.Context, c *Config, res *resource.R
 		if cumulative(push) {
 			sends = sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(sdkmetric.NewPeriodicReader(push, sdkmetric.WithProducer(pulled{pull}))))
 		} else { // the differences that it wants are counted apart
-			options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(push)))
+			options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(push, sdkmetric.WithProducer(all.differences()))))
 		}
 	}
 	provider := sdkmetric.NewMeterProvider(options...)
@@ -223,7 +225,7 @@ func (t *Telemetry) startMetrics(ctx context.Context, c *Config, res *resource.R
 	if sends != nil {
 		t.stops = append(t.stops, sends.Shutdown) // before the other, as it sends once more what that has
 	}
-	t.Meter = provider.Meter(scope)
+	t.Meter = meter{provider.Meter(scope), all}
 	return nil
 }
 
