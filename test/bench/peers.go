@@ -140,6 +140,9 @@ type entrant struct {
 
 var crowds = []int{1, 8, crowd}
 
+// named tells whether it is that peer.
+func (e *entrant) named(peer string) bool { return e.peer != nil && e.peer.name == peer }
+
 // contest is one job with all that do it.
 type contest struct {
 	*job
@@ -424,28 +427,28 @@ type overloadCase struct {
 }
 
 // overloads sends requests at random moments: at half of Triton's peak and at
-// half of the own, and at twice the own.
+// half of the own, and at twice the own; and Go's hello, which tells what of it is the machine's.
 func (b *bench) overloads(ctx context.Context, c *contest, o *overload) error {
 	o.peaks = map[*entrant]float64{}
 	triton := 0.0
 	for _, e := range c.all {
-		if e.peer == nil || e.skipped != "" || e.format != e.peer.formats[0].name {
+		if e.engine != "" || e.skipped != "" || e.peer != nil && e.format != e.peer.formats[0].name {
 			continue
 		}
 		o.peaks[e] = median(of(e.loads[crowd], load.perSecond))
-		if e.peer.name == "triton" {
+		if e.named("triton") {
 			triton = o.peaks[e]
 		}
 	}
 	for _, e := range c.all {
 		peak, ok := o.peaks[e]
-		if !ok || !slices.Contains([]string{pilotlight, "triton", "mosec"}, e.peer.name) {
+		if !ok || e.peer != nil && !slices.Contains([]string{pilotlight, "triton", "mosec"}, e.peer.name) {
 			continue
 		}
 		steady := func(title string, rate float64) {
 			o.cases = append(o.cases, &overloadCase{title: title, e: e, pace: pace{callers: 64, rate: rate, time: b.seconds}})
 		}
-		if triton > 0 {
+		if triton > 0 && e.peer != nil {
 			steady(halfTriton, triton/2)
 		}
 		steady(half, peak/2)
@@ -455,7 +458,7 @@ func (b *bench) overloads(ctx context.Context, c *contest, o *overload) error {
 		progress("requests at moments of their own: round %d of %d", round+1, b.rounds)
 		for _, k := range o.cases {
 			l, err := k.e.server.drive(ctx, k.e.request, k.pace)
-			if err != nil && (k.e.peer.name == pilotlight || ctx.Err() != nil) {
+			if err != nil && (k.e.peer == nil || k.e.ours() || ctx.Err() != nil) {
 				return fmt.Errorf("%s, %s: %w", k.e.title, k.title, err)
 			}
 			if err != nil {

@@ -33,9 +33,15 @@ func (b *bench) tellTargets(contests []*contest, o *overload, starts []*start, b
 	t.lowest("trees, JSON: CPU s per 1,000; the best peer's", trees, func(e *entrant) float64 { return median(e.costs()) })
 	t.lowest("trees, batch 32, JSON: CPU s per 1,000; the best peer's", by["trees32"], func(e *entrant) float64 { return median(e.costs()) })
 
+	limit := map[string]*overloadCase{}
+	for _, k := range o.cases {
+		if k.e.peer == nil && len(k.loads) > 0 {
+			limit[k.title] = k
+		}
+	}
 	wait := func(peer, title string) (float64, bool) {
 		for _, k := range o.cases {
-			if k.e.peer.name == peer && k.title == title && len(k.loads) > 0 {
+			if k.e.named(peer) && k.title == title && len(k.loads) > 0 {
 				return micro(k.wait(0.99)), true
 			}
 		}
@@ -46,11 +52,12 @@ func (b *bench) tellTargets(contests []*contest, o *overload, starts []*start, b
 		t.below("p99 at half of Triton's peak, µs; Triton's", ours, theirs)
 	}
 	if ours, ok := wait(pilotlight, half); ok {
-		t.below("p99 at half of our own peak, µs", ours, 1000)
+		t.below(fmt.Sprintf("p99 at half of our own peak, µs (hello's, at half of its own: %.3g)", micro(limit[half].wait(0.99))), ours, 1000)
 	}
 	for _, k := range o.cases {
 		if k.e.ours() && k.title == twice && len(k.loads) > 0 {
-			t.above("answers at twice the saturating load, of the peak", median(of(k.loads, load.perSecond))/o.peaks[k.e], 0.9)
+			hello := limit[twice]
+			t.above(fmt.Sprintf("answers at twice the saturating load, of the peak (hello's: %.2g)", median(of(hello.loads, load.perSecond))/o.peaks[hello.e]), median(of(k.loads, load.perSecond))/o.peaks[k.e], 0.9)
 		}
 	}
 
