@@ -330,7 +330,7 @@ func (w *watched) round() {
 	}
 	// Many at once, which wait and are joined; and features, by a model and by Feast's path.
 	done := make(chan error)
-	for range 40 {
+	for range 120 {
 		go func() {
 			r, err := http.NewRequestWithContext(w.t.Context(), "POST", w.url+"/v2/models/flights/infer", strings.NewReader(string(w.plain)))
 			if err == nil {
@@ -344,7 +344,7 @@ func (w *watched) round() {
 			done <- err
 		}()
 	}
-	for range 40 {
+	for range 120 {
 		if err := <-done; err != nil {
 			w.t.Fatal(err)
 		}

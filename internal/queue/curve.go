@@ -17,12 +17,10 @@ const (
 )
 
 func (a *average) add(v float64) {
-	if a.n < recent {
-		a.n++
-	} else {
+	if a.n++; a.n > recent {
 		v = min(v, outlier*a.value)
 	}
-	a.value += (v - a.value) / float64(a.n)
+	a.value += (v - a.value) / float64(min(a.n, recent))
 }
 
 // curve is what has been learned of how long a model takes for how many rows.
@@ -35,12 +33,13 @@ const (
 	gain  = 0.95 // of the time of a row is little enough to join more
 	first = 0.9  // and of that of a row alone to join at all: all of a joined run wait until its last row is done
 	known = 3    // samples that an average must have to be believed
+	// settled is how many it must have of rows alone: others are compared with it, and a model's first runs are slow.
+	settled = 2 * recent
 	// probe is how often, in decisions, more rows are tried than have been worth it.
 	probe = 256
-	// recheck is how often, in decisions, fewer rows are run than are thought to be best: what was learned of a model's first runs,
-	// which are slow, would else stand for ever where all that comes is joined. It costs little, as the others have theirs in the next run.
+	// recheck is how often, in decisions, fewer rows are run than are thought to be best: what was learned of them would else stand for
+	// ever where all that comes is joined. It costs little, as the others have theirs in the next run.
 	recheck = 32
-	early   = 4 // instead, as long as few runs are known
 )
 
 func bucket(rows int64) int {
@@ -71,10 +70,10 @@ func (c *curve) expect(rows int64) (took time.Duration, ok bool) {
 // and what was learned while the machine was elsewhere has to be forgotten.
 func (c *curve) most(rows int64) int64 {
 	c.asked++
+	probing, checking := c.asked%probe == 0, c.asked%recheck == recheck/2
 	least := bucket(rows)
-	best, young := least, c.perRow[least].n < recent
-	probing, checking := c.asked%probe == 0, c.asked%recheck == recheck/2 || young && c.asked%early == 0
-	if c.perRow[best].n < known {
+	best := least
+	if c.perRow[best].n < settled {
 		return rows // alone first, to compare with
 	}
 	for i := best + 1; i < len(c.perRow); i++ {
@@ -94,7 +93,7 @@ func (c *curve) most(rows int64) int64 {
 	}
 	switch {
 	case checking && best > least:
-		if best = least + c.asked/recheck%(best-least); best == least || young {
+		if best = least + c.asked/recheck%(best-least); best == least {
 			return rows
 		}
 	case probing:

@@ -93,7 +93,7 @@ func input(values ...float32) []tensor.Tensor {
 // cheaper has a lane believe that rows cost little in company.
 func (l *Lane) cheaper() *Lane {
 	for i := range l.curve.perRow {
-		l.curve.perRow[i] = average{value: 1e6 / float64(int(1)<<i), n: recent}
+		l.curve.perRow[i] = average{value: 1e6 / float64(int(1)<<i), n: settled}
 	}
 	l.trust.joined = checkFirst
 	return l
