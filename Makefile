@@ -50,11 +50,11 @@ ort: ## get the ONNX Runtime library for this machine into .ort
 	@[ "$(ORT_LIB)" != "$(ORT_DIR)/$(LIB_NAME)" ] || env -u ORT_LIB internal/engine/onnx/library.sh "$(ORT_DIR)"
 
 .PHONY: test
-test: ort s3 venv feast evidently flights-venv schemathesis cloudevents collector ## run all tests (with a real Redis, S3 server and Python clients)
+test: ort s3 venv feast evidently flights-venv schemathesis cloudevents h2spec collector ## run all tests (with a real Redis, S3 server and Python clients)
 	$(GO) test $(TESTFLAGS) $(PKG)
 
 .PHONY: race
-race: ort s3 venv feast evidently flights-venv schemathesis cloudevents collector ## run all tests under the race detector
+race: ort s3 venv feast evidently flights-venv schemathesis cloudevents h2spec collector ## run all tests under the race detector
 	$(GO) test -race $(TESTFLAGS) $(PKG)
 
 .PHONY: screenshots
@@ -152,6 +152,9 @@ hooks: ## have git run format, vet and gen before each commit
 .PHONY: s3
 s3: $(TOOLS)/versitygw ## build the S3 server that tests run
 
+.PHONY: h2spec
+h2spec: $(TOOLS)/h2spec ## build the conformance tool of HTTP/2 that tests run
+
 .PHONY: cloudevents
 cloudevents: $(TOOLS)/cloudevents ## build the conformance tool of CloudEvents that tests run
 
@@ -216,6 +219,9 @@ $(VENV)-schemathesis/.done: test/conformance/requirements-schemathesis.txt
 # Tools are pinned in a modfile of their own, so that they weigh on nobody else.
 $(TOOLS)/versitygw: tool.mod
 	$(GO) build -modfile=tool.mod -o $@ github.com/versity/versitygw/cmd/versitygw
+
+$(TOOLS)/h2spec: tool.mod
+	$(GO) build -modfile=tool.mod -o $@ github.com/summerwind/h2spec/cmd/h2spec
 
 $(TOOLS)/cloudevents: tool.mod
 	$(GO) build -modfile=tool.mod -o $@ github.com/cloudevents/conformance/cmd/cloudevents

@@ -1,37 +1,24 @@
 package serve
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"os"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// conn is a connection that spares net/http's HTTP/2 server system calls:
-// it reads the head and the payload of each frame by themselves, and sends
-// what it has whenever it has nothing else to do, which for an answer with
-// trailers is three times. That is half of what a small request costs
-// (docs/adr/0007). HTTP/1 has buffers of its own; it is spared timers and the
-// look at whether the caller is still there while an answer is being made at once.
+// conn is a connection that spares HTTP/1 timers and the look at whether the caller is still there while an answer is being
+// made at once.
 type conn struct {
 	net.Conn
 	stall time.Duration // how long a peer may take to take anything
 	read  deadline
-	write deadline // of HTTP/1
-	begun bool     // the first bytes were asked for, and told whether this is
-	http2 atomic.Bool
+	write deadline
 
-	buffer     []byte // what a lane has read, then what HTTP/2 reads ahead: buffer[from:to] was not asked for yet
-	from, to   int
-	sending    sync.Mutex // held while sending
-	waiting    []byte     // to be sent; under sending
-	failed     error      // what sending ended with; under sending
-	flushAsked bool       // a flush is on its way; under sending
+	buffer []byte // what a lane has read
 }
 
 func newConn(c net.Conn, stall time.Duration) *conn {
@@ -39,69 +26,30 @@ func newConn(c net.Conn, stall time.Duration) *conn {
 }
 
 // begin has b be what was read of the connection so far, before others read on.
-func (c *conn) begin(b []byte) { c.buffer, c.to = b[:cap(b)], len(b) }
+func (c *conn) begin(b []byte) { c.buffer = b }
 
-const (
-	preface     = "PRI * HTTP/2.0" // what net/http reads by itself to tell HTTP/2
-	readBuffer  = 4 << 10
-	waitingMost = 32 << 10
-)
+// readBuffer is how much is read at once.
+const readBuffer = 4 << 10
 
-// Read reads; frames that come together are read together.
+// Read reads.
 func (c *conn) Read(p []byte) (int, error) {
-	if !c.begun && c.to > 0 {
-		c.begun = true
-		n := copy(p, c.buffer[:c.to])
-		c.from = n
-		c.http2.Store(bytes.Equal(p[:n], []byte(preface)))
+	if len(c.buffer) > 0 {
+		n := copy(p, c.buffer)
+		if c.buffer = c.buffer[n:]; len(c.buffer) == 0 {
+			c.buffer = nil
+		}
 		return n, nil
 	}
-	if c.from == c.to {
-		if !c.http2.Load() {
-			c.buffer, c.from, c.to = nil, 0, 0
-			if len(p) == 1 {
-				// So net/http waits for the end of a connection while a request is answered.
-				// Most are before the others who are ready to run have had their turns.
-				runtime.Gosched()
-			}
-			return c.read.meet(c.Conn.Read, p)
-		}
-		if len(p) >= len(c.buffer) {
-			return c.read.meet(c.Conn.Read, p)
-		}
-		n, err := c.read.meet(c.Conn.Read, c.buffer)
-		if n <= 0 {
-			return n, err
-		}
-		c.from, c.to = 0, n
+	if len(p) == 1 {
+		// So net/http waits for the end of a connection while a request is answered.
+		// Most are before the others who are ready to run have had their turns.
+		runtime.Gosched()
 	}
-	n := copy(p, c.buffer[c.from:c.to])
-	c.from += n
-	return n, nil
+	return c.read.meet(c.Conn.Read, p)
 }
 
-// Write has p sent once those who are ready to run have written theirs: the
-// frames of one answer, and those of others, go out together. An error is that
-// of an earlier write.
-func (c *conn) Write(p []byte) (int, error) {
-	if !c.http2.Load() {
-		return c.writeAll(p)
-	}
-	c.sending.Lock()
-	defer c.sending.Unlock()
-	if len(c.waiting)+len(p) > waitingMost {
-		c.send()
-	}
-	if c.failed != nil {
-		return 0, c.failed
-	}
-	c.waiting = append(c.waiting, p...)
-	if !c.flushAsked {
-		c.flushAsked = true
-		go c.flush()
-	}
-	return len(p), nil
-}
+// Write sends p.
+func (c *conn) Write(p []byte) (int, error) { return c.writeAll(p) }
 
 // left tells whether the peer has closed its side of the connection. It says no as long as there is
 // something to be read.
@@ -122,7 +70,7 @@ func (c *conn) left() (gone bool) {
 	return gone || err != nil
 }
 
-// writeAll sends p in HTTP/1.
+// writeAll sends p.
 func (c *conn) writeAll(p []byte) (sent int, err error) {
 	for {
 		n, err := c.write.meet(c.Conn.Write, p[sent:])
@@ -132,26 +80,16 @@ func (c *conn) writeAll(p []byte) (sent int, err error) {
 	}
 }
 
-func (c *conn) flush() {
-	runtime.Gosched()
-	c.sending.Lock()
-	defer c.sending.Unlock()
-	c.flushAsked = false
-	if c.send(); c.failed != nil {
-		_ = c.Conn.Close() // whoever reads learns it by that
-	}
-}
-
-// send sends what waits. A peer has c.stall to take some of it.
-func (c *conn) send() {
-	for p := c.waiting; len(p) > 0 && c.failed == nil; {
-		_ = c.Conn.SetWriteDeadline(time.Now().Add(c.stall))
-		n, err := c.Conn.Write(p)
+// send sends p. The peer has c.stall to take some of it, again and again.
+func (c *conn) send(p []byte) error {
+	for len(p) > 0 {
+		_ = c.write.want(time.Now().Add(c.stall))
+		n, err := c.write.meet(c.Conn.Write, p)
 		if p = p[n:]; err != nil && (n == 0 || !errors.Is(err, os.ErrDeadlineExceeded)) {
-			c.failed = err
+			return err
 		}
 	}
-	c.waiting = c.waiting[:0]
+	return nil
 }
 
 // SetDeadline is SetReadDeadline and SetWriteDeadline.
@@ -162,38 +100,16 @@ func (c *conn) SetDeadline(t time.Time) error {
 // SetReadDeadline bounds reading.
 func (c *conn) SetReadDeadline(t time.Time) error { return c.read.want(t) }
 
-// SetWriteDeadline is for HTTP/1 alone: send sets its own.
-func (c *conn) SetWriteDeadline(t time.Time) error {
-	if c.http2.Load() {
-		return nil
-	}
-	return c.write.want(t)
-}
+// SetWriteDeadline bounds writing.
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.write.want(t) }
 
-// CloseWrite tells the peer that nothing more comes, as net/http does of an HTTP/1
+// CloseWrite tells the peer that nothing more comes, as net/http does of a
 // connection whose request it did not read to its end.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
 	return nil
-}
-
-// Close sends what waits and closes. What is being sent at that time, to a peer
-// that takes nothing, is cut off.
-func (c *conn) Close() error {
-	if !c.http2.Load() {
-		return c.Conn.Close()
-	}
-	if c.sending.TryLock() {
-		defer c.sending.Unlock()
-		if len(c.waiting) > 0 {
-			_ = c.Conn.SetWriteDeadline(time.Now().Add(lastWord))
-			_, _ = c.Conn.Write(c.waiting)
-			c.waiting = c.waiting[:0]
-		}
-	}
-	return c.Conn.Close()
 }
 
 // deadline is that of reading or of writing. net/http moves it five times a

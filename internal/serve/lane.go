@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,8 @@ import (
 // itself, with a third of the work that net/http has with them (docs/adr/0014), and hands a
 // connection over to net/http, for good, as soon as something else comes: another
 // protocol, a larger body, a slow one, or anything that is in doubt. So no caller can tell
-// them apart, and net/http alone decides what is refused. With TLS all connections are net/http's at once.
+// them apart, and net/http alone decides what is refused. Connections of HTTP/2 are its own (h2conn).
+// With TLS all connections are net/http's at once.
 //
 // To net/http it is the listener that those connections come from.
 type lanes struct {
@@ -98,7 +100,7 @@ func (ls *lanes) open(ctx context.Context, c net.Conn) {
 	ctx, cancel := context.WithCancel(context.WithValue(ctx, http.LocalAddrContextKey, c.LocalAddr()))
 	l := &lane{
 		lanes: ls, conn: newConn(c, ls.server.config.Stall), ctx: ctx, cancel: cancel,
-		from: c.RemoteAddr().String(), fresh: true, in: make([]byte, 0, readBuffer),
+		from: c.RemoteAddr().String(), first: true, fresh: true, in: make([]byte, 0, readBuffer),
 	}
 	l.looker = time.AfterFunc(time.Hour, l.look)
 	l.looker.Stop()
@@ -148,10 +150,12 @@ type lane struct {
 	conn   *conn
 	ctx    context.Context // ends with the connection
 	cancel context.CancelFunc
-	from   string      // the caller's address
-	idle   atomic.Bool // it waits for a request, and may be closed
-	fresh  bool        // the first byte of a request says that there is one; else it takes four, as net/http has it
-	posted bool        // the last one was a POST, and nothing was read since
+	from   string                 // the caller's address
+	idle   atomic.Bool            // it waits for a request, and may be closed
+	h2     atomic.Pointer[h2conn] // if it has become one
+	first  bool                   // there was no request yet
+	fresh  bool                   // the first byte of a request says that there is one; else it takes four, as net/http has it
+	posted bool                   // the last one was a POST, and nothing was read since
 
 	in      []byte // what was read and belongs to no request that was answered
 	request request
@@ -188,6 +192,13 @@ func (l *lane) serve() {
 				return
 			}
 			wait = l.lanes.server.config.IdleTimeout
+		case multiplexed:
+			c := newH2conn(l)
+			if l.h2.Store(c); l.lanes.draining.Load() {
+				c.drain()
+			}
+			c.serve()
+			return
 		case strange:
 			l.handOver()
 			return
@@ -262,6 +273,11 @@ func (l *lane) read() verdict {
 	switch {
 	case len(l.in) < 4 && !l.fresh: // net/http does not judge by so little
 		return partial
+	case r.bytes == 0 && l.first && strings.HasPrefix(h2Preface, string(l.in[:min(len(l.in), len(h2Preface))])):
+		if len(l.in) < len(h2Preface) {
+			return partial
+		}
+		return multiplexed
 	case r.bytes == 0:
 		return readPlain(l.in, r)
 	case len(l.in) < r.bytes:
@@ -278,13 +294,16 @@ func (l *lane) rest() bool {
 		l.in = make([]byte, 0, readBuffer)
 	}
 	l.posted, l.fresh = l.request.Method == http.MethodPost, false
-	l.request = request{}
+	l.first, l.request = false, request{}
 	l.idle.Store(len(l.in) == 0)
 	return !l.lanes.draining.Load() || len(l.in) > 0
 }
 
-// retire closes a lane that waits for a request.
+// retire closes a lane that waits for a request, and has one of many streams take no more.
 func (l *lane) retire() {
+	if c := l.h2.Load(); c != nil {
+		go c.drain() // which may have to wait for its peer
+	}
 	if l.idle.CompareAndSwap(true, false) {
 		_ = l.conn.Close()
 	}

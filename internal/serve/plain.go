@@ -12,9 +12,10 @@ import (
 type verdict int
 
 const (
-	plain   verdict = iota // a plain request, all of it
-	partial                // it may become one
-	strange                // it is something else, which net/http shall judge
+	plain       verdict = iota // a plain request, all of it
+	partial                    // it may become one
+	strange                    // it is something else, which net/http shall judge
+	multiplexed                // the preface of HTTP/2
 )
 
 const (
