@@ -559,10 +559,18 @@ func TestH2Drains(t *testing.T) {
 	idle.until("the end", goesAway(http2.ErrCodeNo))
 	idle.ends()
 	busy.until("the end", goesAway(http2.ErrCodeNo))
-	busy.ask(3, "GET", "/wait", true) // it is late, and is asked elsewhere
+	for id := uint32(3); id < 9; id += 2 { // they are late, and are asked elsewhere
+		busy.ask(id, "POST", "/echo", false)
+		busy.must(busy.framer.WriteData(id, true, []byte("abc")))
+	}
 	time.Sleep(50 * time.Millisecond)
 	close(release)
-	busy.until("the answer", answered(1))
+	busy.until("the answer", func(f http2.Frame) bool {
+		if id := f.Header().StreamID; id > 1 {
+			t.Errorf("got %v of a stream that is not answered", f)
+		}
+		return answered(1)(f)
+	})
 	busy.ends()
 	if err := <-stopped; err != nil {
 		t.Error(err)

@@ -426,10 +426,12 @@ func (c *h2conn) headers(f *http2.MetaHeadersFrame) error {
 			return nil
 		}
 		return http2.ConnectionError(http2.ErrCodeStreamClosed)
-	case c.leaving && id > c.last:
-		return nil // the peer is going to know
 	}
 	c.latest = id
+	if c.leaving { // of which the peer is going to know, and asks elsewhere
+		c.ended(id)
+		return nil
+	}
 	if f.HasPriority() && f.Priority.StreamDep == id {
 		return wrong
 	}
