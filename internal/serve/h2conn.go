@@ -23,7 +23,7 @@ import (
 // (docs/adr/0035). Frames are read by golang.org/x/net/http2's Framer, which refuses what is malformed.
 //
 // Whoever opens more streams than it was told it may, resets them as fast as it opens them, or takes nothing of what it is sent,
-// costs a bounded amount of memory and is then sent away.
+// costs a bounded amount of memory.
 type h2conn struct {
 	server *Server
 	lane   *lane // that it was until now
@@ -435,10 +435,7 @@ func (c *h2conn) headers(f *http2.MetaHeadersFrame) error {
 	if f.HasPriority() && f.Priority.StreamDep == id {
 		return wrong
 	}
-	if c.handlers >= h2Streams {
-		if c.handlers >= 4*h2Streams { // only who resets streams all the time comes here
-			return http2.ConnectionError(http2.ErrCodeEnhanceYourCalm)
-		}
+	if c.handlers >= h2Streams { // also those of streams that were reset, so that this bounds what who does nothing else can cost
 		wrong.Code = http2.ErrCodeRefusedStream
 		return wrong
 	}
