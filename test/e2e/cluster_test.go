@@ -122,6 +122,21 @@ func within(t *testing.T, limit time.Duration, what string, ok func() bool) time
 	return time.Since(begin)
 }
 
+// tellWhatTheySay tells, of a test that failed, how the pods of services stand and what they have said last.
+func tellWhatTheySay(t *testing.T, services ...string) {
+	if !t.Failed() {
+		return
+	}
+	commands := [][]string{{"get", "pods,revisions.serving.knative.dev", "-o", "wide"}}
+	for _, s := range services {
+		commands = append(commands, []string{"logs", "-l", "serving.knative.dev/service=" + s, "-c", s, "--prefix", "--tail=40"})
+	}
+	for _, args := range commands {
+		out, err := tryKubectl(t, nil, args...)
+		t.Logf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
 // service is a Knative service.
 type service struct {
 	name string

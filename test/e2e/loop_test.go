@@ -59,6 +59,7 @@ steps:
 // canary by a split of the traffic of the model's own service, and promoted. Each of these changes leads back to the alert. Then somebody brings out a bad one by hand, past the gate: it is taken back.
 func TestLoop(t *testing.T) {
 	withComponents(t, "pinned")
+	t.Cleanup(func() { tellWhatTheySay(t, "feedback", "pipeline", "predict") })
 	p, c := predict(t), client(t, false)
 	r := deployReceiver(t, `
 apiVersion: eventing.knative.dev/v1
