@@ -237,7 +237,7 @@ $(TOOLS)/golangci-lint: tool.mod
 define peer
 @mkdir -p $(@D); rm -f $(@D)/.failed
 @if ( $(1) ) > $(@D)/install.log 2>&1; then touch $@; \
-else tail -n 1 $(@D)/install.log > $(@D)/.failed; echo "SKIPPED: the peer $(notdir $(@D)) can't be installed: $$(cat $(@D)/.failed)" >&2; fi
+else grep . $(@D)/install.log | tail -n 1 > $(@D)/.failed; echo "SKIPPED: the peer $(notdir $(@D)) can't be installed: $$(cat $(@D)/.failed)" >&2; fi
 endef
 
 $(PEERS)/node/.done: test/bench/peers/package.json test/bench/peers/package-lock.json

@@ -79,9 +79,6 @@ func exchangeOf(ctx context.Context) *exchange {
 
 // exchange has a request handled.
 func (s *Server) exchange(ctx context.Context, begin time.Time, w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 2 {
-		takeStack(0)
-	}
 	x := &exchange{ResponseWriter: w, server: s, begin: begin, limit: int64(s.config.MaxBody), base: ctx}
 	s.active.Add(1)
 	var from trace.SpanContext

@@ -541,6 +541,31 @@ func TestH2HostilePeers(t *testing.T) {
 	}
 }
 
+// Who has read a part of a body learns that the rest will not come, also if it had come already.
+func TestH2ResetInTheMiddleOfABody(t *testing.T) {
+	var mux http.ServeMux
+	reading, reset, read := make(chan struct{}), make(chan struct{}), make(chan error)
+	mux.HandleFunc("POST /read", func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadFull(r.Body, make([]byte, 3))
+		close(reading)
+		<-reset
+		_, err := io.ReadAll(r.Body)
+		read <- err
+	})
+	s := run(t, nil, &mux)
+	p := newH2peer(t, s.addr)
+	p.ask(1, "POST", "/read", false)
+	p.must(p.framer.WriteData(1, true, []byte("abcdef")))
+	<-reading
+	p.must(p.framer.WriteRSTStream(1, http2.ErrCodeCancel))
+	p.must(p.framer.WritePing(false, [8]byte{1}))
+	p.until("that it has read the reset", func(f http2.Frame) bool { return f.Header().Type == http2.FramePing })
+	close(reset)
+	if err := <-read; err == nil {
+		t.Error("a part of the body was taken for all of it")
+	}
+}
+
 // A process that is told to end answers what it has begun, and has later requests asked elsewhere.
 func TestH2Drains(t *testing.T) {
 	var mux http.ServeMux

@@ -578,6 +578,7 @@ func (c *h2conn) begin(st *h2stream) {
 
 // work handles streams, one after the other.
 func (c *h2conn) work(st *h2stream) {
+	takeStack(0)
 	next := make(chan *h2stream, 1)
 	for ok := true; ok; {
 		st.handle()
@@ -600,10 +601,10 @@ func (c *h2conn) lose(st *h2stream, cause error) {
 		c.unbegun = slices.Delete(c.unbegun, i, i+1)
 		c.handlers--
 	}
-	for _, part := range st.parts {
-		c.give(int64(len(part)))
+	if len(st.parts) > 0 { // who reads on must not take what there was for all of it
+		st.whole = false
 	}
-	st.parts = nil
+	st.drop()
 	st.cancel()
 	st.changed.Broadcast()
 	c.idle()
@@ -619,10 +620,7 @@ func (c *h2conn) done(st *h2stream) {
 		}
 		st.lost = http.ErrHandlerTimeout // whoever touches it now is late
 		delete(c.streams, st.id)
-		for _, part := range st.parts {
-			c.give(int64(len(part)))
-		}
-		st.parts = nil
+		st.drop()
 		c.idle()
 	}
 	st.cancel()

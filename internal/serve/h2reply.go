@@ -15,32 +15,19 @@ import (
 
 // h2reply is the answer of a stream, as net/http would send it. Interim answers of the handler (1xx) are not sent.
 type h2reply struct {
+	draft
 	stream  *h2stream
-	begun   time.Time
-	header  http.Header
 	instead int // status that is answered without asking anybody
 
-	status int // 0 until WriteHeader
 	fields []hpack.HeaderField
-	length int64 // of the body, as the handler says; -1: it does not
-	got    int64 // bytes of the body that the handler has written
-	body   []byte
-	typed  bool // the handler says of which type the body is, or it is encoded
-	sized  bool // and how long
-	headed bool // the header is out
-	over   bool // the handler has returned
+	body   []byte // written while the header is not out
+	headed bool   // the header is out
+	over   bool   // the handler has returned
 	failed error
 }
 
 // h2Buffered is how much of a body is kept until there is more, or the handler is done.
 const h2Buffered = 4 << 10
-
-func (w *h2reply) open(st *h2stream, now time.Time) {
-	w.stream, w.begun, w.header, w.length = st, now, make(http.Header, 4), -1
-}
-
-// Header gives the header of the answer. What is changed once it has begun has no effect, but for trailers.
-func (w *h2reply) Header() http.Header { return w.header }
 
 // lower are the names of headers as HTTP/2 has them.
 var lower = func() map[string]string {
@@ -76,44 +63,29 @@ func field(name, value string) hpack.HeaderField {
 	return hpack.HeaderField{Name: name, Value: value, Sensitive: !repeated(name)}
 }
 
+// appendFields adds a header of the handler's, as far as HTTP/2 can have it.
+func appendFields(fields []hpack.HeaderField, name string, values []string) []hpack.HeaderField {
+	l, ok := lowered(name)
+	for _, value := range values {
+		if ok && httpguts.ValidHeaderFieldValue(value) {
+			fields = append(fields, field(l, value))
+		}
+	}
+	return fields
+}
+
 // WriteHeader begins the answer.
 func (w *h2reply) WriteHeader(status int) {
-	if status < 100 || status > 999 {
-		panic("serve: status " + strconv.Itoa(status)) // as net/http does
-	}
-	if w.status != 0 || status < http.StatusOK {
+	if !w.begin(status) {
 		return
 	}
-	w.status = status
 	w.fields = append(make([]hpack.HeaderField, 0, 12), hpack.HeaderField{Name: ":status", Value: statusText(status)})
-	dated := false
 	for name, values := range w.header {
-		switch name {
-		case "Content-Length":
-			if len(values) == 1 {
-				if n, err := strconv.ParseInt(values[0], 10, 64); err == nil && n >= 0 {
-					w.length, w.sized = n, true
-				}
-			}
-			if !w.sized {
-				continue
-			}
-		case "Date":
-			dated = true
-		case "Content-Type", "Content-Encoding":
-			w.typed = true
-		}
-		l, ok := lowered(name)
-		if !ok {
-			continue
-		}
-		for _, value := range values {
-			if httpguts.ValidHeaderFieldValue(value) {
-				w.fields = append(w.fields, field(l, value))
-			}
+		if name != "Content-Length" || w.length >= 0 {
+			w.fields = appendFields(w.fields, name, values)
 		}
 	}
-	if !dated {
+	if !w.dated {
 		w.fields = append(w.fields, field("date", date(w.begun)))
 	}
 }
@@ -125,27 +97,17 @@ func statusText(status int) string {
 	return strconv.Itoa(status)
 }
 
-// bodyless tells whether the answer can't have a body.
-func (w *h2reply) bodyless() bool {
-	return w.status == http.StatusNoContent || w.status == http.StatusNotModified
-}
-
 // Write writes a part of the body.
 func (w *h2reply) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	switch {
-	case w.over:
+	if w.over {
 		return 0, http.ErrHandlerTimeout // it is late
-	case len(p) == 0:
-		return 0, nil
-	case w.bodyless():
-		return 0, http.ErrBodyNotAllowed
-	case w.length >= 0 && w.got+int64(len(p)) > w.length:
-		return 0, http.ErrContentLength
 	}
-	w.got += int64(len(p))
+	if err := w.take(len(p)); err != nil || len(p) == 0 {
+		return 0, err
+	}
 	if !w.headed && len(w.body)+len(p) <= h2Buffered {
 		w.body = append(w.body, p...)
 		return len(p), nil
@@ -176,7 +138,7 @@ func (w *h2reply) send(p []byte, whole, last bool) {
 		if !w.typed && len(first) > 0 && !w.bodyless() {
 			w.fields = append(w.fields, field("content-type", http.DetectContentType(first)))
 		}
-		if whole && !w.sized && !w.bodyless() && (w.got > 0 || !head) {
+		if whole && w.length < 0 && !w.bodyless() && (w.got > 0 || !head) {
 			w.fields = append(w.fields, field("content-length", strconv.FormatInt(w.got, 10)))
 		}
 		ended := last && (head || len(w.body)+len(p) == 0)
@@ -279,14 +241,8 @@ func (c *h2conn) say100(st *h2stream) {
 // trailers are those that the handler has set: announced by Trailer, or with http.TrailerPrefix.
 func (w *h2reply) trailers() (fields []hpack.HeaderField) {
 	add := func(name string, values []string) {
-		l, ok := lowered(name)
-		if !ok || !httpguts.ValidTrailerHeader(name) {
-			return
-		}
-		for _, value := range values {
-			if httpguts.ValidHeaderFieldValue(value) {
-				fields = append(fields, field(l, value))
-			}
+		if httpguts.ValidTrailerHeader(name) {
+			fields = appendFields(fields, name, values)
 		}
 	}
 	for name, values := range w.header {
@@ -347,24 +303,10 @@ func (w *h2reply) FlushError() error {
 func (w *h2reply) Flush() { _ = w.FlushError() }
 
 // SetReadDeadline bounds reading of the body.
-func (w *h2reply) SetReadDeadline(t time.Time) error {
-	c := w.stream.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	w.stream.readBy = t
-	w.stream.changed.Broadcast()
-	return nil
-}
+func (w *h2reply) SetReadDeadline(t time.Time) error { return w.stream.bound(&w.stream.readBy, t) }
 
 // SetWriteDeadline bounds sending.
-func (w *h2reply) SetWriteDeadline(t time.Time) error {
-	c := w.stream.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	w.stream.writeBy = t
-	w.stream.changed.Broadcast()
-	return nil
-}
+func (w *h2reply) SetWriteDeadline(t time.Time) error { return w.stream.bound(&w.stream.writeBy, t) }
 
 // EnableFullDuplex is how it is anyway.
 func (w *h2reply) EnableFullDuplex() error { return nil }

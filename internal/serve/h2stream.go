@@ -165,7 +165,7 @@ func (st *h2stream) handle() {
 	begin := time.Now()
 	st.writeBy = begin.Add(s.http.WriteTimeout)
 	w := &st.reply
-	w.open(st, begin)
+	w.draft, w.stream = newDraft(begin), st
 	defer func() {
 		cause := recover()
 		if cause != nil && cause != http.ErrAbortHandler { //nolint:errorlint // a panic's value, compared as net/http does
@@ -209,6 +209,23 @@ func (st *h2stream) wait(by time.Time) bool {
 	}
 	st.changed.Wait()
 	return true
+}
+
+// bound moves a deadline.
+func (st *h2stream) bound(by *time.Time, t time.Time) error {
+	st.conn.mu.Lock()
+	defer st.conn.mu.Unlock()
+	*by = t
+	st.changed.Broadcast()
+	return nil
+}
+
+// drop lets go of what was not read of the body; the caller holds the connection's mu.
+func (st *h2stream) drop() {
+	for _, part := range st.parts {
+		st.conn.give(int64(len(part)))
+	}
+	st.parts = nil
 }
 
 // h2body is the body of a stream's request.
@@ -268,10 +285,7 @@ func (b *h2body) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b.closed = true
-	for _, part := range b.parts {
-		c.give(int64(len(part)))
-	}
-	b.parts = nil
+	(*h2stream)(b).drop()
 	b.changed.Broadcast()
 	return nil
 }

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -14,17 +15,12 @@ import (
 // reply is the answer to a plain request, as net/http would send it: with a Content-Length if the
 // handler gives one or writes little, else in chunks. Interim answers (1xx) are not sent.
 type reply struct {
+	draft
 	conn     *conn
 	draining *atomic.Bool
-	begun    time.Time
-	header   http.Header
-	status   int   // 0 until WriteHeader
-	length   int64 // of the body, as the handler says; -1: it does not
-	got      int64 // bytes of the body that the handler has written
-	closing  bool  // the connection ends with it
-	headed   bool  // the head is complete
+	closing  bool // the connection ends with it
+	headed   bool // the head is complete
 	chunked  bool
-	typed    bool  // the handler says of which type the body is, or it is encoded
 	wrong    bool  // the handler has written more than it said
 	failed   error // of sending
 
@@ -36,21 +32,14 @@ type reply struct {
 const besideMost = 32 << 10
 
 func newReply(l *lane, now time.Time, closing bool) *reply {
-	return &reply{conn: l.conn, draining: &l.lanes.draining, begun: now, header: make(http.Header, 4), length: -1, closing: closing, head: l.head[:0], body: l.body[:0]}
+	return &reply{draft: newDraft(now), conn: l.conn, draining: &l.lanes.draining, closing: closing, head: l.head[:0], body: l.body[:0]}
 }
-
-// Header gives the header of the answer. What is changed once it has begun has no effect.
-func (w *reply) Header() http.Header { return w.header }
 
 // WriteHeader begins the answer.
 func (w *reply) WriteHeader(status int) {
-	if status < 100 || status > 999 {
-		panic("serve: status " + strconv.Itoa(status)) // as net/http does
-	}
-	if w.status != 0 || status < http.StatusOK {
+	if !w.begin(status) {
 		return
 	}
-	w.status = status
 	w.head = append(w.head, "HTTP/1.1 "...)
 	w.head = strconv.AppendInt(w.head, int64(status), 10)
 	text := http.StatusText(status)
@@ -64,26 +53,14 @@ func (w *reply) WriteHeader(status int) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	dated := false
 	for _, name := range names {
 		values := w.header[name]
 		switch name {
-		case "Content-Length":
-			if len(values) == 1 {
-				if n, err := strconv.ParseInt(values[0], 10, 64); err == nil && n >= 0 {
-					w.length = n
-				}
-			}
-			continue // it is for finish to say
-		case "Transfer-Encoding", "Trailer":
+		case "Content-Length", "Transfer-Encoding", "Trailer": // it is for finish to say
 			continue
 		case "Connection":
 			w.closing = w.closing || httpguts.HeaderValuesContainsToken(values, "close")
 			continue
-		case "Date":
-			dated = true
-		case "Content-Type", "Content-Encoding":
-			w.typed = true
 		}
 		if !httpguts.ValidHeaderFieldName(name) {
 			continue
@@ -92,7 +69,7 @@ func (w *reply) WriteHeader(status int) {
 			w.line(name, plainValue.Replace(value))
 		}
 	}
-	if !dated {
+	if !w.dated {
 		w.line("Date", date(w.begun))
 	}
 }
@@ -104,26 +81,15 @@ func (w *reply) line(name, value string) {
 	w.head = append(append(append(append(w.head, name...), ": "...), value...), "\r\n"...)
 }
 
-// bodyless tells whether the answer can't have a body.
-func (w *reply) bodyless() bool {
-	return w.status == http.StatusNoContent || w.status == http.StatusNotModified
-}
-
 // Write writes a part of the body.
 func (w *reply) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	switch {
-	case len(p) == 0:
-		return 0, nil
-	case w.bodyless():
-		return 0, http.ErrBodyNotAllowed
-	case w.length >= 0 && w.got+int64(len(p)) > w.length:
-		w.wrong = true
-		return 0, http.ErrContentLength
+	if err := w.take(len(p)); err != nil || len(p) == 0 {
+		w.wrong = w.wrong || errors.Is(err, http.ErrContentLength)
+		return 0, err
 	}
-	w.got += int64(len(p))
 	if !w.headed {
 		if w.length < 0 && len(w.body)+len(p) <= bufferedMost {
 			w.body = append(w.body, p...)

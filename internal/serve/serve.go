@@ -162,6 +162,9 @@ func (s *Server) shutdown(ctx context.Context, limit time.Duration) error {
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 2 {
+		takeStack(0)
+	}
 	s.serve(r.Context(), time.Now(), w, r)
 }
 
