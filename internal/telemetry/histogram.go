@@ -121,13 +121,13 @@ func (h *histogram) record(ctx context.Context, value float64, options []metric.
 	s := h.of(&of)
 	at, _ := slices.BinarySearch(h.bounds, value)
 	b := &s.buckets[at]
-	b.n.Add(1)
 	for {
 		old := s.sum.Load()
 		if s.sum.CompareAndSwap(old, math.Float64bits(math.Float64frombits(old)+value)) {
 			break
 		}
 	}
+	b.n.Add(1) // last: who sees the count sees the value in the sum
 	if sampled(ctx) {
 		sc := trace.SpanContextFromContext(ctx)
 		id, span := sc.TraceID(), sc.SpanID()
@@ -163,10 +163,10 @@ func (h *histogram) of(attributes *attribute.Set) *series {
 	return s.(*series)
 }
 
-// point gives what was counted since the beginning. What is recorded meanwhile may be in the one number and not yet in the other.
+// point gives what was counted since the beginning. What is recorded meanwhile may be in the sum and not yet in the count.
 func (s *series) point(bounds []float64) metricdata.HistogramDataPoint[float64] {
 	p := metricdata.HistogramDataPoint[float64]{
-		Attributes: s.attributes, Bounds: bounds, BucketCounts: make([]uint64, len(s.buckets)), Sum: math.Float64frombits(s.sum.Load()),
+		Attributes: s.attributes, Bounds: bounds, BucketCounts: make([]uint64, len(s.buckets)),
 	}
 	for i := range s.buckets {
 		p.BucketCounts[i] = s.buckets[i].n.Load()
@@ -175,6 +175,7 @@ func (s *series) point(bounds []float64) metricdata.HistogramDataPoint[float64] 
 			p.Exemplars = append(p.Exemplars, *e)
 		}
 	}
+	p.Sum = math.Float64frombits(s.sum.Load()) // after the counts
 	return p
 }
 
@@ -230,10 +231,10 @@ func (d *differences) Produce(context.Context) ([]metricdata.ScopeMetrics, error
 	since := d.last
 	return d.of.produce(metricdata.DeltaTemporality, func(s *series, p *metricdata.HistogramDataPoint[float64], now time.Time) bool {
 		was := d.was[s]
-		d.was[s], d.last = *p, now
-		if p.Count == was.Count {
-			return false
+		if d.last = now; p.Count == was.Count {
+			return false // and what is in the sum already is for the next time
 		}
+		d.was[s] = *p
 		p.BucketCounts = slices.Clone(p.BucketCounts)
 		for i := range was.BucketCounts {
 			p.BucketCounts[i] -= was.BucketCounts[i]
