@@ -3,6 +3,7 @@
 #
 #   deploy.sh render     print the manifests of OVERLAY and COMPONENTS, images still to be built
 #   deploy.sh deploy     build the images, apply all, wait; with OVERLAY=dev also push the flights model and ask it
+#   deploy.sh why        tell what is not ready, and the reason that the cluster gives
 #   deploy.sh undeploy   delete all of it, the namespace and the claims with everything in them included
 #
 # From the environment:
@@ -65,6 +66,33 @@ ask() {
 	curl -sS --max-time 60 -X "$method" "${to[@]}" "$@" "$base$path"
 }
 
+# why tells which nodes, services and pods are not as they should be, in a line each, and what is last in the logs of
+# such pods.
+why() {
+	local each='{{range .items}}{{$o := printf "%s %s" .kind .metadata.name}}{{range .status.conditions}}'
+	local tell='{{$o}}: {{.type}} is {{.status}}{{with .reason}}, {{.}}{{end}}{{with .message}}: {{.}}{{end}}{{"\n"}}'
+	local pod container
+	# A node ought to be Ready and nothing else, such as DiskPressure, for which it takes no pods.
+	kubectl get nodes -o go-template="$each"'{{if eq (eq .type "Ready") (ne .status "True")}}'"$tell{{end}}{{end}}{{end}}" || true
+	k get brokers,triggers,ksvc,revisions.serving.knative.dev,pods -o go-template="$each"'{{if and (eq .type "Ready") (ne .status "True")}}'"$tell{{end}}{{end}}{{end}}" || true
+	# Knative's own container asks ours whether it is ready; what keeps it from that stands in our log.
+	k get pods -o go-template='{{range .items}}{{$p := .}}{{range .status.conditions}}{{if and (eq .type "Ready") (ne .status "True")}}{{range $p.spec.containers}}{{if ne .name "queue-proxy"}}{{$p.metadata.name}} {{.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}{{end}}' |
+		while read -r pod container; do
+			printf '%s of pod %s:\n' "$container" "$pod"
+			k logs "$pod" -c "$container" --tail=5 </dev/null || true
+		done
+}
+
+# ready WHAT...: wait until that is so, and tell why where it does not become so.
+ready() {
+	k wait --for=condition=Ready "$@" && return
+	{
+		printf '\nNot all of %s is ready:\n\n' "$NAMESPACE"
+		why
+	} >&2
+	return 1
+}
+
 deploy() {
 	local url host
 	kubectl create namespace "$NAMESPACE" --dry-run=client -o yaml | kubectl apply -f - >/dev/null
@@ -76,9 +104,9 @@ deploy() {
 	[ "$OVERLAY" != dev ] || k rollout status deployment/redis deployment/s3 --timeout=3m
 	case " $COMPONENTS " in *" collector "*) k rollout status deployment/collector daemonset/collector-logs --timeout=3m ;; esac
 	# The binding gives the services a variable, which makes new revisions of those that came before it.
-	k wait --for=condition=Ready broker/pilotlight sinkbinding/functions-to-broker jobsink/steps --timeout=3m
-	k wait --for=condition=Ready ksvc/predict ksvc/features ksvc/deadletter ksvc/feedback ksvc/gateway ksvc/pipeline --timeout=5m
-	k wait --for=condition=Ready triggers --all --timeout=3m
+	ready broker/pilotlight sinkbinding/functions-to-broker jobsink/steps --timeout=3m
+	ready ksvc/predict ksvc/features ksvc/deadletter ksvc/feedback ksvc/gateway ksvc/pipeline --timeout=5m
+	ready triggers --all --timeout=3m
 	[ "$OVERLAY" = dev ] || return 0
 
 	url=$(k get ksvc predict -o 'jsonpath={.status.url}') host=${url#*://}
@@ -108,7 +136,7 @@ undeploy() {
 }
 
 case ${1-} in
-render | deploy) "$1" ;;
+render | deploy | why) "$1" ;;
 undeploy) undeploy ;;
 *)
 	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2

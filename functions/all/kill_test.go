@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 func spawn(t *testing.T, data string, environ ...string) (url string, kill func()) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(append(os.Environ(), environ...), childVariable+"=1", "PORT=0", "DATA_DIR="+data, "MODEL_CACHE_DIR="+data+"/cache", "ORT_LIB="+onnxtest.Library(t))
+	cmd.Env = append(append(os.Environ(), environ...), childVariable+"=1", "PORT=0", "DATA_DIR="+data, "TMPDIR="+t.TempDir(), "MODEL_CACHE_DIR="+data+"/cache", "ORT_LIB="+onnxtest.Library(t))
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -71,7 +71,7 @@ func start(t testing.TB, environ ...string) *server {
 	}
 	data, seed := t.TempDir(), filepath.Join(root, "examples/flights")
 	cmd := exec.CommandContext(t.Context(), path)
-	cmd.Env = append(append(os.Environ(), "PORT=0", "DATA_DIR="+data, "SEED="+seed, "MODEL_CACHE_DIR="+filepath.Join(data, "cache"),
+	cmd.Env = append(append(os.Environ(), "PORT=0", "DATA_DIR="+data, "TMPDIR="+t.TempDir(), "SEED="+seed, "MODEL_CACHE_DIR="+filepath.Join(data, "cache"),
 		"LOG_LEVEL=INFO", "TICKS=off", "ALERT_EVERY=1ms", "PAYLOAD_EVERY=50ms", "TRACES_EVERY=50ms"), environ...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second

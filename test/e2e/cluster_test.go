@@ -34,11 +34,14 @@ import (
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 )
 
-const root = "../.."
+const (
+	root   = "../.."
+	prefix = "pilotlight-e2e-" // of the namespaces of runs
+)
 
 // namespace is a new one for each run, unless E2E_NAMESPACE names one that is kept.
 var (
-	namespace = "pilotlight-e2e-" + strings.ToLower(rand.Text()[:6])
+	namespace = prefix + strings.ToLower(rand.Text()[:6])
 	deployed  []byte // what make deploy printed
 )
 
@@ -50,6 +53,13 @@ func run(m *testing.M) int {
 	keep := false
 	if n := os.Getenv("E2E_NAMESPACE"); n != "" {
 		namespace, keep = n, true
+	}
+	if out, err := exec.CommandContext(context.Background(), "kubectl", "get", "namespaces", "-o", "name").Output(); err == nil {
+		for n := range strings.FieldsSeq(string(out)) {
+			if n = strings.TrimPrefix(n, "namespace/"); n != namespace && strings.HasPrefix(n, prefix) {
+				fmt.Printf("namespace %s of another run holds a part of the processors: delete it, unless that run goes on\n", n)
+			}
+		}
 	}
 	begin := time.Now()
 	out, err := target("deploy", "OVERLAY=dev", "COMPONENTS=")

@@ -442,6 +442,16 @@ func TestWrongConfiguration(t *testing.T) {
 				}
 				return false
 			})
+			within(t, time.Minute, "deploy.sh why tells it too", func() bool {
+				why := exec.CommandContext(t.Context(), root+"/knative/deploy.sh", "why")
+				why.Env = append(os.Environ(), "NAMESPACE="+namespace)
+				out, err := why.Output()
+				if err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				said := strings.ReplaceAll(string(out), `\"`, `"`) // in a log it is JSON
+				return strings.Contains(said, "Pod "+s.name+"-") && strings.Contains(said, strings.ReplaceAll(test.reason, `\"`, `"`))
+			})
 		})
 	}
 	if n := get[servingv1.Service](t, "ksvc", s.name).Status.LatestReadyRevisionName; n != good {

@@ -94,7 +94,7 @@ func newMachine(t *testing.T, program, relay string) *machine {
 	}
 	dir := t.TempDir()
 	m := &machine{t: t, program: program, url: fmt.Sprintf("http://127.0.0.1:%d", port), environ: append(
-		os.Environ(), fmt.Sprintf("PORT=%d", port), "DATA_DIR="+dir, "MODEL_CACHE_DIR="+filepath.Join(dir, "cache"), "ORT_LIB="+onnxtest.Library(t), "LOG_LEVEL=ERROR",
+		os.Environ(), fmt.Sprintf("PORT=%d", port), "DATA_DIR="+dir, "TMPDIR="+t.TempDir(), "MODEL_CACHE_DIR="+filepath.Join(dir, "cache"), "ORT_LIB="+onnxtest.Library(t), "LOG_LEVEL=ERROR",
 		"TICKS=off", "PAYLOAD_EVERY=50ms", "PIPELINE_LEASE=2s")}
 	if relay != "" {
 		const trigger = `{apiVersion: eventing.knative.dev/v1, kind: Trigger, metadata: {name: again}, spec: {broker: pilotlight, subscriber: {uri: %s}}}`

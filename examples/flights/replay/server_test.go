@@ -439,7 +439,7 @@ func startAll(t *testing.T, environ ...string) (base string) {
 		}
 	}
 	cmd := exec.CommandContext(t.Context(), program)
-	cmd.Env = append(append(os.Environ(), environ...), "PORT=0", "SEED="+seed, "MODEL_CACHE_DIR="+filepath.Join(dir, "cache"), "ORT_LIB="+onnxtest.Library(t))
+	cmd.Env = append(append(os.Environ(), environ...), "PORT=0", "SEED="+seed, "TMPDIR="+t.TempDir(), "MODEL_CACHE_DIR="+filepath.Join(dir, "cache"), "ORT_LIB="+onnxtest.Library(t))
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
