@@ -31,8 +31,12 @@ import (
 // what was used longest ago, never a file that is being read. A file appears in
 // it whole, by rename, so processes may share the folder. One that this process
 // did not write itself is checked before its first use.
+//
+// Of a bucket that is a folder of the same disk nothing is copied: a file is
+// mapped where it lies, and checked each time.
 type Artifacts struct {
 	blob   store.Blob
+	near   store.Filed // the bucket, if it is on the disk of dir
 	dir    string
 	budget int64
 	parts  int // ranged reads under way at once for one file
@@ -83,6 +87,9 @@ func openArtifacts(blob store.Blob, dir string, budget int64, parts int, log *sl
 	}
 	if err := os.MkdirAll(a.tmp(), 0o755); err != nil {
 		return nil, fault.Wrap(fault.Unavailable, err, "the model cache folder %s can't be made", dir)
+	}
+	if f, ok := blob.(store.Filed); ok && sameDisk(f.Path(""), dir) {
+		a.near = f
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -167,7 +174,11 @@ func (a *Artifacts) Open(ctx context.Context, d Digest, size int64) (data []byte
 	}
 	m, first := a.join(d)
 	if first {
-		m.data, m.err = a.fetch(ctx, d, size)
+		if m.data = a.lies(d, size); m.data != nil {
+			m.kept = true // where it is
+		} else {
+			m.data, m.err = a.fetch(ctx, d, size)
+		}
 		close(m.ready)
 	}
 	select {
@@ -281,6 +292,24 @@ func (a *Artifacts) leave(d Digest, m *fetched) {
 	if m.data != nil {
 		unmap(m.data)
 	}
+}
+
+// lies maps an artifact of a bucket that is on the disk of the cache, and checks
+// it. It gives nil where it can't, and fetch tells why it is not there or not what
+// it should be.
+func (a *Artifacts) lies(d Digest, size int64) []byte {
+	if a.near == nil {
+		return nil
+	}
+	data, err := mapFile(a.near.Path(d.key()))
+	if err != nil {
+		return nil
+	}
+	if sum := sha256.Sum256(data); int64(len(data)) != size || newDigest(sum[:]) != d {
+		unmap(data)
+		return nil
+	}
+	return data
 }
 
 // fetch brings one artifact from the bucket into memory: ranged reads in
@@ -401,6 +430,22 @@ func (a *Artifacts) place(f *os.File, d Digest, size int64) error {
 // close waits for files on their way to disk.
 func (a *Artifacts) close() { a.writes.Wait() }
 
+// sameDisk tells whether two folders are of one file system.
+func sameDisk(x, y string) bool {
+	a, b := status(x), status(y)
+	return a != nil && b != nil && a.Dev == b.Dev
+}
+
+// status is what the system tells of a file; nil where it does not.
+func status(path string) *syscall.Stat_t {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil
+	}
+	stat, _ := info.Sys().(*syscall.Stat_t)
+	return stat
+}
+
 func diskError(err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
 		return fault.Wrap(fault.Unavailable, err, "the disk of the model cache is full")
@@ -466,7 +511,9 @@ func (a *Artifacts) keep(ctx context.Context, u *Upload) error {
 	if _, err := a.blob.Put(ctx, u.Digest.key(), u.file, u.Size, store.Condition{}); err != nil {
 		return fmt.Errorf("store artifact %s: %w", u.Digest, err)
 	}
-	// The cache is a convenience here: without room the first request fetches.
-	_ = a.place(u.file, u.Digest, u.Size)
+	if a.near == nil {
+		// The cache is a convenience here: without room the first request fetches.
+		_ = a.place(u.file, u.Digest, u.Size)
+	}
 	return nil
 }

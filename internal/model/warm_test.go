@@ -20,6 +20,7 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/engine"
 	"github.com/pilotlight-ml/pilotlight/internal/fault"
 	"github.com/pilotlight-ml/pilotlight/internal/store"
+	"github.com/pilotlight-ml/pilotlight/internal/store/diskstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/memstore"
 	"github.com/pilotlight-ml/pilotlight/internal/store/s3store"
 	"github.com/pilotlight-ml/pilotlight/internal/telemetry"
@@ -494,6 +495,78 @@ func TestAFileDamagedOnDiskIsFetchedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	use(t, r, m)
+}
+
+func openFolder(t *testing.T, dir string) store.Blob {
+	t.Helper()
+	b, err := diskstore.OpenBlob(t.Context(), &url.URL{Scheme: "file", Path: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+func TestABucketOnTheSameDiskIsNotCopied(t *testing.T) {
+	dir, c := t.TempDir(), testConfig(t)
+	blob := openFolder(t, dir)
+	r := openTestRegistry(t, blob, c)
+	content := "ok " + strings.Repeat("a model ", 10_000)
+	m := pushText(t, r, "m", content)
+	use(t, r, m)
+	noFiles(t, c.CacheDir)
+
+	data, release, err := r.artifacts.Open(t.Context(), m.Digest, m.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A loader goes on, whatever becomes of the object meanwhile.
+	for _, test := range []struct{ name, content, err string }{
+		{"one letter", strings.Replace(content, "a model", "a m0del", 1), "was refused: its content in the bucket has the digest sha256:"},
+		{"truncated", content[:len(content)-1], "truncated"},
+		{"empty", "", "truncated"},
+		{"deleted", "", "missing in the bucket"},
+	} {
+		if test.name == "deleted" {
+			err = blob.Delete(t.Context(), m.Digest.key())
+		} else {
+			_, err = blob.Put(t.Context(), m.Digest.key(), strings.NewReader(test.content), int64(len(test.content)), store.Condition{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(data) != content {
+			t.Fatalf("%s: the loader of before sees it", test.name)
+		}
+		if _, _, err := openTestRegistry(t, blob, testConfig(t)).artifacts.Open(t.Context(), m.Digest, m.Size); err == nil || !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%s: got %v, want %q", test.name, err, test.err)
+		}
+	}
+	release()
+}
+
+func TestABucketOnAnotherDiskIsCopied(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "pilotlight-model-")
+	if err != nil {
+		t.Skip("SKIPPED: there is no second disk here: ", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	c := testConfig(t)
+	if sameDisk(dir, c.CacheDir) {
+		t.Skip("SKIPPED: there is no second disk here")
+	}
+	r := openTestRegistry(t, openFolder(t, dir), c)
+	m := pushText(t, r, "m", "ok, a model")
+	if b, err := os.ReadFile(r.artifacts.path(m.Digest)); err != nil || string(b) != "ok, a model" {
+		t.Errorf("after the push the cache holds %q, %v", b, err)
+	}
+	fresh := testConfig(t)
+	r = openTestRegistry(t, openFolder(t, dir), fresh)
+	use(t, r, m)
+	r.artifacts.writes.Wait()
+	if b, err := os.ReadFile(r.artifacts.path(m.Digest)); err != nil || string(b) != "ok, a model" {
+		t.Errorf("after a load the cache holds %q, %v", b, err)
+	}
 }
 
 func TestDiskBudget(t *testing.T) {

@@ -118,6 +118,13 @@ type Blob interface {
 	Close() error
 }
 
+// Filed is what a Blob is too whose objects are files. Nobody changes such a file: a new version of an object is
+// another file, and one that was replaced or deleted can be read for as long as it is open or mapped.
+type Filed interface {
+	// Path tells where the file of an object is, whether there is one or not, and with "" in which folder all are.
+	Path(key string) string
+}
+
 // ReadAll reads an object that is known to be small.
 func ReadAll(ctx context.Context, b Blob, key string) ([]byte, Object, error) {
 	r, o, err := b.Get(ctx, key, 0, -1)

@@ -23,7 +23,10 @@ import (
 	"github.com/pilotlight-ml/pilotlight/internal/store"
 )
 
-var _ store.Blob = (*Blob)(nil)
+var (
+	_ store.Blob  = (*Blob)(nil)
+	_ store.Filed = (*Blob)(nil)
+)
 
 // Blob is a store.Blob in a folder. An object is written beside the others and
 // moved to its place under a lock that all processes on the folder share; the
@@ -338,6 +341,9 @@ func (b *Blob) names(dir string) (names []string, err error) {
 
 // Close lets go of the lock file.
 func (b *Blob) Close() error { return b.lock.Close() }
+
+// Path tells where the file of an object is.
+func (b *Blob) Path(key string) string { return b.path(key) }
 
 func (b *Blob) path(key string) string { return filepath.Join(b.root, filepath.FromSlash(key)) }
 
