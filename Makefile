@@ -14,6 +14,10 @@ DATA_DIR  ?= $(CURDIR)/.data
 LIB_NAME  := $(if $(filter Darwin,$(shell uname -s)),libonnxruntime.dylib,libonnxruntime.so)
 export ORT_LIB ?= $(ORT_DIR)/$(LIB_NAME)
 
+# gRPC's own pages of traces would be in every program, by templates that call methods by their names, for which the
+# linker keeps all methods there are (docs/adr/0036); ko.yaml says it for images.
+export GOFLAGS := $(strip $(GOFLAGS) -tags=grpcnotrace)
+
 # How images are built, and what for: ko puts one kodata folder into images for all platforms, so it is one at a time.
 # ko takes no base per image from the environment; .ko.yaml is ko.yaml with those of STATIC_BASEIMAGE.
 export KO_CONFIG_PATH := $(if $(STATIC_BASEIMAGE),.ko.yaml,ko.yaml)

@@ -219,7 +219,7 @@ func (b *bench) pin(ctx context.Context) (func(), error) {
 
 // build makes a program of the repository.
 func (b *bench) build(ctx context.Context, binary, pkg string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, pkg)
+	build := exec.CommandContext(ctx, "go", "build", "-tags=grpcnotrace", "-o", binary, pkg) // as the Makefile does
 	build.Dir = b.root
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
