@@ -306,6 +306,18 @@ func TestFewSessionsAreClosedAtOnce(t *testing.T) {
 	}
 }
 
+func TestWhatLoadingLeftIsGivenBack(t *testing.T) {
+	r, f, all := openWeighed(t, testConfig(t), 2)
+	for i, m := range all {
+		use(t, r, m)
+		eventually(t, func() bool { return f.trims.Load() == int64(i+1) })
+	}
+	time.Sleep(3 * quietAfter)
+	if n := f.trims.Load(); n != 2 {
+		t.Errorf("it was asked for %d times by two loads", n)
+	}
+}
+
 func TestASlowDiskHoldsLittleMemory(t *testing.T) {
 	blob := newMem()
 	push := openTestRegistry(t, blob, testConfig(t))

@@ -27,7 +27,7 @@ import (
 
 // Config says how much a process may keep and which models it holds from the start.
 type Config struct {
-	CacheDir  string        `env:"MODEL_CACHE_DIR" help:"Folder of the disk cache of artifacts; empty: 'pilotlight' in the user's cache folder or, without one, in the temporary folder."`
+	CacheDir  string        `env:"MODEL_CACHE_DIR" help:"Folder of the disk cache of artifacts, which stays empty while the bucket is a folder of the same file system; empty: 'pilotlight' in the user's cache folder or, without one, in the temporary folder."`
 	CacheSize env.Size      `env:"MODEL_CACHE_SIZE" default:"10GiB" help:"How much the disk cache may hold."`
 	Memory    env.Size      `env:"MODEL_MEMORY" default:"0" help:"How much memory warm sessions may take; 0: 60% of the container's limit or, without one, of the machine."`
 	Idle      time.Duration `env:"MODEL_IDLE" default:"15m" help:"How long a model may go unused before its memory is given back; 0: until others need it."`
@@ -136,6 +136,7 @@ type Warm struct {
 	tel       *instruments
 	optimizer *optimizer    // nil: no runtime here can
 	closers   chan struct{} // holds one for each session that is being closed
+	quiet     *time.Timer   // fires when none was made or closed for a while
 
 	mu      sync.Mutex
 	slots   map[slotKey]*slot
@@ -190,6 +191,11 @@ const reserveTimeout = 10 * time.Second
 // room of a hundred small ones, and each would take a thread, which Go never gives back.
 const closersMost = 4
 
+// quietAfter is how long none was made or closed before what that left behind is
+// given back: after a first small model 4 MB of 66. It takes some milliseconds, in
+// which runs wait for memory.
+const quietAfter = 100 * time.Millisecond
+
 // costsMost bounds how many measured costs are remembered.
 const costsMost = 10_000
 
@@ -221,6 +227,8 @@ func newWarm(c *Config, artifacts *Artifacts, formats []engine.Format, outbox *e
 			w.heap = h
 		}
 	}
+	w.quiet = time.AfterFunc(time.Hour, w.settle)
+	w.quiet.Stop()
 	return w
 }
 
@@ -438,6 +446,7 @@ func (w *Warm) Close() error {
 	}
 	w.mu.Unlock()
 	w.loads.Wait()
+	w.quiet.Stop()
 	w.artifacts.close()
 	return nil
 }
@@ -532,16 +541,12 @@ func (w *Warm) end(s *slot, why string) {
 		w.used -= s.cost
 		w.ending -= s.cost
 		w.done()
-		last := w.busy == 0
 		w.tell(0)
 		if s.gone != nil {
 			close(s.gone)
 		}
 		w.wake()
 		w.mu.Unlock()
-		if last && why != toMakeRoom && w.heap != nil {
-			w.heap.Trim() // nobody else is about to use it
-		}
 	})
 }
 
@@ -557,6 +562,18 @@ func (w *Warm) begin() uint64 {
 func (w *Warm) done() {
 	w.changes++
 	w.busy--
+	w.quiet.Reset(quietAfter)
+}
+
+// settle gives back what making and closing sessions has left behind, for which
+// nobody is about to have a use.
+func (w *Warm) settle() {
+	w.mu.Lock()
+	busy := w.busy > 0
+	w.mu.Unlock()
+	if !busy && w.heap != nil {
+		w.heap.Trim()
+	}
 }
 
 // count adds what callers used a slot to what is told to other instances; the
