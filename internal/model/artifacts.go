@@ -108,6 +108,7 @@ func openArtifacts(blob store.Blob, dir string, budget int64, parts int, log *sl
 		}
 	}
 	slices.SortFunc(old, func(x, y found) int { return x.at.Compare(y.at) })
+	a.tel.cacheBytes(0) // and may stay so
 	for _, f := range old {
 		a.insert(f.file)
 	}
