@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -235,10 +236,17 @@ func (b *bench) build(ctx context.Context, binary, pkg string) error {
 
 // install copies a program, as whoever unpacks an image does. Of a file as the linker leaves it some kernels map pages
 // of 2 MB, and the program takes 10 MB more and a tenth more time (docs/bench/README.md).
-func install(linked, program string) error {
-	b, err := os.ReadFile(linked)
+func install(linked, program string) (err error) {
+	in, err := os.Open(linked)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(program, b, 0o755)
+	defer in.Close()
+	out, err := os.OpenFile(program, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	// In pieces of 32 KiB: the system call that copies whole files would make large pages again.
+	_, err = io.Copy(struct{ io.Writer }{out}, struct{ io.Reader }{in})
+	return errors.Join(err, out.Close())
 }
