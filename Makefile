@@ -16,7 +16,7 @@ export ORT_LIB ?= $(ORT_DIR)/$(LIB_NAME)
 
 # gRPC's own pages of traces would be in every program, by templates that call methods by their names, for which the
 # linker keeps all methods there are (docs/adr/0036); ko.yaml says it for images.
-export GOFLAGS := $(strip $(GOFLAGS) -tags=grpcnotrace)
+export GOFLAGS := $(strip $(filter-out -tags=grpcnotrace,$(GOFLAGS)) -tags=grpcnotrace)
 
 # How images are built, and what for: ko puts one kodata folder into images for all platforms, so it is one at a time.
 # ko takes no base per image from the environment; .ko.yaml is ko.yaml with those of STATIC_BASEIMAGE.

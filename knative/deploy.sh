@@ -71,12 +71,13 @@ ask() {
 why() {
 	local each='{{range .items}}{{$o := printf "%s %s" .kind .metadata.name}}{{range .status.conditions}}'
 	local tell='{{$o}}: {{.type}} is {{.status}}{{with .reason}}, {{.}}{{end}}{{with .message}}: {{.}}{{end}}{{"\n"}}'
+	local unready='{{if and (eq .type "Ready") (ne .status "True") (ne (print .reason) "PodCompleted")}}'
 	local pod container
 	# A node ought to be Ready and nothing else, such as DiskPressure, for which it takes no pods.
 	kubectl get nodes -o go-template="$each"'{{if eq (eq .type "Ready") (ne .status "True")}}'"$tell{{end}}{{end}}{{end}}" || true
-	k get brokers,triggers,ksvc,revisions.serving.knative.dev,pods -o go-template="$each"'{{if and (eq .type "Ready") (ne .status "True")}}'"$tell{{end}}{{end}}{{end}}" || true
+	k get brokers,triggers,ksvc,revisions.serving.knative.dev,pods -o go-template="$each$unready$tell{{end}}{{end}}{{end}}" || true
 	# Knative's own container asks ours whether it is ready; what keeps it from that stands in our log.
-	k get pods -o go-template='{{range .items}}{{$p := .}}{{range .status.conditions}}{{if and (eq .type "Ready") (ne .status "True")}}{{range $p.spec.containers}}{{if ne .name "queue-proxy"}}{{$p.metadata.name}} {{.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}{{end}}' |
+	k get pods -o go-template='{{range .items}}{{$p := .}}{{range .status.conditions}}'"$unready"'{{range $p.spec.containers}}{{if ne .name "queue-proxy"}}{{$p.metadata.name}} {{.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}{{end}}' |
 		while read -r pod container; do
 			printf '%s of pod %s:\n' "$container" "$pod"
 			k logs "$pod" -c "$container" --tail=5 </dev/null || true

@@ -225,26 +225,36 @@ func (a *Artifacts) discard(f *file) {
 // read maps a claimed file into memory, and checks one that this process did not
 // write, once.
 func (a *Artifacts) read(f *file, size int64) ([]byte, error) {
-	data, err := mapFile(a.path(f.digest))
-	if err != nil {
-		return nil, err // gone, where another process shares the folder
-	}
+	path := a.path(f.digest)
 	a.mu.Lock()
 	verified := f.verified
 	a.mu.Unlock()
 	if verified {
-		return data, nil
+		return mapFile(path) // gone, where another process shares the folder
 	}
-	if sum := sha256.Sum256(data); int64(len(data)) != size || newDigest(sum[:]) != f.digest {
-		unmap(data)
-		return nil, errors.New("content does not match its digest")
+	data, err := mapChecked(path, f.digest, size)
+	if err != nil {
+		return nil, err
 	}
 	// The time tells the next start how lately the file was used.
 	now := time.Now()
-	_ = os.Chtimes(a.path(f.digest), now, now)
+	_ = os.Chtimes(path, now, now)
 	a.mu.Lock()
 	f.verified = true
 	a.mu.Unlock()
+	return data, nil
+}
+
+// mapChecked maps a file that must be this artifact.
+func mapChecked(path string, d Digest, size int64) ([]byte, error) {
+	data, err := mapFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(data); int64(len(data)) != size || newDigest(sum[:]) != d {
+		unmap(data)
+		return nil, errors.New("content does not match its digest")
+	}
 	return data, nil
 }
 
@@ -295,21 +305,13 @@ func (a *Artifacts) leave(d Digest, m *fetched) {
 	}
 }
 
-// lies maps an artifact of a bucket that is on the disk of the cache, and checks
-// it. It gives nil where it can't, and fetch tells why it is not there or not what
-// it should be.
+// lies maps an artifact of a bucket that is on the disk of the cache. It gives nil
+// where it can't, and fetch tells why it is not there or not what it should be.
 func (a *Artifacts) lies(d Digest, size int64) []byte {
 	if a.near == nil {
 		return nil
 	}
-	data, err := mapFile(a.near.Path(d.key()))
-	if err != nil {
-		return nil
-	}
-	if sum := sha256.Sum256(data); int64(len(data)) != size || newDigest(sum[:]) != d {
-		unmap(data)
-		return nil
-	}
+	data, _ := mapChecked(a.near.Path(d.key()), d, size)
 	return data
 }
 

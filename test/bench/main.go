@@ -236,7 +236,7 @@ func (b *bench) build(ctx context.Context, binary, pkg string) error {
 
 // install copies a program, as whoever unpacks an image does. Of a file as the linker leaves it some kernels map pages
 // of 2 MB, and the program takes 10 MB more and a tenth more time (docs/bench/README.md).
-func install(linked, program string) (err error) {
+func install(linked, program string) error {
 	in, err := os.Open(linked)
 	if err != nil {
 		return err

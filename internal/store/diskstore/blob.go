@@ -76,7 +76,7 @@ func (b *Blob) Get(ctx context.Context, key string, offset, length int64) (io.Re
 	if offset < 0 {
 		return nil, store.Object{}, fault.New(fault.Invalid, "key %q: an offset is not negative", key)
 	}
-	f, err := os.Open(b.path(key))
+	f, err := os.Open(b.Path(key))
 	if absent(err) {
 		return nil, store.Object{}, missing(key)
 	}
@@ -122,7 +122,7 @@ func (b *Blob) Put(ctx context.Context, key string, body io.ReadSeeker, size int
 	}
 	// Every folder above may be new, made by us or by a neighbour that has not come
 	// to this line yet.
-	for dir := filepath.Dir(b.path(key)); ; dir = filepath.Dir(dir) {
+	for dir := filepath.Dir(b.Path(key)); ; dir = filepath.Dir(dir) {
 		if err := syncDir(dir); err != nil {
 			return "", err
 		}
@@ -192,7 +192,7 @@ func (s *source) Read(p []byte) (int, error) {
 
 // publish moves a file to the place of its key, if c holds. The lock is held.
 func (b *Blob) publish(temp, key string, c store.Condition) error {
-	path := b.path(key)
+	path := b.Path(key)
 	info, err := os.Lstat(path)
 	var version string
 	switch {
@@ -227,7 +227,7 @@ func (b *Blob) Delete(ctx context.Context, key string) error {
 	if err := check(ctx, key); err != nil {
 		return err
 	}
-	path := b.path(key)
+	path := b.Path(key)
 	var parent string
 	err := b.locked(func() error {
 		info, err := os.Lstat(path)
@@ -291,7 +291,7 @@ func (b *Blob) walk(ctx context.Context, dir, prefix, after string, yield func(s
 		if key <= after {
 			continue
 		}
-		info, err := os.Lstat(b.path(key))
+		info, err := os.Lstat(b.Path(key))
 		if absent(err) || err == nil && !info.Mode().IsRegular() {
 			continue // gone meanwhile
 		}
@@ -313,7 +313,7 @@ func (b *Blob) names(dir string) (names []string, err error) {
 	// Some file systems may leave a file out of a listing when it is replaced at
 	// that moment, so nobody replaces any.
 	err = b.locked(func() error {
-		f, err := os.Open(b.path(dir))
+		f, err := os.Open(b.Path(dir))
 		if err != nil {
 			return err
 		}
@@ -343,9 +343,7 @@ func (b *Blob) names(dir string) (names []string, err error) {
 func (b *Blob) Close() error { return b.lock.Close() }
 
 // Path tells where the file of an object is.
-func (b *Blob) Path(key string) string { return b.path(key) }
-
-func (b *Blob) path(key string) string { return filepath.Join(b.root, filepath.FromSlash(key)) }
+func (b *Blob) Path(key string) string { return filepath.Join(b.root, filepath.FromSlash(key)) }
 
 // locked runs f while no one else, in any process, changes names in the folder.
 func (b *Blob) locked(f func() error) error {
